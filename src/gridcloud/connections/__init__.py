@@ -1,0 +1,1 @@
+"""Act on an instance: run commands, move files, open ports in both directions."""

@@ -1,0 +1,92 @@
+"""How to reach an instance: frozen records that a driver gives and that `connections` opens.
+
+An address holds no secret. Credentials are named (``key``, ``principal``), never carried.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Address",
+    "ContainerAddress",
+    "Endpoint",
+    "LocalAddress",
+    "Port",
+    "SSHAddress",
+    "Socket",
+]
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalAddress(Record):
+    """This computer."""
+
+    via: Literal["local"] = "local"
+    directory: str = Field(description="the instance's own folder, absolute; also the default working directory")
+    user: str = Field(default="", description="OS user that commands run as; empty: the user gridcloud runs as")
+    enter: tuple[str, ...] = Field(
+        default=(), description="command put before every command: takes its place within the instance's limits"
+    )
+
+
+class SSHAddress(Record):
+    """A machine with an SSH server."""
+
+    via: Literal["ssh"] = "ssh"
+    host: str
+    port: int = Field(default=22, ge=1, le=65535)
+    user: str
+    host_keys: tuple[str, ...] = Field(
+        default=(), description="accepted host keys, as public key lines ('ssh-ed25519 AAAA…'); pinned"
+    )
+    host_authorities: tuple[str, ...] = Field(
+        default=(), description="public keys of authorities whose host certificates are accepted"
+    )
+    key: str = Field(
+        default="",
+        description="reference to the private key (file:PATH, env:NAME, agent:); empty: the service's own key",
+    )
+    principal: str = Field(
+        default="",
+        description="when set, log in with a short-lived user certificate of our own authority for this principal",
+    )
+    jump: SSHAddress | None = Field(default=None, description="machine to go through")
+    directory: str = Field(default="", description="the instance's own folder there; empty: the login folder")
+    enter: tuple[str, ...] = Field(default=(), description="as for LocalAddress")
+
+
+class ContainerAddress(Record):
+    """A container of an engine that speaks the Docker API (Docker, Podman)."""
+
+    via: Literal["container"] = "container"
+    engine: str = Field(description="URL of the engine's API: unix:///run/docker.sock, tcp://…")
+    container: str = Field(description="the container's id")
+    user: str = Field(default="", description="user within the container; empty: the image's")
+    directory: str = Field(default="", description="working directory within; empty: the image's")
+
+
+Address = Annotated[LocalAddress | SSHAddress | ContainerAddress, Field(discriminator="via")]
+
+
+class Port(Record):
+    """A TCP port. ``port=0`` asks for any free one where something is to listen."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+
+
+class Socket(Record):
+    """A Unix domain socket."""
+
+    path: str
+
+
+Endpoint = Port | Socket

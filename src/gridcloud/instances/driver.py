@@ -1,0 +1,96 @@
+"""The contract of an instance provider: offer, create, observe, destroy.
+
+A driver answers and never waits for a machine: the runner polls. It keeps nothing that matters in memory, so that
+all of it works after a restart. Every implementation passes `gridcloud.testing.instances.InstanceDriverContract`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+from gridcloud.connections.driver import Connection
+from gridcloud.connections.model import Address
+from gridcloud.instances.model import Finding, Handle, Holding, Observation, Offer, Request, Spec
+from gridcloud.settings import ProviderSettings
+
+__all__ = ["Context", "Imaging", "InstanceDriver"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the house gives a driver."""
+
+    provider: str
+    """The provider's name in the configuration."""
+    installation: str
+    """Our owner tag: the id of this gridcloud installation. Whatever is created carries it and the instance's id."""
+    folder: Path
+    """A private folder (0700) for this provider, kept between runs."""
+    connect: Callable[[Address], Awaitable[Connection]]
+    """Open a connection. The caller closes it. Raises Unreachable, Untrusted, Forbidden."""
+    user_authority: str
+    """Public key line of the authority that signs our user certificates."""
+
+
+class InstanceDriver(ABC):
+    """One provider. Methods may be called at the same time and in any order; each may be called again."""
+
+    Settings: ClassVar[type[ProviderSettings]] = ProviderSettings
+
+    def __init__(self, settings: ProviderSettings, context: Context) -> None:
+        """Keep both; touch nothing outside. Called again whenever the configuration changes."""
+
+    @abstractmethod
+    async def offers(self, request: Request) -> Sequence[Offer]:
+        """Return what could serve the request, best first, within 10 seconds; reserve nothing.
+
+        What fits but is taken is an offer with ``available=False`` and ``why_not``. What never fits here is one
+        offer with ``possible=False``, ``why_not``, and the largest shape there is. Raises Transient when the
+        provider does not answer, InvalidSettings when its configuration cannot work.
+        """
+
+    @abstractmethod
+    async def create(self, spec: Spec) -> Handle:
+        """Make the instance, or find the one already made for ``spec.id``; return within 60 seconds.
+
+        Two calls for one id, even at once, make one thing. A call that raised may have left something behind:
+        ``destroy`` removes it. Raises Unavailable (NoCapacity, QuotaExceeded) or another Transient when
+        the next offer should be tried, Rejected when the request can never work here (no such image).
+        """
+
+    @abstractmethod
+    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        """Return what each instance (by id) is now, in as few calls as the provider allows, within 10 seconds.
+        What is not there is GONE. Raises Transient when the provider does not answer: nothing is known then."""
+
+    @abstractmethod
+    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+        """Remove everything made for this id, processes included; return when it is gone or certain to go.
+
+        Works without a handle (the crash came before it was stored). Removing what is not there succeeds.
+        Raises Transient when it is not certain.
+        """
+
+    @abstractmethod
+    async def holdings(self) -> Sequence[Holding]:
+        """Return everything the provider holds under our owner tag, half-made things included."""
+
+    @abstractmethod
+    async def check(self) -> Sequence[Finding]:
+        """Try credentials, reachability, images and limits without starting anything. Never raises for what it finds."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of connections and clients. May be called twice. Instances live on."""
+
+
+@runtime_checkable
+class Imaging(Protocol):
+    """A driver whose provider has images to choose from."""
+
+    async def images(self) -> Sequence[str]:
+        """Return the names of images a request may ask for, within 10 seconds."""

@@ -1,0 +1,267 @@
+"""Requests, offers and instances: frozen records, sizes in bytes, times in seconds or UTC."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from gridcloud.connections.model import Address
+
+__all__ = [
+    "Finding",
+    "Handle",
+    "Holding",
+    "Instance",
+    "Kind",
+    "Observation",
+    "Offer",
+    "Phase",
+    "Reason",
+    "Request",
+    "Shape",
+    "Spec",
+    "State",
+    "format_size",
+    "parse_duration",
+    "parse_size",
+]
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def parse_size(value: Any) -> int:
+    """Return bytes for ``4GiB``, ``512 MB``, ``1.5G`` (G = GiB, GB = 10^9) or a number of bytes.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, bool):
+        raise ValueError("a size is a number of bytes or text such as 4GiB")
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGTP]?)(i?)(B?)\s*", str(value))
+    if not match or (match[3] and not match[2]):
+        raise ValueError(f"{value!r} is not a size; write for example 512MiB, 4GiB or 2TB")
+    exponent = "KMGTP".find(match[2].upper()) + 1 if match[2] else 0
+    base = 1000 if match[4] and not match[3] else 1024
+    return int(Decimal(match[1]) * base**exponent)
+
+
+def format_size(size: int) -> str:
+    """Return ``4GiB`` for 4294967296: the largest binary unit that keeps three digits."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            return f"{amount:.3g}{unit}"
+        amount /= 1024
+    raise AssertionError
+
+
+def parse_duration(value: Any) -> int:
+    """Return seconds for ``2h``, ``90m``, ``1d12h``, ``1:30:00`` (h:m:s) or a number of seconds.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d)", text):
+        return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s?)?", text)
+    if not text or not match:
+        raise ValueError(f"{value!r} is not a time; write for example 90s, 30m, 2h or 1d12h")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _plain(value: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in value) or len(value) > 300:
+        raise ValueError("must be at most 300 printable characters")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0, le=2**60)]
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0, le=366 * 86400)]
+Text = Annotated[str, AfterValidator(_plain)]
+
+
+class Kind(StrEnum):
+    """What an instance is."""
+
+    BARE_METAL = "bare_metal"
+    """A share of a machine: processes on this computer or an SSH host."""
+    CONTAINER = "container"
+    """A container."""
+    VIRTUAL_MACHINE = "virtual_machine"
+    """A machine of its own kernel."""
+
+
+class Request(Record):
+    """What is asked for. Every field is a minimum, save the limits."""
+
+    cpus: float = Field(default=1, gt=0, le=1_000_000, description="CPU cores, at least")
+    memory: Size = Field(default=1024**3, description="memory, at least, e.g. 4GiB")
+    disk: Size = Field(default=0, description="disk, at least, e.g. 20GiB; 0: whatever there is")
+    gpus: int = Field(default=0, ge=0, le=1_000_000, description="GPUs, at least")
+    gpu_model: Text = Field(default="", description="GPU model, any part of its name, e.g. H100")
+    gpu_memory: Size = Field(default=0, description="memory per GPU, at least, e.g. 40GiB")
+    kind: Kind | None = Field(default=None, description="bare_metal, container or virtual_machine; any when not given")
+    image: Text = Field(default="", description="image, where the kind has images; the provider's own when not given")
+    location: Text = Field(default="", description="location, as providers name theirs")
+    time: Duration = Field(default=0, description="time limit, e.g. 2h; 0: the provider's own")
+    max_price: Decimal | None = Field(default=None, ge=0, description="price per hour, at most")
+    on: Text = Field(default="", description="this provider only")
+
+
+class Shape(Record):
+    """What an offer or a machine has."""
+
+    name: str = ""
+    cpus: float
+    memory: int
+    disk: int = 0
+    gpus: int = 0
+    gpu_model: str = ""
+    gpu_memory: int = 0
+
+
+class Offer(Record):
+    """What one provider can give for a request, or why it cannot."""
+
+    provider: str
+    kind: Kind
+    shape: Shape
+    location: str = ""
+    image: str = ""
+    price: Decimal = Field(default=Decimal(0), ge=0, description="per hour, in the configured currency")
+    available: bool = True
+    wait: int = Field(default=0, ge=0, description="expected seconds until it is free")
+    why_not: str = Field(default="", description="why it cannot be had, when not available")
+    possible: bool = Field(
+        default=True,
+        description="false: never here, however long one waits; shape then holds the largest there is",
+    )
+    choice: dict[str, Any] = Field(default_factory=dict, description="the driver's own words for this offer")
+
+
+class Spec(Record):
+    """What a driver is told to make. ``id`` is the idempotency key."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,40}$", description="instance id: unique, safe as a host or file name")
+    owner: str = Field(description="user name as gridcloud knows it: any text; never to be trusted as a name elsewhere")
+    name: str = Field(default="", description="what the owner calls it: any text")
+    request: Request
+    offer: Offer
+
+
+class Handle(Record):
+    """What a driver needs to find again what it made. Opaque to everybody else; at most 8 KiB as JSON."""
+
+    version: int = 1
+    data: dict[str, Any]
+
+
+class Phase(StrEnum):
+    """What a provider says of something it holds."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+class Observation(Record):
+    """What a provider says of one instance now."""
+
+    phase: Phase
+    address: Address | None = Field(default=None, description="how to reach it; set when running")
+    detail: str = Field(default="", description="the provider's own words, for the event log")
+
+
+class Holding(Record):
+    """One thing that a provider holds under our owner tag."""
+
+    instance_id: str
+    what: str = Field(description="container, directory, machine, disk, …")
+    name: str = Field(description="as the provider names it")
+    created: datetime | None = None
+    handle: Handle | None = None
+
+
+class Finding(Record):
+    """One result of checking a provider: ``ok``, or what is wrong and how to mend it."""
+
+    subject: str
+    ok: bool
+    message: str
+    remedy: str = ""
+
+
+class State(StrEnum):
+    """Where an instance is in its life."""
+
+    REQUESTED = "requested"
+    """The wish is stored; no provider was asked to make anything, or all it made is gone again."""
+    CREATING = "creating"
+    """An offer is chosen and stored; the provider is being asked to make it."""
+    STARTING = "starting"
+    """The provider is making it; it cannot be reached yet."""
+    CONFIGURING = "configuring"
+    """It is reached, and being configured."""
+    READY = "ready"
+    """It can be used."""
+    DISCARDING = "discarding"
+    """What the refused offer may have left is being removed; the next offer follows."""
+    STOPPING = "stopping"
+    """It is being removed."""
+    STOPPED = "stopped"
+    """Nothing is left of it, as was asked."""
+    FAILED = "failed"
+    """Nothing is left of it, and it was not asked to end."""
+
+
+class Reason(StrEnum):
+    """Why an instance ended."""
+
+    NONE = ""
+    ASKED = "asked"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    IDLE = "idle"
+    NO_OFFER = "no-offer"
+    LOST = "lost"
+    CONFIGURATION = "configuration"
+    ABANDONED = "abandoned"
+
+
+class Instance(Record):
+    """A machine or container obtained from an offer: one life, one owner, one expiry."""
+
+    id: str
+    owner: str
+    name: str = ""
+    request: Request
+    state: State = State.REQUESTED
+    reason: Reason = Reason.NONE
+    detail: str = Field(default="", description="what happened, in words")
+    offer: Offer | None = None
+    handle: Handle | None = None
+    address: Address | None = None
+    refused: tuple[Offer, ...] = Field(default=(), description="offers taken and refused, with why_not")
+    configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
+    created: datetime
+    ready_at: datetime | None = None
+    ended_at: datetime | None = None
+    expires: datetime | None = None
+    warned: bool = False
+    attempts: int = Field(default=0, description="failed tries of the present step")
+    deadline: datetime | None = Field(default=None, description="when the present step is given up")
+    version: int = 0
