@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from gridcloud.connections.model import Address
 from gridcloud.instances.model import Finding, Handle, Holding, Observation, Offer, Request, Spec
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["Context", "Imaging", "InstanceDriver"]
+__all__ = ["Context", "Expiring", "Imaging", "InstanceDriver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,12 @@ class Imaging(Protocol):
 
     async def images(self) -> Sequence[str]:
         """Return the names of images a request may ask for, within 10 seconds."""
+
+
+@runtime_checkable
+class Expiring(Protocol):
+    """A driver whose instances end by themselves, whatever becomes of us."""
+
+    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
+        """Let the instance end by itself at ``at`` (UTC) or soon after; replaces what was armed before.
+        Called once the instance is ready and whenever its expiry changes. Raises Transient, NotFound."""

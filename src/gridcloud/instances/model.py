@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gridcloud.connections.model import Address
 
 __all__ = [
+    "FINAL",
     "Finding",
     "Handle",
     "Holding",
@@ -221,11 +222,17 @@ class State(StrEnum):
     DISCARDING = "discarding"
     """What the refused offer may have left is being removed; the next offer follows."""
     STOPPING = "stopping"
-    """It is being removed."""
+    """It is being removed, as was asked."""
+    FAILING = "failing"
+    """It is being removed, for something went wrong."""
     STOPPED = "stopped"
     """Nothing is left of it, as was asked."""
     FAILED = "failed"
     """Nothing is left of it, and it was not asked to end."""
+
+
+FINAL = frozenset({State.STOPPED, State.FAILED})
+"""States that nothing leaves."""
 
 
 class Reason(StrEnum):

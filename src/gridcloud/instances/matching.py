@@ -1,0 +1,89 @@
+"""Rank offers against a request, and say in words why none will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gridcloud.errors import NoOffer
+from gridcloud.instances.model import Offer, Request, Shape, format_size
+
+__all__ = ["describe", "explain", "rank", "shortfall", "unserved"]
+
+
+def shortfall(request: Request, shape: Shape) -> str:
+    """Return what the shape lacks for the request, in words; empty when it fits."""
+    lacks = []
+    if shape.cpus < request.cpus:
+        lacks.append(f"{request.cpus:g} CPUs asked, {shape.cpus:g} at most")
+    if shape.memory < request.memory:
+        lacks.append(f"{format_size(request.memory)} of memory asked, {format_size(shape.memory)} at most")
+    if shape.disk and shape.disk < request.disk:
+        lacks.append(f"{format_size(request.disk)} of disk asked, {format_size(shape.disk)} at most")
+    if shape.gpus < request.gpus:
+        lacks.append(f"{request.gpus} GPUs asked, {shape.gpus} at most")
+    if request.gpus and request.gpu_model.lower() not in shape.gpu_model.lower():
+        lacks.append(f"GPU model {request.gpu_model} asked, {shape.gpu_model or 'none'} there")
+    if request.gpus and shape.gpu_memory and shape.gpu_memory < request.gpu_memory:
+        lacks.append(f"{format_size(request.gpu_memory)} per GPU asked, {format_size(shape.gpu_memory)} at most")
+    return "; ".join(lacks)
+
+
+def rank(request: Request, offers: Iterable[Offer]) -> list[Offer]:
+    """Return all offers, best first: free ones by price, then wait, then least left over; then the others.
+
+    Those that pass the request's limits (provider, price, location, kind) but not more are marked as unavailable.
+    """
+    return sorted((_limit(request, offer) for offer in offers), key=lambda offer: _score(request, offer))
+
+
+def describe(shape: Shape) -> str:
+    """Return a shape in a few words."""
+    words = [f"{shape.cpus:g} CPUs", format_size(shape.memory)]
+    if shape.gpus:
+        words.append(f"{shape.gpus} {shape.gpu_model or 'GPU'}" + (f" {format_size(shape.gpu_memory)}" if shape.gpu_memory else ""))
+    return ", ".join(words)
+
+
+def explain(request: Request, offers: Sequence[Offer]) -> str:
+    """Return one sentence on why none of the offers serves the request, naming the largest there is."""
+    if not offers:
+        if request.on:
+            return f"No provider named {request.on!r} is configured."
+        return "No provider is configured."
+    if not any(offer.possible for offer in offers):
+        largest = max((offer for offer in offers), key=lambda o: (o.shape.gpus >= request.gpus, o.shape.gpus, o.shape.cpus, o.shape.memory))
+        reasons = "; ".join(f"{offer.provider}: {offer.why_not}" for offer in offers)
+        return f"No provider can serve this request ({reasons}). The largest available is {describe(largest.shape)} on {largest.provider}."
+    reasons = "; ".join(f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available)
+    return f"Nothing is free for this request now ({reasons})."
+
+
+def unserved(request: Request, offers: Sequence[Offer]) -> NoOffer:
+    """Return the error for a request that none of the offers serves."""
+    if offers and not any(offer.possible for offer in offers):
+        remedy = "Ask for less, or add a provider that has more."
+    elif not offers:
+        remedy = "See 'gridcloud provider list' and 'gridcloud provider add'."
+    else:
+        remedy = "Try again later, ask for less, or ask elsewhere: 'gridcloud offers' shows what is free."
+    return NoOffer(explain(request, offers), remedy=remedy)
+
+
+def _limit(request: Request, offer: Offer) -> Offer:
+    if not offer.available:
+        return offer
+    why = ""
+    if request.kind is not None and offer.kind is not request.kind:
+        why = f"is a {offer.kind}, {request.kind} was asked"
+    elif request.location and request.location.lower() not in offer.location.lower():
+        why = f"is in {offer.location or 'no named location'}, {request.location} was asked"
+    elif request.max_price is not None and offer.price > request.max_price:
+        why = f"costs {offer.price} per hour, {request.max_price} at most was asked"
+    elif lacking := shortfall(request, offer.shape):
+        why = lacking
+    return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
+
+
+def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, float, str]:
+    spare = offer.shape.cpus / request.cpus + offer.shape.memory / max(request.memory, 1) + 100 * (offer.shape.gpus - request.gpus)
+    return (not offer.available, not offer.possible, float(offer.price), float(offer.wait), spare, offer.provider)
