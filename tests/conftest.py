@@ -1,0 +1,64 @@
+"""What holds for every test: a home of its own, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.leftovers import Leftovers
+
+# Before anything of gridcloud is imported: no test reads or writes the files of whoever runs it. The path is
+# short because sockets live below it, and a socket's path has 107 bytes at most.
+_HOME = Path(tempfile.mkdtemp(prefix="gct-"))
+for _variable, _folder in {
+    "HOME": ".",
+    "XDG_CONFIG_HOME": "config",
+    "XDG_DATA_HOME": "data",
+    "XDG_STATE_HOME": "state",
+    "XDG_CACHE_HOME": "cache",
+    "XDG_RUNTIME_DIR": "run",
+}.items():
+    (_HOME / _folder).mkdir(mode=0o700, exist_ok=True)
+    os.environ[_variable] = str(_HOME / _folder)
+for _variable in [name for name in os.environ if name.startswith(("GRIDCLOUD_", "JUPYTER"))]:
+    del os.environ[_variable]
+
+_leftovers = pytest.StashKey[Leftovers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_leftovers] = Leftovers()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_leftovers].forget()
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: run `sudo make test`")
+    for item in items:
+        if item.get_closest_marker("needs_root"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> None:
+    """Note what is there once the fixtures of wider scope are, which may keep what they hold."""
+    request.config.stash[_leftovers].begin()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail the test that left a task, process, thread or open file behind, once all its fixtures are gone."""
+    yield
+    found = item.config.stash[_leftovers].end()
+    if found and not item.get_closest_marker("keeps"):
+        pytest.fail("left behind: " + "; ".join(found), pytrace=False)
