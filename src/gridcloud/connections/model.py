@@ -15,6 +15,7 @@ __all__ = [
     "Endpoint",
     "LocalAddress",
     "Port",
+    "Record",
     "SSHAddress",
     "Socket",
 ]

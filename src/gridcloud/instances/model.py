@@ -23,6 +23,7 @@ __all__ = [
     "Offer",
     "Phase",
     "Reason",
+    "Record",
     "Request",
     "Shape",
     "Spec",
