@@ -87,7 +87,7 @@ def test_drivers_import_their_contract_only(rules: Rules) -> None:
 
 def test_outside_libraries_have_one_door(rules: Rules) -> None:
     wrong = [
-        f"{module.place}:{found.line} imports {found.target}: only {', '.join(sorted(rules.libraries[found.target]))} may"
+        f"{module.place}:{found.line} imports {found.target}, which {sorted(rules.libraries[found.target])} may"
         for module in modules()
         if module.layer != "testing"
         for found in imports(module)
