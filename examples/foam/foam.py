@@ -19,7 +19,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,13 @@ class PorosityCheck:
     weights: tuple[float, float]
     porosity: float
     """Estimated share of air; 0 where the two Gaussians are not two materials."""
-    accepted: bool
-    """Whether there is enough air for an analysis of the pores."""
+    reason: str | None
+    """Why the foam is discarded; None where it is accepted."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there is enough air for an analysis of the pores."""
+        return self.reason is None
 
 
 def analyse_foam(parameters: Parameters) -> tuple[dict[str, Any], Figure]:
@@ -178,7 +183,13 @@ def make_phantom(parameters: Parameters) -> Phantom:
     The same parameters give the same phantom. Raises FoamError where the wanted porosity cannot be packed.
     """
     rng = np.random.default_rng(parameters.seed)
-    centres, radii = _pack_pores(parameters, rng)
+    centres, radii, lacking = _pack_pores(parameters, rng)
+    if lacking:
+        raise FoamError(
+            f"porosity {parameters.porosity:g} cannot be packed with round pores of radius "
+            f"{parameters.pore_radius:g} in a box of {parameters.size} voxels; "
+            f"ask for at most {_find_packable(parameters, lacking):.2f}"
+        )
     air = _draw_pores(parameters.size, centres, radii)
     porosity = float(air.mean(dtype=np.float64))
     image = np.subtract(1, air, out=air)
@@ -205,14 +216,18 @@ def check_porosity(image: Grey, threshold: float, seed: int, samples: int = 10_0
     weights = mixture.weights_[order]
     # Ashman's D (Ashman, Bird and Zepf 1994) tells two materials from one whose noise was split in two.
     separation = math.sqrt(2) * (means[1] - means[0]) / math.sqrt(variances.sum())
-    porosity = float(weights[0]) if separation > SEPARATION else 0.0
+    porosity, reason = float(weights[0]), None
+    if separation <= SEPARATION:
+        porosity, reason = 0.0, "air and aluminium cannot be told apart: too much noise, or hardly any air"
+    elif porosity < threshold:
+        reason = f"porosity {porosity:.3f} is below {threshold:g}"
     deviations = np.sqrt(variances)
     return PorosityCheck(
         (float(means[0]), float(means[1])),
         (float(deviations[0]), float(deviations[1])),
         (float(weights[0]), float(weights[1])),
         porosity,
-        porosity >= threshold,
+        reason,
     )
 
 
@@ -255,6 +270,7 @@ def measure_foam(
     """
     result: dict[str, Any] = {
         "accepted": check.accepted,
+        "reason": check.reason,
         "true_pores": len(phantom.radii),
         "found_pores": None,
         "matched_pores": None,
@@ -295,14 +311,14 @@ def plot_foam(
     _show_image(axes[0, 0], phantom.image[middle])
     _show_grey_values(axes[0, 1], phantom, check)
     if labels is None:
-        title = f"discarded, porosity below {result['parameters']['threshold']:g}"
+        title = f"discarded, {check.reason}"
     else:
         title = f"{result['found_pores']} pores found, {result['true_pores']} true"
         _show_air(axes[0, 2], labels[middle] > 0)
         _show_pores(axes[1, 0], labels, middle, 0, "4  Pores separated by watershed")
         _show_pores(axes[1, 1], labels, middle, 1, "5  Pores in a slice across")
         _show_radii(axes[1, 2], phantom, result)
-    figure.suptitle(f"Aluminium foam: {title}", fontsize=16, color=INK)
+    figure.suptitle(f"Aluminium foam: {title}", fontsize=16 if rows == 2 else 12, color=INK)
     return figure
 
 
@@ -352,17 +368,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{result['found_pores']} pores found, {result['true_pores']} true; see {picture} and {document}"
         )
     else:
-        print(
-            f"discarded: porosity {result['porosity_estimated']} is below {result['parameters']['threshold']}"
-        )
+        print(f"foam discarded: {result['reason']}; see {picture} and {document}")
     print(result_line(result))
     return 0
 
 
 def _pack_pores(
     parameters: Parameters, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Place balls, the largest first, at random points with room for them, until the porosity is reached."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Place balls, the largest first, at random points with room for them, until the porosity is reached.
+
+    Returns their centres and radii, and the porosity that is lacking when there is no more room.
+    """
     size = parameters.size
     smallest = SMALLEST_PORE * parameters.pore_radius
     wanted = parameters.porosity * size**3
@@ -372,7 +389,8 @@ def _pack_pores(
     centres: list[NDArray[np.float64]] = []
     radii: list[float] = []
     left = wanted
-    while left > 0:
+    # Half a smallest pore more or less is as near to the wanted porosity as pores come.
+    while not radii or left > _volume(smallest) / 2:
         if len(radii) < len(pending):
             radius = float(pending[len(radii)])
         else:
@@ -386,13 +404,18 @@ def _pack_pores(
         radii.append(radius)
         left -= _volume(radius)
         room = np.minimum(room, np.linalg.norm(points - points[place], axis=1) - radius - WALL)
-    if left > 0.01 * wanted and left > _volume(smallest):
-        reached = math.floor(100 * (wanted - left) / size**3) / 100
-        raise FoamError(
-            f"porosity {parameters.porosity} cannot be packed with round pores in a box of {size} voxels: "
-            f"{reached:.2f} was reached; ask for at most {max(reached - 0.02, 0.01):.2f}"
-        )
-    return np.array(centres), np.array(radii)
+    enough = left <= max(0.01 * wanted, _volume(smallest))
+    return np.array(centres), np.array(radii), 0.0 if enough else left / size**3
+
+
+def _find_packable(parameters: Parameters, lacking: float) -> float:
+    """Return a lower porosity, in hundredths, that the same box, pores and seed can be packed to."""
+    porosity = parameters.porosity
+    while lacking and porosity > 0.01:
+        porosity = max(math.floor(100 * (porosity - lacking)) / 100, 0.01)
+        rng = np.random.default_rng(parameters.seed)
+        *_, lacking = _pack_pores(replace(parameters, porosity=porosity), rng)
+    return porosity
 
 
 def _draw_radii(parameters: Parameters, wanted: float, rng: np.random.Generator) -> NDArray[np.float64]:
