@@ -100,16 +100,8 @@ def _has_code(module: Module) -> bool:
 
 def _public(module: Module) -> list[str] | None:
     for node in module.tree.body:
-        targets = (
-            node.targets
-            if isinstance(node, ast.Assign)
-            else [node.target]
-            if isinstance(node, ast.AnnAssign)
-            else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-            value = ast.literal_eval(node.value)  # type: ignore[union-attr, arg-type]
-            return [str(name) for name in value]
+        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "__all__" for target in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
     return None
 
 
