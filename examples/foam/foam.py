@@ -507,6 +507,7 @@ def _show_radii(axes: Any, phantom: Phantom, result: dict[str, Any]) -> None:
     axes.set_title("6  Radii of the pores", color=INK)
     axes.set_xlabel("radius (voxels)")
     axes.set_ylabel("pores")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     _tidy(axes)
 
 
