@@ -1,0 +1,3 @@
+"""Providers of instances."""
+
+__all__: list[str] = []
