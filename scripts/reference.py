@@ -223,15 +223,7 @@ def _type(annotation: Any) -> str:
         return f"{_type(inner[1])} by name"
     if isinstance(origin, type) and inner:
         return f"list of {_type(inner[0])}"
-    names = {
-        "str": "text",
-        "int": "whole number",
-        "float": "number",
-        "bool": "true or false",
-        "Any": "anything",
-    }
-    name = getattr(annotation, "__name__", str(annotation))
-    return names.get(name, name)
+    return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
