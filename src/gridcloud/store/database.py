@@ -36,7 +36,7 @@ def parse_location(location: str | os.PathLike[str]) -> URL:
         return URL.create("sqlite", database=os.path.abspath(spelled))
     try:
         url = make_url(spelled)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         # The text may hold a password, so it is not repeated.
         raise InvalidSettings(
             "The store's URL cannot be read.", remedy="Write postgresql+psycopg://USER@HOST/DATABASE."

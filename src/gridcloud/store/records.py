@@ -62,6 +62,11 @@ class Store:
         """The id of this installation, made when the store was: the owner tag of whatever is created."""
         return self._installation
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write to it too: what was read may then be old."""
+        return self._shared
+
     async def insert(
         self, kind: str, id: str, owner: str, state: str, body: dict[str, Any], events: Iterable[Entry] = ()
     ) -> Record:
@@ -75,7 +80,7 @@ class Store:
             try:
                 connection.execute(insert(tables.records), row)
             except IntegrityError as error:
-                raise Conflict(f"There is already a {kind} {id}.") from error
+                raise Conflict(f"There is already {kind} {id}.") from error
             return record, _tell(connection, lines)
 
         return (await self._writer.submit(work))[0]
@@ -347,9 +352,14 @@ def _line(kind: str, subject: str, owner: str, entry: Entry, now: datetime) -> d
         "owner": owner,
         "at": _microseconds(now),
         "type": str(entry.type),
-        "message": entry.message,
+        "message": _printable(entry.message),
         "data": _json(entry.data),
     }
+
+
+def _printable(text: str) -> str:
+    # Messages quote what programs wrote; neither database keeps lone surrogates, and PostgreSQL no NUL.
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _tell(connection: Connection, lines: Sequence[dict[str, Any]]) -> list[Event]:

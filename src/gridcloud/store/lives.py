@@ -1,0 +1,172 @@
+"""Things with a life: frozen records that move from state to state by a table, each move stored with its event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from gridcloud.errors import Conflict, NotFound
+from gridcloud.store.model import Entry, Record
+from gridcloud.store.records import Store
+
+__all__ = ["Lives", "Living"]
+
+POLL = 1.0
+"""Seconds between looks at a thing that another process may change."""
+
+
+class Living(Protocol):
+    """A frozen pydantic record with an id, an owner, a state and a version."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def state(self) -> StrEnum: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def created(self) -> datetime: ...
+    def model_copy(self, *, update: dict[str, Any]) -> Self: ...
+    def model_dump(self, *, mode: str, exclude: set[str]) -> dict[str, Any]: ...
+    @classmethod
+    def model_validate(cls, obj: Any) -> Self: ...
+
+
+T = TypeVar("T", bound=Living)
+
+
+class Lives(Generic[T]):
+    """All things of one kind in a store. Live ones are kept in memory where nobody else writes to the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        kind: str,
+        model: type[T],
+        step: Callable[[Any, Any], StrEnum | None],
+        final: Collection[StrEnum],
+    ) -> None:
+        self.store = store
+        self.kind = kind
+        self._model = model
+        self._step = step
+        self._final = frozenset(final)
+        self._known: dict[str, T] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
+        """Store a new thing with its first event. Raises Conflict when there is one of its id."""
+        entry = Entry(type, message, data or {})
+        record = await self.store.insert(
+            self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry]
+        )
+        return self._keep(self._thing(record))
+
+    async def get(self, id: str) -> T:
+        """Return one. Raises NotFound."""
+        known = self._known.get(id)
+        if known is not None:
+            return known
+        try:
+            return self._keep(self._thing(await self.store.get(self.kind, id)))
+        except NotFound:
+            remedy = f"See 'gridcloud {self.kind} list --all'."
+            raise NotFound(f"There is no {self.kind} {id!r}.", remedy=remedy) from None
+
+    async def find(self, *, owner: str | None = None, states: Iterable[StrEnum] | None = None) -> list[T]:
+        """Return those of an owner, in some states, oldest first."""
+        wanted = None if states is None else [str(state) for state in states]
+        return [
+            self._thing(record) for record in await self.store.find(self.kind, owner=owner, states=wanted)
+        ]
+
+    async def live(self) -> list[T]:
+        """Return all that have not ended."""
+        known: type[StrEnum] = type(next(iter(self._final)))
+        return await self.find(states=[state for state in known if state not in self._final])
+
+    async def follow(self, id: str) -> AsyncIterator[T]:
+        """Yield it as it is, then as it is after each change (some may be skipped), until it has ended."""
+        seen = 0
+        while True:
+            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(id, []).append(changed)
+            thing = await self.get(id)
+            if thing.version > seen:
+                seen = thing.version
+                yield thing
+                if thing.state in self._final:
+                    return
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL if self.store.shared else None):
+                    await changed
+
+    async def save(
+        self, thing: T, type: str, message: str, data: dict[str, Any] | None = None, **changes: Any
+    ) -> T:
+        """Store changed fields and one event (none when ``type`` is empty), if nobody changed it since it was read.
+
+        Raises Conflict otherwise.
+        """
+        changed = thing.model_copy(update=changes)
+        record = Record(
+            self.kind, thing.id, thing.owner, thing.state, {}, thing.version, thing.created, thing.created
+        )
+        events = [Entry(type, message, data or {})] if type else []
+        try:
+            stored = await self.store.update(
+                record, state=changed.state, body=self._body(changed), events=events
+            )
+        except Conflict:
+            self._known.pop(thing.id, None)
+            raise
+        return self._keep(changed.model_copy(update={"version": stored.version}))
+
+    async def happen(
+        self, thing: T, event: StrEnum, message: str, data: dict[str, Any] | None = None, **changes: Any
+    ) -> T | None:
+        """Apply a lifecycle event and store it; return None when it came too late to mean anything.
+
+        Somebody else may change the thing meanwhile: it is read again and the event applied to what it then is, as
+        long as its state is still the one the event was meant for.
+        """
+        meant = thing.state
+        while True:
+            after = self._step(thing.state, event)
+            if after is None or thing.state is not meant:
+                return None
+            try:
+                return await self.save(thing, str(after), message, data, state=after, **changes)
+            except Conflict:
+                thing = await self.get(thing.id)
+
+    async def tell(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> None:
+        """Append an event that changes nothing."""
+        await self.store.append(self.kind, thing.id, thing.owner, [Entry(type, message, data or {})])
+
+    def _keep(self, thing: T) -> T:
+        known = self._known.get(thing.id)
+        if known is not None and known.version > thing.version:
+            return known
+        if thing.state in self._final or self.store.shared:
+            self._known.pop(thing.id, None)
+        else:
+            self._known[thing.id] = thing
+        for waiting in self._waiting.pop(thing.id, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+        return thing
+
+    @staticmethod
+    def _body(thing: T) -> dict[str, Any]:
+        return thing.model_dump(mode="json", exclude={"version"})
+
+    def _thing(self, record: Record) -> T:
+        return self._model.model_validate({**record.body, "version": record.version})
