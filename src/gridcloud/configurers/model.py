@@ -21,4 +21,6 @@ class Facts(BaseModel):
     cpus: float = 1
     memory: int = 0
     gpus: int = 0
-    variables: dict[str, str] = Field(default_factory=dict, description="host variables given with the request")
+    variables: dict[str, str] = Field(
+        default_factory=dict, description="host variables given with the request"
+    )

@@ -44,6 +44,8 @@ class InstanceDriver(ABC):
 
     def __init__(self, settings: ProviderSettings, context: Context) -> None:
         """Keep both; touch nothing outside. Called again whenever the configuration changes."""
+        self.settings = settings
+        self.context = context
 
     @abstractmethod
     async def offers(self, request: Request) -> Sequence[Offer]:

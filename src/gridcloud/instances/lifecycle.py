@@ -101,6 +101,8 @@ def ending(state: State) -> Reason:
 def diagram() -> str:
     """Return the table as a Mermaid state diagram, for the documentation."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.REQUESTED}"]
-    lines += [f"    {state} --> {after}: {event}" for (state, event), after in TABLE.items() if state is not after]
+    lines += [
+        f"    {state} --> {after}: {event}" for (state, event), after in TABLE.items() if state is not after
+    ]
     lines += [f"    {state} --> [*]" for state in State if state in FINAL]
     return "\n".join(lines) + "\n"

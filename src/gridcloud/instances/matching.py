@@ -24,7 +24,9 @@ def shortfall(request: Request, shape: Shape) -> str:
     if request.gpus and request.gpu_model.lower() not in shape.gpu_model.lower():
         lacks.append(f"GPU model {request.gpu_model} asked, {shape.gpu_model or 'none'} there")
     if request.gpus and shape.gpu_memory and shape.gpu_memory < request.gpu_memory:
-        lacks.append(f"{format_size(request.gpu_memory)} per GPU asked, {format_size(shape.gpu_memory)} at most")
+        lacks.append(
+            f"{format_size(request.gpu_memory)} per GPU asked, {format_size(shape.gpu_memory)} at most"
+        )
     return "; ".join(lacks)
 
 
@@ -40,7 +42,10 @@ def describe(shape: Shape) -> str:
     """Return a shape in a few words."""
     words = [f"{shape.cpus:g} CPUs", format_size(shape.memory)]
     if shape.gpus:
-        words.append(f"{shape.gpus} {shape.gpu_model or 'GPU'}" + (f" {format_size(shape.gpu_memory)}" if shape.gpu_memory else ""))
+        words.append(
+            f"{shape.gpus} {shape.gpu_model or 'GPU'}"
+            + (f" {format_size(shape.gpu_memory)}" if shape.gpu_memory else "")
+        )
     return ", ".join(words)
 
 
@@ -51,10 +56,15 @@ def explain(request: Request, offers: Sequence[Offer]) -> str:
             return f"No provider named {request.on!r} is configured."
         return "No provider is configured."
     if not any(offer.possible for offer in offers):
-        largest = max((offer for offer in offers), key=lambda o: (o.shape.gpus >= request.gpus, o.shape.gpus, o.shape.cpus, o.shape.memory))
+        largest = max(
+            (offer for offer in offers),
+            key=lambda o: (o.shape.gpus >= request.gpus, o.shape.gpus, o.shape.cpus, o.shape.memory),
+        )
         reasons = "; ".join(f"{offer.provider}: {offer.why_not}" for offer in offers)
         return f"No provider can serve this request ({reasons}). The largest available is {describe(largest.shape)} on {largest.provider}."
-    reasons = "; ".join(f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available)
+    reasons = "; ".join(
+        f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available
+    )
     return f"Nothing is free for this request now ({reasons})."
 
 
@@ -85,5 +95,16 @@ def _limit(request: Request, offer: Offer) -> Offer:
 
 
 def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, float, str]:
-    spare = offer.shape.cpus / request.cpus + offer.shape.memory / max(request.memory, 1) + 100 * (offer.shape.gpus - request.gpus)
-    return (not offer.available, not offer.possible, float(offer.price), float(offer.wait), spare, offer.provider)
+    spare = (
+        offer.shape.cpus / request.cpus
+        + offer.shape.memory / max(request.memory, 1)
+        + 100 * (offer.shape.gpus - request.gpus)
+    )
+    return (
+        not offer.available,
+        not offer.possible,
+        float(offer.price),
+        float(offer.wait),
+        spare,
+        offer.provider,
+    )

@@ -115,8 +115,12 @@ class Request(Record):
     gpus: int = Field(default=0, ge=0, le=1_000_000, description="GPUs, at least")
     gpu_model: Text = Field(default="", description="GPU model, any part of its name, e.g. H100")
     gpu_memory: Size = Field(default=0, description="memory per GPU, at least, e.g. 40GiB")
-    kind: Kind | None = Field(default=None, description="bare_metal, container or virtual_machine; any when not given")
-    image: Text = Field(default="", description="image, where the kind has images; the provider's own when not given")
+    kind: Kind | None = Field(
+        default=None, description="bare_metal, container or virtual_machine; any when not given"
+    )
+    image: Text = Field(
+        default="", description="image, where the kind has images; the provider's own when not given"
+    )
     location: Text = Field(default="", description="location, as providers name theirs")
     time: Duration = Field(default=0, description="time limit, e.g. 2h; 0: the provider's own")
     max_price: Decimal | None = Field(default=None, ge=0, description="price per hour, at most")
@@ -157,8 +161,12 @@ class Offer(Record):
 class Spec(Record):
     """What a driver is told to make. ``id`` is the idempotency key."""
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,40}$", description="instance id: unique, safe as a host or file name")
-    owner: str = Field(description="user name as gridcloud knows it: any text; never to be trusted as a name elsewhere")
+    id: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{2,40}$", description="instance id: unique, safe as a host or file name"
+    )
+    owner: str = Field(
+        description="user name as gridcloud knows it: any text; never to be trusted as a name elsewhere"
+    )
     name: str = Field(default="", description="what the owner calls it: any text")
     request: Request
     offer: Offer

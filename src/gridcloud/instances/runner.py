@@ -1,0 +1,557 @@
+"""Carry every instance through its life: the only place that calls providers.
+
+One task per instance does the duty of its state and stores what happened; ready ones are watched in bulk. Any step
+may be the last one before a crash: the next run does the same duty again, and providers are asked by idempotent ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from gridcloud.clock import Clock
+from gridcloud.connections.driver import Connection
+from gridcloud.errors import (
+    ConfigurationFailed,
+    Conflict,
+    GridcloudError,
+    InvalidRequest,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Transient,
+    Untrusted,
+)
+from gridcloud.instances.driver import Expiring
+from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
+from gridcloud.instances.links import Links
+from gridcloud.instances.matching import describe, unserved
+from gridcloud.instances.model import FINAL, Instance, Observation, Offer, Phase, Reason, Request, Spec, State
+from gridcloud.instances.observer import Observer
+from gridcloud.instances.providers import Providers
+from gridcloud.store import Store
+from gridcloud.store.lives import Lives
+
+__all__ = ["Configure", "Runner", "Timing"]
+
+log = logging.getLogger(__name__)
+
+Configure = Callable[[Instance, Connection, Callable[[str], None]], Awaitable[None]]
+"""Runs an instance's configurers over a connection, telling each line of output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long things may take, in seconds."""
+
+    create: float = 120.0
+    boot: float = 900.0
+    poll: float = 0.5
+    watch: float = 5.0
+    longest_pause: float = 60.0
+    warning: float = 600.0
+    longest_life: float = 0.0
+    """The time limit of requests that name none; 0: none."""
+
+
+class Runner:
+    """Owns all instances of a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        providers: Providers,
+        links: Links,
+        clock: Clock,
+        configure: Configure,
+        timing: Timing,
+    ) -> None:
+        self.records = Lives(store, "instance", Instance, step, FINAL)
+        self.providers = providers
+        self.links = links
+        self.clock = clock
+        self.timing = timing
+        self._configure = configure
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self._observers: dict[str, Observer] = {}
+        self._loop: asyncio.Task[None] | None = None
+        self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
+            Duty.CHOOSE: self._choose,
+            Duty.CREATE: self._create,
+            Duty.AWAIT: self._await,
+            Duty.CONFIGURE: self._configure_duty,
+            Duty.DESTROY: self._destroy,
+        }
+
+    async def start(self) -> None:
+        """Take up every instance that has not ended, and begin to watch."""
+        for instance in await self.records.live():
+            if DUTIES[instance.state] is not Duty.WATCH:
+                self._carry(instance.id)
+        self._loop = asyncio.create_task(self._watch(), name="instances: watch")
+
+    async def close(self) -> None:
+        """Let go of everything. Instances live on; the next run takes them up."""
+        tasks = [task for task in (*self._tasks.values(), self._loop) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.links.close()
+        await self.providers.close()
+
+    async def submit(
+        self, owner: str, request: Request, *, name: str = "", configure: Sequence[dict[str, Any]] = ()
+    ) -> Instance:
+        """Store the wish for an instance and start to fulfil it; return at once."""
+        if not owner:
+            raise InvalidRequest("An instance needs an owner.")
+        instance = Instance(
+            id=self.clock.new_id("i"),
+            owner=owner,
+            name=name,
+            request=request,
+            configure=tuple(configure),
+            created=self.clock.now(),
+        )
+        data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
+        instance = await self.records.insert(
+            instance, "requested", f"Asked for {describe_request(request)}.", data
+        )
+        self._carry(instance.id)
+        return instance
+
+    async def stop(self, instance_id: str, reason: Reason | None = None, detail: str = "") -> Instance:
+        """Have an instance end; return at once. Stopping one that has ended changes nothing. Raises NotFound."""
+        while True:
+            instance = await self.records.get(instance_id)
+            if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
+                return instance
+            why = reason or ending(instance.state)
+            changes: dict[str, Any] = {
+                "reason": why,
+                "detail": detail or _ENDINGS.get(why, ""),
+                "attempts": 0,
+            }
+            try:
+                stopped = await self.records.happen(
+                    instance, Event.STOP, changes["detail"], **self._ended(instance, changes)
+                )
+            except Conflict:
+                continue
+            if stopped is not None:
+                self._changed.setdefault(instance_id, asyncio.Event()).set()
+                self._carry(instance_id)
+                return stopped
+
+    async def extend(self, instance_id: str, expires: datetime) -> Instance:
+        """Move an instance's expiry. Raises InvalidRequest for a time that has passed or an instance that has ended."""
+        if expires <= self.clock.now():
+            raise InvalidRequest(f"{expires:%Y-%m-%d %H:%M:%S} has passed.", remedy="Name a time to come.")
+        while True:
+            instance = await self.records.get(instance_id)
+            if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
+                raise InvalidRequest(
+                    f"Instance {instance_id} has ended ({instance.reason or instance.state})."
+                )
+            with contextlib.suppress(Conflict):
+                message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."
+                instance = await self.records.save(
+                    instance, "extended", message, expires=expires, warned=False
+                )
+                await self._arm(instance)
+                return instance
+
+    async def wait(self, instance_id: str) -> Instance:
+        """Return the instance once it is ready or has ended; raise what kept it from being ready."""
+        async for instance in self.records.follow(instance_id):
+            if instance.state is State.READY:
+                return instance
+            if instance.state in FINAL:
+                raise self.failure(instance)
+        raise NotFound(f"There is no instance {instance_id!r}.")
+
+    def failure(self, instance: Instance) -> GridcloudError:
+        """Return the error that tells why an instance ended."""
+        if instance.reason is Reason.NO_OFFER:
+            error = unserved(instance.request, instance.refused)
+            error.message = instance.detail or error.message
+            return error
+        if instance.reason is Reason.CONFIGURATION:
+            return ConfigurationFailed(instance.detail)
+        return NotFound(f"Instance {instance.id} has ended ({instance.reason}): {instance.detail}")
+
+    # One life ------------------------------------------------------------------------------------------------
+
+    def _carry(self, instance_id: str) -> None:
+        task = self._tasks.get(instance_id)
+        if task is None or task.done():
+            self._tasks[instance_id] = asyncio.create_task(
+                self._life(instance_id), name=f"instance {instance_id}"
+            )
+
+    async def _life(self, instance_id: str) -> None:
+        changed = self._changed.setdefault(instance_id, asyncio.Event())
+        try:
+            while True:
+                changed.clear()
+                instance = await self.records.get(instance_id)
+                duty = DUTIES.get(instance.state)
+                if duty is None or duty is Duty.WATCH:
+                    return
+                await self._perform(duty, instance, changed)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("instance %s: the runner failed; it is taken up again", instance_id)
+            self._tasks.pop(instance_id, None)
+            await self.clock.sleep(1)
+            self._carry(instance_id)
+        finally:
+            if self._tasks.get(instance_id) is asyncio.current_task():
+                self._tasks.pop(instance_id, None)
+                self._changed.pop(instance_id, None)
+
+    async def _perform(self, duty: Duty, instance: Instance, changed: asyncio.Event) -> None:
+        """Do one duty; leave it at once when the instance is changed by somebody else, unless it makes something."""
+        work = asyncio.ensure_future(self._duties[duty](instance))
+        if duty is Duty.CREATE:
+            # What a cancelled call may still make would be found by nobody: it is always waited for.
+            await _finish(work)
+            return
+        wake = asyncio.ensure_future(changed.wait())
+        try:
+            await asyncio.wait({work, wake}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            wake.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.gather(work, wake, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+    async def _choose(self, instance: Instance) -> None:
+        offers = await self.providers.offers(instance.request)
+        left = [offer for offer in offers if offer.available and not _taken(offer, instance.refused)]
+        if not left:
+            refused = (*instance.refused, *(offer for offer in offers if not _taken(offer, instance.refused)))
+            error = unserved(instance.request, refused)
+            await self.records.happen(
+                instance,
+                Event.NO_OFFER,
+                str(error),
+                {"offers": _brief(refused)},
+                reason=Reason.NO_OFFER,
+                detail=error.message,
+                refused=refused,
+                ended_at=self.clock.now(),
+            )
+            return
+        offer = left[0]
+        await self.providers.remember(offer.provider)
+        others = len(left) - 1
+        await self.records.happen(
+            instance,
+            Event.OFFERED,
+            f"Chose {describe(offer.shape)} on {offer.provider}"
+            + (f" at {offer.price} per hour" if offer.price else "")
+            + f" ({others} more to fall back on).",
+            {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
+            offer=offer,
+            handle=None,
+            address=None,
+            attempts=0,
+        )
+
+    async def _create(self, instance: Instance) -> None:
+        offer = _offer(instance)
+        spec = Spec(
+            id=instance.id, owner=instance.owner, name=instance.name, request=instance.request, offer=offer
+        )
+        try:
+            driver = await self.providers.holder(offer.provider)
+            async with asyncio.timeout(self.timing.create):
+                handle = await driver.create(spec)
+        except TimeoutError:
+            await self._refuse(instance, TimedOut(f"It was not made within {self.timing.create:g} s."))
+        except GridcloudError as error:
+            await self._refuse(instance, error)
+        else:
+            deadline = self.clock.now() + timedelta(seconds=self.timing.boot)
+            message = f"{offer.provider} is making it."
+            made = await self.records.happen(instance, Event.MADE, message, handle=handle, deadline=deadline)
+            if made is None:
+                await self._keep_handle(instance.id, {"handle": handle})
+
+    async def _keep_handle(self, instance_id: str, changes: dict[str, Any]) -> None:
+        """Note the handle on an instance that was stopped while it was being made."""
+        with contextlib.suppress(Conflict):
+            instance = await self.records.get(instance_id)
+            if instance.handle is None and instance.state not in FINAL:
+                await self.records.save(instance, "", "", **changes)
+
+    async def _refuse(self, instance: Instance, error: GridcloudError) -> None:
+        offer = _offer(instance)
+        refused = offer.model_copy(update={"available": False, "why_not": str(error)})
+        await self.records.happen(
+            instance,
+            Event.REFUSED,
+            f"{offer.provider} refused: {error}",
+            {"error": error.problem(), "provider": offer.provider},
+            refused=(*instance.refused, refused),
+            attempts=0,
+        )
+
+    async def _await(self, instance: Instance) -> None:
+        told = ""
+        while True:
+            try:
+                seen = await self._observe(instance)
+            except Transient as error:
+                seen = Observation(phase=Phase.PENDING, detail=str(error))
+            if seen.phase in (Phase.GONE, Phase.FAILED):
+                await self._refuse(instance, Transient(seen.detail or "It ended while it was starting."))
+                return
+            if seen.phase is Phase.RUNNING and seen.address is not None:
+                try:
+                    await self.links.get(instance.id, seen.address)
+                except Untrusted as error:
+                    await self._refuse(instance, error)
+                    return
+                except GridcloudError as error:
+                    seen = seen.model_copy(update={"detail": str(error)})
+                else:
+                    await self.records.happen(
+                        instance, Event.RUNNING, "It runs and answers.", address=seen.address, attempts=0
+                    )
+                    return
+            if instance.deadline is not None and self.clock.now() >= instance.deadline:
+                await self._refuse(
+                    instance,
+                    TimedOut(f"It could not be reached within {self.timing.boot:g} s. {seen.detail}"),
+                )
+                return
+            if seen.detail and seen.detail != told:
+                told = seen.detail
+                await self.records.tell(instance, "waiting", told)
+            await self.clock.sleep(self.timing.poll)
+
+    async def _configure_once(self, instance: Instance, report: Callable[[str], None]) -> None:
+        if instance.address is None:
+            raise RuntimeError(f"instance {instance.id} is configured before it has an address")
+        connection = await self.links.get(instance.id, instance.address)
+        await self._configure(instance, connection, report)
+
+    async def _configure_machine(self, instance: Instance) -> None:
+        lines: asyncio.Queue[str] = asyncio.Queue()
+        telling = asyncio.create_task(self._tell_lines(instance, lines))
+        try:
+            try:
+                await self._configure_once(instance, lines.put_nowait)
+            except Transient as error:
+                lines.put_nowait(f"{error} Trying once more.")
+                await self.links.drop(instance.id)
+                await self._configure_once(instance, lines.put_nowait)
+        finally:
+            lines.put_nowait("")
+            await telling
+
+    async def _tell_lines(self, instance: Instance, lines: asyncio.Queue[str]) -> None:
+        while line := await lines.get():
+            batch = [line]
+            ended = False
+            while not lines.empty():
+                if not (more := lines.get_nowait()):
+                    ended = True
+                    break
+                batch.append(more)
+            await self.records.tell(instance, "output", "\n".join(batch))
+            if ended:
+                return
+
+    async def _ready(self, instance: Instance) -> None:
+        now = self.clock.now()
+        seconds = instance.request.time or self.timing.longest_life
+        expires = now + timedelta(seconds=seconds) if seconds else None
+        ready = await self.records.happen(
+            instance,
+            Event.CONFIGURED,
+            "Ready" + (f" until {expires:%Y-%m-%d %H:%M:%S} UTC." if expires else "."),
+            ready_at=now,
+            expires=expires,
+            deadline=None,
+        )
+        if ready is not None:
+            await self._arm(ready)
+
+    async def _destroy(self, instance: Instance) -> None:
+        await self.links.drop(instance.id)
+        if instance.offer is not None:
+            await self._destroy_for_sure(instance, instance.offer)
+        changes = self._ended(instance, {}) if instance.state is not State.DISCARDING else {}
+        message = (
+            "Nothing is left of it." if changes else "Nothing is left of it there; trying the next offer."
+        )
+        await self.records.happen(instance, Event.REMOVED, message, handle=None, address=None, **changes)
+
+    async def _destroy_for_sure(self, instance: Instance, offer: Offer) -> None:
+        attempt = 0
+        while True:
+            try:
+                driver = await self.providers.holder(offer.provider)
+                async with asyncio.timeout(self.timing.create):
+                    await driver.destroy(instance.id, instance.handle)
+                return
+            except (GridcloudError, TimeoutError) as error:
+                attempt += 1
+                pause = self._pause(attempt)
+                if attempt in (1, 5) or attempt % 20 == 0:
+                    text = f"Could not remove it from {offer.provider} yet ({error or 'no answer'}); trying again."
+                    await self.records.tell(instance, "retrying", text)
+                await self.clock.sleep(pause)
+
+    def _pause(self, attempt: int) -> float:
+        limit: float = min(self.timing.longest_pause, self.timing.poll * 2.0 ** min(attempt, 16))
+        return limit * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
+
+    def _ended(self, instance: Instance, changes: dict[str, Any]) -> dict[str, Any]:
+        if instance.state in (State.REQUESTED, State.STOPPING, State.FAILING):
+            return {**changes, "ended_at": self.clock.now()}
+        return changes
+
+    async def _arm(self, instance: Instance) -> None:
+        """Let the machine know its end, where the provider can: it then ends without us."""
+        if instance.expires is None or instance.handle is None or instance.state is not State.READY:
+            return
+        try:
+            driver = await self.providers.holder(_offer(instance).provider)
+            if isinstance(driver, Expiring):
+                await driver.arm(instance.id, instance.handle, instance.expires)
+        except GridcloudError as error:
+            await self.records.tell(
+                instance, "warning", f"Its end could not be armed on the machine: {error}"
+            )
+
+    # All of them ---------------------------------------------------------------------------------------------
+
+    async def _observe(self, instance: Instance) -> Observation:
+        name = _offer(instance).provider
+        if instance.handle is None:
+            return Observation(phase=Phase.GONE, detail="It was never made.")
+        if name not in self._observers:
+            self._observers[name] = Observer(lambda: self.providers.holder(name))
+        return await self._observers[name].observe(instance.id, instance.handle)
+
+    async def _watch(self) -> None:
+        """Notice ready instances that are gone or whose time is over, until cancelled."""
+        while True:
+            try:
+                ready = await self.records.find(states=[State.READY])
+                await asyncio.gather(*(self._look(instance) for instance in ready))
+            except GridcloudError as error:
+                log.warning("watching instances: %s", error)
+            await self.clock.sleep(self.timing.watch)
+
+    async def _look(self, instance: Instance) -> None:
+        now = self.clock.now()
+        if instance.expires is not None:
+            if now >= instance.expires:
+                await self.stop(instance.id, Reason.EXPIRED, "Its time is over.")
+                return
+            left = (instance.expires - now).total_seconds()
+            if not instance.warned and left <= self.timing.warning:
+                with contextlib.suppress(Conflict):
+                    message = (
+                        f"Ends in {max(1, round(left / 60))} minutes, at {instance.expires:%H:%M:%S} UTC."
+                    )
+                    data = {"expires": instance.expires.isoformat()}
+                    instance = await self.records.save(instance, "expiring", message, data, warned=True)
+        try:
+            seen = await self._observe(instance)
+        except Transient:
+            return
+        if seen.phase in (Phase.GONE, Phase.FAILED):
+            detail = f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
+            lost = await self.records.happen(instance, Event.GONE, detail, reason=Reason.LOST, detail=detail)
+            if lost is not None:
+                self._carry(instance.id)
+
+    async def _configure_duty(self, instance: Instance) -> None:
+        if not instance.configure:
+            await self._ready(instance)
+            return
+        try:
+            await self._configure_machine(instance)
+        except Transient as error:
+            await self._refuse(instance, error)
+        except Rejected as error:
+            await self.records.happen(
+                instance,
+                Event.BROKEN,
+                str(error),
+                {"error": error.problem()},
+                reason=Reason.CONFIGURATION,
+                detail=str(error),
+            )
+        else:
+            await self._ready(instance)
+
+
+_ENDINGS = {
+    Reason.ASKED: "Stopped as asked.",
+    Reason.CANCELLED: "Cancelled before it was ready.",
+    Reason.EXPIRED: "Its time is over.",
+}
+
+
+def describe_request(request: Request) -> str:
+    """Return a request in a few words."""
+    words = [f"{request.cpus:g} CPUs", f"{request.memory / 1024**3:.3g} GiB"]
+    words += [f"{request.gpus} {request.gpu_model} GPUs".replace("  ", " ")] if request.gpus else []
+    words += [f"kind {request.kind}"] if request.kind else []
+    words += [f"image {request.image}"] if request.image else []
+    words += [f"on {request.on}"] if request.on else []
+    return ", ".join(words)
+
+
+def _offer(instance: Instance) -> Offer:
+    if instance.offer is None:
+        raise RuntimeError(f"instance {instance.id} is {instance.state} without an offer")
+    return instance.offer
+
+
+def _key(offer: Offer) -> tuple[str, str, str, str, str]:
+    return offer.provider, offer.kind, offer.shape.name, offer.location, repr(sorted(offer.choice.items()))
+
+
+def _taken(offer: Offer, refused: Sequence[Offer]) -> bool:
+    return any(_key(offer) == _key(other) for other in refused)
+
+
+def _brief(offers: Sequence[Offer]) -> list[dict[str, Any]]:
+    return [
+        {
+            "provider": offer.provider,
+            "shape": describe(offer.shape),
+            "available": offer.available,
+            "why_not": offer.why_not,
+        }
+        for offer in offers[:50]
+    ]
+
+
+async def _finish(work: asyncio.Future[None]) -> None:
+    """Wait for work that must not be broken off; when we are cancelled, after it is done."""
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await work
+        raise

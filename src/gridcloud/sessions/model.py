@@ -1,0 +1,99 @@
+"""What a session is: a program that listens, the instance it runs on, and the tunnels between it and us."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gridcloud.connections.model import Endpoint, Port
+from gridcloud.connections.programs import Program
+from gridcloud.instances.model import Reason, Request
+
+__all__ = ["FINAL", "Plan", "Session", "State"]
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plan(Record):
+    """The program of a session. Secret values of its environment are given beside it and never stored.
+
+    ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
+    ``exposed`` (``host:port`` there that leads to the endpoint here); nothing else is replaced in them.
+    """
+
+    words: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, taken literally")
+    listening: tuple[str, ...] = Field(
+        default=(),
+        description="arguments added when it is to listen on a Unix socket, as on machines of others",
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="environment that depends on the tunnels"
+    )
+    exposed: dict[str, Port] = Field(
+        default_factory=dict, description="endpoints here that the program must reach"
+    )
+    probe: str = Field(
+        default="/", description="path of an HTTP request that the program answers once it is up"
+    )
+    directory: str = Field(
+        default="", description="working directory; empty: the owner's home on the machine"
+    )
+
+
+class State(StrEnum):
+    """Where a session is in its life."""
+
+    PLACING = "placing"
+    """Its instance is being obtained."""
+    LAUNCHING = "launching"
+    """The instance is ready; tunnels and program are being started."""
+    RUNNING = "running"
+    """It answers."""
+    ENDING = "ending"
+    """Program, tunnels and instance are being ended, as was asked."""
+    FAILING = "failing"
+    """The same, for something went wrong."""
+    ENDED = "ended"
+    """Nothing is left of it, as was asked."""
+    FAILED = "failed"
+    """Nothing is left of it, and it was not asked to end."""
+
+
+FINAL = frozenset({State.ENDED, State.FAILED})
+"""States that nothing leaves."""
+
+
+class Session(Record):
+    """A program on an instance, reached through ``endpoint`` on this computer."""
+
+    id: str
+    owner: str
+    name: str = ""
+    request: Request
+    plan: Plan
+    instance_id: str
+    state: State = State.PLACING
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    endpoint: Port | None = Field(default=None, description="where it is reached on this computer")
+    remote: Endpoint | None = Field(default=None, description="where it listens on the instance")
+    exposed: dict[str, Port] = Field(
+        default_factory=dict, description="where the exposed endpoints listen there"
+    )
+    program: Program | None = None
+    created: datetime
+    started: datetime | None = None
+    ended: datetime | None = None
+    log: str = Field(default="", description="the program's last words, when it ended by itself")
+    version: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """Return the record's JSON form."""
+        return self.model_dump(mode="json", exclude={"version"})
