@@ -31,10 +31,15 @@ class LocalAddress(Record):
     """This computer."""
 
     via: Literal["local"] = "local"
-    directory: str = Field(description="the instance's own folder, absolute; also the default working directory")
-    user: str = Field(default="", description="OS user that commands run as; empty: the user gridcloud runs as")
+    directory: str = Field(
+        description="the instance's own folder, absolute; also the default working directory"
+    )
+    user: str = Field(
+        default="", description="OS user that commands run as; empty: the user gridcloud runs as"
+    )
     enter: tuple[str, ...] = Field(
-        default=(), description="command put before every command: takes its place within the instance's limits"
+        default=(),
+        description="command put before every command: takes its place within the instance's limits",
     )
 
 
@@ -61,6 +66,9 @@ class SSHAddress(Record):
     )
     jump: SSHAddress | None = Field(default=None, description="machine to go through")
     directory: str = Field(default="", description="the instance's own folder there; empty: the login folder")
+    home: str = Field(
+        default="", description="where the owner's own files lie, kept between instances; empty: the login folder"
+    )
     enter: tuple[str, ...] = Field(default=(), description="as for LocalAddress")
 
 
@@ -72,6 +80,9 @@ class ContainerAddress(Record):
     container: str = Field(description="the container's id")
     user: str = Field(default="", description="user within the container; empty: the image's")
     directory: str = Field(default="", description="working directory within; empty: the image's")
+    home: str = Field(
+        default="", description="where the owner's own files lie, kept between instances; empty: the same folder"
+    )
 
 
 Address = Annotated[LocalAddress | SSHAddress | ContainerAddress, Field(discriminator="via")]

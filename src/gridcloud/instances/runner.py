@@ -108,13 +108,23 @@ class Runner:
         await self.providers.close()
 
     async def submit(
-        self, owner: str, request: Request, *, name: str = "", configure: Sequence[dict[str, Any]] = ()
+        self,
+        owner: str,
+        request: Request,
+        *,
+        name: str = "",
+        configure: Sequence[dict[str, Any]] = (),
+        instance_id: str = "",
     ) -> Instance:
-        """Store the wish for an instance and start to fulfil it; return at once."""
+        """Store the wish for an instance and start to fulfil it; return at once.
+
+        ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
+        when there is one of this id.
+        """
         if not owner:
             raise InvalidRequest("An instance needs an owner.")
         instance = Instance(
-            id=self.clock.new_id("i"),
+            id=instance_id or self.clock.new_id("i"),
             owner=owner,
             name=name,
             request=request,

@@ -78,6 +78,7 @@ class Session(Record):
     name: str = ""
     request: Request
     plan: Plan
+    configure: tuple[dict[str, Any], ...] = ()
     instance_id: str
     state: State = State.PLACING
     reason: Reason = Reason.NONE

@@ -1,0 +1,400 @@
+"""Carry sessions through their lives: instance, tunnels, program, and away again.
+
+The tunnels are held here, apart from whoever asked for the session: a hub may die and come back without cutting one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from gridcloud.clock import Clock
+from gridcloud.connections import programs
+from gridcloud.connections.driver import Command, Connection, Forward
+from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
+from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
+from gridcloud.instances import runner as instances
+from gridcloud.instances.model import FINAL as INSTANCE_FINAL
+from gridcloud.instances.model import Instance, Reason, Request
+from gridcloud.instances.model import State as InstanceState
+from gridcloud.sessions.lifecycle import Event, step
+from gridcloud.sessions.model import FINAL, Plan, Session, State
+from gridcloud.store import Store
+from gridcloud.store.lives import Lives
+
+__all__ = ["Runner"]
+
+log = logging.getLogger(__name__)
+
+TRIES = 5
+"""Ports tried before a session fails because others listen on them."""
+
+
+class Runner:
+    """Owns all sessions of a store."""
+
+    def __init__(
+        self, store: Store, machines: instances.Runner, clock: Clock, *, up: float = 120.0, poll: float = 2.0
+    ) -> None:
+        self.lives = Lives(store, "session", Session, step, FINAL)
+        self.machines = machines
+        self.clock = clock
+        self._up = up
+        self._poll = poll
+        self._secrets: dict[str, Mapping[str, str]] = {}
+        self._forwards: dict[str, list[Forward]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Take up every session that has not ended."""
+        for session in await self.lives.live():
+            self._carry(session.id)
+
+    async def close(self) -> None:
+        """Let go of all tunnels. Programs and instances live on; the next run takes them up."""
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for session_id in list(self._forwards):
+            await self._close_forwards(session_id)
+
+    async def submit(
+        self,
+        owner: str,
+        request: Request,
+        plan: Plan,
+        *,
+        name: str = "",
+        configure: Sequence[dict[str, Any]] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Store the wish for a session and start to fulfil it; return at once.
+
+        ``environment`` may hold secrets: it is kept in memory until the program has it, and nowhere else.
+        """
+        session = Session(
+            id=self.clock.new_id("s"),
+            owner=owner,
+            name=name,
+            request=request,
+            plan=plan,
+            configure=tuple(configure),
+            instance_id=self.clock.new_id("i"),
+            created=self.clock.now(),
+        )
+        self._secrets[session.id] = dict(environment or {})
+        session = await self.lives.insert(session, "requested", "A machine is being obtained.")
+        self._carry(session.id)
+        return session
+
+    async def stop(self, session_id: str, detail: str = "") -> Session:
+        """Have a session end with its instance; return at once. Raises NotFound."""
+        session = await self.lives.get(session_id)
+        reason = Reason.ASKED if session.state is State.RUNNING else Reason.CANCELLED
+        while session.state not in FINAL and session.state not in (State.ENDING, State.FAILING):
+            changes = {"reason": reason, "detail": detail or "Stopped as asked."}
+            stopped = await self.lives.happen(session, Event.STOP, changes["detail"], **changes)
+            if stopped is not None:
+                self._restart(session_id)
+                return stopped
+            session = await self.lives.get(session_id)
+        return session
+
+    async def wait(self, session_id: str) -> Session:
+        """Return the session once it answers; raise what kept it from doing so."""
+        async for session in self.lives.follow(session_id):
+            if session.state is State.RUNNING:
+                return session
+            if session.state in (State.ENDING, State.FAILING) or session.state in FINAL:
+                raise await self.failure(session)
+        raise NotFound(f"There is no session {session_id!r}.")
+
+    async def failure(self, session: Session) -> GridcloudError:
+        """Return the error that tells why a session ended."""
+        try:
+            instance = await self.machines.records.get(session.instance_id)
+        except NotFound:
+            return Rejected(f"The session has ended ({session.reason}): {session.detail}")
+        if instance.reason in (Reason.NO_OFFER, Reason.CONFIGURATION):
+            return self.machines.failure(instance)
+        words = session.detail + (f"\n{session.log}" if session.log else "")
+        return Rejected(f"The session has ended ({session.reason or session.state}): {words}")
+
+    # One life ------------------------------------------------------------------------------------------------
+
+    def _carry(self, session_id: str) -> None:
+        task = self._tasks.get(session_id)
+        if task is None or task.done():
+            self._tasks[session_id] = asyncio.create_task(self._life(session_id), name=f"session {session_id}")
+
+    def _restart(self, session_id: str) -> None:
+        """Break off what is being done for a session and begin with the duty of its new state."""
+        task = self._tasks.pop(session_id, None)
+        if task is not None:
+            task.cancel()
+        self._carry(session_id)
+
+    async def _life(self, session_id: str) -> None:
+        duties = {
+            State.PLACING: self._place,
+            State.LAUNCHING: self._launch,
+            State.RUNNING: self._watch,
+            State.ENDING: self._clear,
+            State.FAILING: self._clear,
+        }
+        while True:
+            try:
+                session = await self.lives.get(session_id)
+                if session.state in FINAL:
+                    self._secrets.pop(session_id, None)
+                    if self._tasks.get(session_id) is asyncio.current_task():
+                        self._tasks.pop(session_id)
+                    return
+                await duties[session.state](session)
+            except Transient as error:
+                log.info("session %s: %s", session_id, error)
+                await self.clock.sleep(self._poll)
+            except Exception as error:
+                log.exception("session %s: the runner failed", session_id)
+                session = await self.lives.get(session_id)
+                await self._break(session, f"gridcloud itself failed: {type(error).__name__}")
+                await self.clock.sleep(self._poll)
+
+    async def _place(self, session: Session) -> None:
+        with contextlib.suppress(Conflict):
+            await self.machines.submit(
+                session.owner,
+                session.request,
+                name=session.name,
+                configure=session.configure,
+                instance_id=session.instance_id,
+            )
+        try:
+            instance = await self.machines.wait(session.instance_id)
+        except GridcloudError as error:
+            await self._break(session, str(error), data={"error": error.problem()})
+            return
+        where = instance.offer.provider if instance.offer else ""
+        await self.lives.happen(session, Event.PLACED, f"Instance {instance.id} on {where} is ready.")
+
+    async def _launch(self, session: Session) -> None:
+        instance = await self.machines.records.get(session.instance_id)
+        if instance.state is not InstanceState.READY or instance.address is None:
+            await self._break(session, instance.detail or "The instance has ended.")
+            return
+        connection = await self.machines.links.get(instance.id, instance.address)
+        environment = self._secrets.get(session.id)
+        if environment is None:
+            await self._break(session, "gridcloud was restarted while the session was being started; start it again.")
+            return
+        try:
+            for attempt in range(TRIES):
+                try:
+                    await self._try_launch(session, instance, connection, environment)
+                    return
+                except PortTaken as error:
+                    await self._close_forwards(session.id)
+                    await self.lives.tell(session, "retrying", f"{error} Trying another port.")
+                    if attempt == TRIES - 1:
+                        raise
+                    session = await self.lives.get(session.id)
+        except Rejected as error:
+            await self._break(session, str(error), data={"error": error.problem()}, log=error.details.get("log", ""))
+
+    async def _try_launch(
+        self, session: Session, instance: Instance, connection: Connection, environment: Mapping[str, str]
+    ) -> None:
+        plan = session.plan
+        exposed = await self._expose(session, instance, connection)
+        remote = await self._listening_place(instance, connection)
+        forward = await connection.forward(remote, Port())
+        self._forwards.setdefault(session.id, []).append(forward)
+        endpoint = forward.endpoint
+        if not isinstance(endpoint, Port):
+            raise RuntimeError("a forward to a port gave none")
+        values = {name: f"{port.host}:{port.port}" for name, port in exposed.items()}
+        values |= {"port": str(remote.port if isinstance(remote, Port) else 8888)}
+        values |= {"socket": remote.path if isinstance(remote, Socket) else ""}
+        words = list(plan.words)
+        if isinstance(remote, Socket):
+            words += [_fill(word, values) for word in plan.listening]
+        filled = {name: _fill(value, values) for name, value in plan.environment.items()}
+        command = Command(tuple(words), {**environment, **filled}, plan.directory or _home(instance))
+        await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")
+        folder = f"{_directory(instance)}/.gridcloud/{session.id}"
+        program = await programs.launch(connection, command, name=secrets.token_hex(4), folder=folder)
+        session = await self.lives.save(
+            await self.lives.get(session.id),
+            "",
+            "",
+            remote=remote,
+            endpoint=endpoint,
+            exposed=exposed,
+            program=program,
+        )
+        await self._answer(session, connection, program, endpoint)
+        await self.lives.happen(session, Event.UP, "It answers.", started=self.clock.now())
+
+    async def _expose(self, session: Session, instance: Instance, connection: Connection) -> dict[str, Port]:
+        exposed = {}
+        for name, port in session.plan.exposed.items():
+            if isinstance(instance.address, LocalAddress):
+                exposed[name] = port
+                continue
+            wanted = session.exposed.get(name, Port())
+            forward = await connection.expose(port, wanted)
+            self._forwards.setdefault(session.id, []).append(forward)
+            if not isinstance(forward.endpoint, Port):
+                raise RuntimeError("an exposed port became none")
+            exposed[name] = forward.endpoint
+        return exposed
+
+    async def _listening_place(self, instance: Instance, connection: Connection) -> Endpoint:
+        """Choose where the program listens: a port on this computer, a socket in a private folder elsewhere."""
+        if isinstance(instance.address, LocalAddress):
+            return Port(port=_free_port())
+        return Socket(path=await programs.private_folder(connection, _directory(instance)) + f"/{secrets.token_hex(4)}")
+
+    async def _answer(
+        self, session: Session, connection: Connection, program: programs.Program, endpoint: Port
+    ) -> None:
+        """Return once the program answers. Raises PortTaken, Rejected when it ended, TimedOut."""
+        url = f"http://{endpoint.host}:{endpoint.port}{session.plan.probe}"
+        deadline = self.clock.monotonic() + self._up
+        pause, looked = 0.02, self.clock.monotonic()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+                    async with client.get(url, allow_redirects=False):
+                        return
+                if self.clock.monotonic() - looked > 0.5:
+                    looked = self.clock.monotonic()
+                    await self._still_runs(connection, program)
+                if self.clock.monotonic() > deadline:
+                    text = await _last_words(connection, program)
+                    raise Rejected(f"It did not answer within {self._up:g} s.", details={"log": text})
+                await self.clock.sleep(pause)
+                pause = min(pause * 1.3, 0.5)
+
+    async def _still_runs(self, connection: Connection, program: programs.Program) -> None:
+        status = await programs.status(connection, program)
+        if isinstance(status, programs.Exited):
+            text = await _last_words(connection, program)
+            if "Address already in use" in text or "already in use" in text:
+                raise PortTaken("Somebody else listens on the chosen port.")
+            raise Rejected(f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text})
+
+    async def _watch(self, session: Session) -> None:
+        """Hold the tunnels of a running session and notice its end."""
+        instance = await self.machines.records.get(session.instance_id)
+        if instance.state is not InstanceState.READY or instance.address is None:
+            await self._break(session, instance.detail or "The instance has ended.", reason=instance.reason)
+            return
+        connection = await self.machines.links.get(instance.id, instance.address)
+        if session.id not in self._forwards:
+            await self._reopen(session, instance, connection)
+        if session.program is not None:
+            try:
+                async with asyncio.timeout(30):
+                    status = await programs.status(connection, session.program)
+            except TimeoutError:
+                raise TimedOut("The machine does not answer.") from None
+            if isinstance(status, programs.Exited):
+                text = await _last_words(connection, session.program)
+                await self._break(session, f"The program ended with exit code {status.code}.", log=text)
+                return
+        await self._pause_while_ready(instance)
+
+    async def _pause_while_ready(self, instance: Instance) -> None:
+        async def leave_ready() -> None:
+            async for now in self.machines.records.follow(instance.id):
+                if now.state is not InstanceState.READY:
+                    return
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll):
+                await leave_ready()
+
+    async def _reopen(self, session: Session, instance: Instance, connection: Connection) -> None:
+        """Open the tunnels of a session that outlived us, where they were before."""
+        await self._expose(session, instance, connection)
+        if session.remote is None or session.endpoint is None:
+            return
+        forward = await connection.forward(session.remote, session.endpoint)
+        self._forwards.setdefault(session.id, []).append(forward)
+        await self.lives.tell(session, "reconnected", "The tunnels are open again.")
+
+    async def _clear(self, session: Session) -> None:
+        await self._close_forwards(session.id)
+        try:
+            instance = await self.machines.records.get(session.instance_id)
+        except NotFound:  # it was stopped before its machine was asked for
+            await self.lives.happen(session, Event.CLEARED, "Nothing was started.", ended=self.clock.now())
+            return
+        if instance.state is InstanceState.READY and instance.address is not None and session.program is not None:
+            with contextlib.suppress(GridcloudError, TimeoutError):
+                async with asyncio.timeout(15):
+                    connection = await self.machines.links.get(instance.id, instance.address)
+                    await programs.stop(connection, session.program, grace=5.0)
+        reason = session.reason if session.reason in (Reason.ASKED, Reason.EXPIRED, Reason.IDLE) else None
+        await self.machines.stop(session.instance_id, reason, session.detail)
+        async for now in self.machines.records.follow(session.instance_id):
+            if now.state in INSTANCE_FINAL:
+                break
+        await self.lives.happen(session, Event.CLEARED, "Nothing is left of it.", ended=self.clock.now(), endpoint=None)
+
+    async def _break(
+        self,
+        session: Session,
+        detail: str,
+        *,
+        reason: Reason = Reason.ABANDONED,
+        log: str = "",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        await self.lives.happen(session, Event.BROKEN, detail, data, detail=detail, reason=reason, log=log[-4000:])
+
+    async def _close_forwards(self, session_id: str) -> None:
+        for forward in self._forwards.pop(session_id, ()):
+            with contextlib.suppress(GridcloudError):
+                await forward.close()
+
+
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return text
+
+
+def _directory(instance: Instance) -> str:
+    return getattr(instance.address, "directory", "") or "."
+
+
+def _home(instance: Instance) -> str:
+    return getattr(instance.address, "home", "") or getattr(instance.address, "directory", "")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _tail(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+async def _last_words(connection: Connection, program: programs.Program) -> str:
+    try:
+        return (await programs.tail(connection, program, 8192)).decode(errors="replace")
+    except GridcloudError:
+        return ""
