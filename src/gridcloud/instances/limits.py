@@ -157,10 +157,11 @@ make() {
 """
 
 _ENTER = r"""
-if ! [ -d "$directory" ]; then
+gone() {
   echo "gridcloud: instance $id is gone" >&2
   exit 126
-fi
+}
+[ -d "$directory" ] || gone
 
 pid=$$
 adopt=
@@ -182,6 +183,16 @@ join() {
 
 join
 if [ -z "$memory_held" ] && [ "$(id -u)" = 0 ]; then make; join; fi
+
+# It may have ended meanwhile: then nothing of it may come back.
+if ! [ -d "$directory" ]; then
+  for top in "$groups" "$groups"/cpu "$groups"/memory "$groups"/pids; do
+    [ -d "$top/gridcloud/$id" ] || continue
+    put "$top/cgroup.procs" "$pid"
+    rmdir "$top/gridcloud/$id" 2>/dev/null
+  done
+  gone
+fi
 
 # Which cores: as many as were asked for, of those allowed, starting where the id says, so that instances spread.
 pick_cores() {
@@ -258,24 +269,18 @@ each_group | while read -r group; do
   put "$group/cgroup.kill" 1
 done
 
-tries=0
-left=$(living)
-while [ -n "$left" ] && [ $tries -lt 50 ]; do
-  # Unquoted on purpose: one word per process.
-  kill -KILL $left 2>/dev/null
-  [ $tries -eq 0 ] || sleep 0.1 2>/dev/null || sleep 1
-  tries=$((tries + 1))
-  left=$(living)
-done
+# Who was about to enter may be seen late: without groups it carries the name only from its exec on.
+[ -n "$(each_group)" ] || sleep 0.1 2>/dev/null || sleep 1
 
-each_group | while read -r group; do
-  find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null
-done
 tries=0
-while [ -n "$(each_group)" ] && [ $tries -lt 20 ]; do
-  sleep 0.1 2>/dev/null || sleep 1
+while :; do
+  left=$(living)
+  # Unquoted on purpose: one word per process.
+  [ -z "$left" ] || kill -KILL $left 2>/dev/null
   each_group | while read -r group; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
+  [ -n "$left$(each_group)" ] && [ $tries -lt 50 ] || break
   tries=$((tries + 1))
+  sleep 0.05 2>/dev/null || sleep 1
 done
 
 if [ -n "$left" ]; then

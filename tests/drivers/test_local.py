@@ -1,0 +1,238 @@
+"""This computer as a provider: the contract, shares, whose account, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from gridcloud.connections.driver import Command
+from gridcloud.connections.local import LocalConnection
+from gridcloud.connections.model import Address, LocalAddress
+from gridcloud.drivers.instances import local
+from gridcloud.drivers.instances.local import LocalDriver, LocalSettings
+from gridcloud.drivers.instances.local_machine import GPU
+from gridcloud.errors import Forbidden, NoCapacity, Rejected
+from gridcloud.instances.driver import InstanceDriver
+from gridcloud.instances.model import Handle, Phase, Request, Spec
+from gridcloud.testing.instances import InstanceDriverContract, driver_context, read_output
+
+OURSELVES = pwd.getpwuid(os.geteuid()).pw_name
+
+
+async def connect(address: Address) -> LocalConnection:
+    assert isinstance(address, LocalAddress)
+    return await LocalConnection.open(address)
+
+
+def make(folder: Path, **settings: object) -> LocalDriver:
+    values = {"driver": "local", "memory": "512MiB"} | settings
+    return LocalDriver(LocalSettings.model_validate(values), driver_context(folder, connect))
+
+
+async def start(driver: LocalDriver, owner: str = OURSELVES, **asked: object) -> tuple[str, LocalAddress]:
+    """Return the id and the address of a new instance."""
+    request = Request.model_validate({"cpus": 0.25, "memory": "64MiB"} | asked)
+    spec = Spec(
+        id=f"t-{secrets.token_hex(5)}", owner=owner, request=request, offer=(await driver.offers(request))[0]
+    )
+    seen = (await driver.observe({spec.id: await driver.create(spec)}))[spec.id]
+    assert isinstance(seen.address, LocalAddress)
+    return spec.id, seen.address
+
+
+class LocalContract(InstanceDriverContract):
+    request_: ClassVar[Request] = Request(cpus=0.25, memory=64 * 1024**2)
+
+
+class TestLocalDriver(LocalContract):
+    @pytest.fixture
+    async def driver(self, tmp_path: Path) -> AsyncIterator[LocalDriver]:
+        driver = make(tmp_path / "local", allow_root=True)
+        yield driver
+        await driver.close()
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[str]:
+    """An ordinary account of this computer."""
+    name = f"gct{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
+    yield name
+    subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[str]:
+    """A folder that every account can pass."""
+    folder = tempfile.mkdtemp(prefix="gct-local-", dir="/var/tmp")
+    Path(folder).chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.needs_root
+class TestLocalDriverAsAnotherAccount(LocalContract):
+    @pytest.fixture
+    async def driver(self, tmp_path: Path, account: str, open_folder: str) -> AsyncIterator[LocalDriver]:
+        driver = make(tmp_path / "local", directory=open_folder, accounts={"ada": account, "grace": account})
+        yield driver
+        assert [path for path in Path(open_folder).iterdir() if path.name != ".gone"] == []
+        await driver.close()
+
+    def owner_named(self, text: str) -> str:
+        return "ada"
+
+
+@pytest.mark.needs_root
+async def test_runs_as_the_owner_in_a_private_folder(tmp_path: Path, account: str, open_folder: str) -> None:
+    driver = make(tmp_path, directory=open_folder)
+    instance_id, address = await start(driver, account)
+    connection = await connect(address)
+    try:
+        assert await read_output(connection, "id", "-un") == f"{account}\n"
+        assert await read_output(connection, "stat", "-c", "%U %a", address.directory) == f"{account} 700\n"
+        memory = await read_output(connection, "cat", "/proc/self/cgroup")
+        if Path("/sys/fs/cgroup/memory").exists():
+            assert f"memory:/gridcloud/{instance_id}\n" in memory
+        # What it leaves behind points elsewhere; nothing but the link goes.
+        kept = tmp_path / "kept"
+        kept.mkdir()
+        (kept / "file").touch()
+        await read_output(connection, "ln", "-s", str(kept), "link")
+        await read_output(connection, "mkdir", "-m", "000", "closed")
+    finally:
+        await connection.close()
+    await driver.destroy(instance_id, None)
+    assert (kept / "file").exists()
+    assert not Path(address.directory).parent.exists()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("owner", ["nobody", "daemon", "no such account", "../root", "", "x" * 300, "a\0b"])
+async def test_root_runs_nothing_for_whom_it_does_not_know(tmp_path: Path, owner: str) -> None:
+    driver = make(tmp_path)
+    with pytest.raises(Forbidden) as caught:
+        await start(driver, owner)
+    assert "account" in str(caught.value)
+    assert await driver.holdings() == []
+
+
+@pytest.mark.needs_root
+async def test_root_serves_itself_and_who_is_mapped_to_it(tmp_path: Path) -> None:
+    driver = make(tmp_path, accounts={"admin": "root", "daemonic": "daemon"})
+    assert (await start(driver, "root"))[1].user == ""
+    assert (await start(driver, "admin"))[1].user == ""
+    with pytest.raises(Forbidden):
+        await start(driver, "daemonic")
+    assert [finding.ok for finding in await driver.check() if "daemonic" in finding.message] == [False]
+    for holding in await driver.holdings():
+        await driver.destroy(holding.instance_id, None)
+
+
+async def test_destroy_ends_what_left_its_session_and_its_connection(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    instance_id, address = await start(driver)
+    connection = await connect(address)
+    try:
+        words = ("setsid", "sh", "-c", "echo $$; exec sleep 600 >/dev/null 2>&1")
+        process = await connection.start(Command(words=words))
+        pid = int(await anext(process.stdout()))
+    finally:
+        await connection.close()
+    assert Path(f"/proc/{pid}").exists()
+    await driver.destroy(instance_id, None)
+    assert not _runs(pid)
+
+
+async def test_nothing_enters_once_it_is_gone(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    instance_id, address = await start(driver)
+    enter = Path(address.enter[1]).read_text()
+    await driver.destroy(instance_id, None)
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", enter, "enter", "true"), stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate()
+    assert process.returncode == 126
+    assert complaint == f"gridcloud: instance {instance_id} is gone\n".encode()
+
+
+async def test_a_restart_of_the_computer_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = make(tmp_path, cpus=0.25)
+    instance_id, _ = await start(driver)
+    request = Request(cpus=0.25, memory=64 * 1024**2)
+    assert not (await driver.offers(request))[0].available
+    # The kernel's boot id cannot be changed.
+    monkeypatch.setattr(local, "boot_id", lambda: "another")
+    seen = (await driver.observe({instance_id: Handle(data={})}))[instance_id]
+    assert seen.phase is Phase.GONE
+    assert "restarted" in seen.detail
+    assert (await driver.offers(request))[0].available
+    assert [holding.instance_id for holding in await driver.holdings()] == [instance_id]
+    await driver.destroy(instance_id, None)
+    assert await driver.holdings() == []
+
+
+async def test_gpus_are_given_to_one_instance_each(tmp_path: Path) -> None:
+    class WithGPUs(LocalDriver):
+        async def _gpus(self) -> tuple[GPU, ...]:
+            return (GPU("GPU-a", "NVIDIA A100", 40 << 30), GPU("GPU-b", "NVIDIA H100", 80 << 30))
+
+    plain = make(tmp_path)
+    driver = WithGPUs(plain.settings, plain.context)
+    first, address = await start(driver, gpus=1, gpu_model="h100")
+    connection = await connect(address)
+    try:
+        assert await read_output(connection, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES") == "GPU-b\n"
+    finally:
+        await connection.close()
+    (offer,) = await driver.offers(Request(memory=1 << 20, gpus=1, gpu_model="h100"))
+    assert (offer.possible, offer.available) == (True, False)
+    assert (await driver.offers(Request(memory=1 << 20, gpus=1)))[0].available
+    (offer,) = await driver.offers(Request(memory=1 << 20, gpus=2, gpu_memory=50 << 30))
+    assert not offer.possible
+    with pytest.raises(NoCapacity):
+        await start(driver, gpus=2)
+    await driver.destroy(first, None)
+
+
+async def test_an_image_is_never_possible_here(tmp_path: Path) -> None:
+    (offer,) = await make(tmp_path).offers(Request(memory=1 << 20, image="debian"))
+    assert not offer.possible
+    assert "no images" in offer.why_not
+
+
+async def test_what_never_fits_is_rejected_even_without_asking(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    fits = Request(cpus=0.25, memory=1 << 20)
+    spec = Spec(
+        id="one-1",
+        owner=OURSELVES,
+        request=fits.model_copy(update={"cpus": 9000.0}),
+        offer=(await driver.offers(fits))[0],
+    )
+    with pytest.raises(Rejected):
+        await driver.create(spec)
+
+
+async def test_price_is_that_of_the_part(tmp_path: Path) -> None:
+    driver: InstanceDriver = make(tmp_path, cpus=1, price=10)
+    (offer,) = await driver.offers(Request(cpus=0.25, memory=1 << 20))
+    assert offer.price == 2.5
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
