@@ -1,0 +1,157 @@
+"""Files and folders as a tar stream: packed here, and unpacked here without trust in the names it holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from gridcloud.connections.driver import Progress
+from gridcloud.errors import InvalidRequest, Rejected
+
+__all__ = ["ROOT", "install", "pack", "unpack"]
+
+ROOT = "content"
+"""Name that the copied file or folder has within a packed stream."""
+
+CHUNK = 1 << 18
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+def pack(source: Path, stream: _Writable, progress: Progress | None = None) -> None:
+    """Write a file or folder. A link inside a folder stays a link; owners are not told. Raises OSError."""
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK) as archive:  # type: ignore[call-overload]
+        if not source.is_dir():
+            _pack_one(archive, source.resolve(), ROOT, source.name, progress)
+            return
+        for folder, names, files in os.walk(source):
+            here = Path(folder)
+            inner = here.relative_to(source)
+            archive.addfile(_described(archive, here if inner.parts else source.resolve(), inner))
+            for name in [*files, *(name for name in names if (here / name).is_symlink())]:
+                _pack_one(archive, here / name, f"{ROOT}/{inner / name}", str(inner / name), progress)
+
+
+def _described(archive: tarfile.TarFile, path: Path, inner: Path) -> tarfile.TarInfo:
+    return _anonymous(archive.gettarinfo(str(path), f"{ROOT}/{inner}" if inner.parts else ROOT))
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def _pack_one(archive: tarfile.TarFile, path: Path, name: str, shown: str, progress: Progress | None) -> None:
+    archive.inodes = {}  # type: ignore[attr-defined] # hard links are packed as files
+    member = archive.gettarinfo(str(path), name)
+    if member is None or not (member.isreg() or member.issym()):
+        return  # sockets, pipes, devices
+    if member.issym():
+        archive.addfile(_anonymous(member))
+        return
+    with path.open("rb") as file:
+        archive.addfile(_anonymous(member), _Counted(file, shown, member.size, progress))
+
+
+def unpack(stream: _Readable, target: Path, folder: bool, progress: Progress | None = None) -> None:
+    """Read what ``tar -cf - .`` wrote of a folder, or the one file of a stream, into ``target``, not there yet.
+
+    Every name is checked, links are made last (so nothing is written through one), and what is neither file,
+    folder nor link is left out. Raises Rejected for a name that leads outside, OSError, tarfile.TarError.
+    """
+    links: list[tuple[Path, str]] = []
+    folders: list[tuple[Path, int]] = []
+    with tarfile.open(fileobj=stream, mode="r|", errorlevel=1, bufsize=CHUNK) as archive:  # type: ignore[call-overload]
+        for member in archive:
+            inner = _inner(member.name)
+            path = target.joinpath(*inner.parts) if folder else target
+            if not folder and not member.isreg():
+                raise Rejected(
+                    f"The other side sends {member.name!r}, which is not the file that was asked for."
+                )
+            if member.isdir():
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folders.append((path, member.mode & 0o777))
+            elif member.issym():
+                links.append((path, member.linkname))
+            elif member.islnk():
+                shutil.copy2(target.joinpath(*_inner(member.linkname).parts), path, follow_symlinks=False)
+            elif member.isreg():
+                file = archive.extractfile(member)
+                if file is not None:
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    _write(file, path, member, str(inner) if folder else inner.name, progress)
+    for path, to in links:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.symlink_to(to)
+    for path, mode in reversed(folders):
+        path.chmod(mode)
+
+
+def install(source: Path, target: Path) -> None:
+    """Move what was unpacked to its place: at once, or file by file into a folder that is there already.
+
+    Raises Rejected when a file is to replace a folder, or a folder something else; OSError.
+    """
+    if stat.S_ISDIR(source.lstat().st_mode) and target.is_dir():
+        for entry in sorted(source.iterdir()):
+            below = target / entry.name
+            if below.is_symlink() and stat.S_ISDIR(entry.lstat().st_mode):
+                raise InvalidRequest(f"{below} is a link, and a folder of that name was to be copied.")
+            install(entry, below)
+        return
+    if target.is_dir() and not target.is_symlink():
+        raise InvalidRequest(f"{target} is a folder, and a file of that name was to be copied.")
+    os.replace(source, target)
+
+
+def _inner(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise Rejected(f"The other side names a file {name!r}, which leads outside of what was asked for.")
+    return path
+
+
+def _write(
+    file: IO[bytes], path: Path, member: tarfile.TarInfo, shown: str, progress: Progress | None
+) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    done = 0
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as out:
+        while data := file.read(CHUNK):
+            out.write(data)
+            done += len(data)
+            if progress:
+                progress(shown, done, member.size)
+        if not member.size and progress:
+            progress(shown, 0, 0)
+        os.fchmod(out.fileno(), member.mode & 0o777)
+    os.utime(path, (member.mtime, member.mtime))
+
+
+class _Counted:
+    """A file that tells of what was read from it, and is as long as was announced even if it shrinks meanwhile."""
+
+    def __init__(self, file: IO[bytes], shown: str, size: int, progress: Progress | None) -> None:
+        self._file, self._shown, self._size, self._done, self._progress = file, shown, size, 0, progress
+        if progress and not size:
+            progress(shown, 0, 0)
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        data += bytes(size - len(data))
+        self._done += len(data)
+        if self._progress:
+            self._progress(self._shown, self._done, self._size)
+        return data

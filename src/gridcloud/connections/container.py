@@ -1,0 +1,279 @@
+"""A connection into a container, through its engine's API: nothing of the container is published to a network.
+
+A command is an `exec` of the engine. Files go as a tar stream through `tar` there, so that they are the
+container's user's own. Ports, in both directions, go through one relay program there (`multiplexer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+from gridcloud.connections import container_files, multiplexer
+from gridcloud.connections.container_ports import BOOT, Relaying, endpoint, listen_error
+from gridcloud.connections.container_process import ContainerProcess
+from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress
+from gridcloud.connections.engine import Engine
+from gridcloud.connections.environment import check_command
+from gridcloud.connections.model import ContainerAddress, Endpoint, Socket
+from gridcloud.connections.shell import KEEPER
+from gridcloud.errors import ConnectionLost, GridcloudError, InvalidRequest, NotFound, Rejected, Unreachable
+
+__all__ = ["ContainerConnection"]
+
+log = logging.getLogger(__name__)
+
+# Goes to its folder, says its process id (the engine has made it the leader of a session), waits until that is
+# noted, and becomes the command. Nothing is ever put into the text.
+PROLOGUE = r"""
+if { [ -z "$1" ] || cd -- "$1"; } && { [ -z "$2" ] || cd -- "$2"; }; then :; else echo "- $$"; exit 1; fi 2> /dev/null
+[ -z "$3" ] || stty columns "$3" rows "$4" 2> /dev/null
+echo "+ $$"
+shift 4
+exec "$@"
+"""
+
+
+class ContainerConnection(Connection):
+    """A connection to one running container. `open` makes it."""
+
+    def __init__(self, address: ContainerAddress, engine: Engine) -> None:
+        self.address = address
+        self._engine = engine
+        self._short = address.container[:12]
+        self._keeper: asyncio.Task[ContainerProcess] | None = None
+        self._relay: asyncio.Task[Relaying] | None = None
+        self._processes: set[ContainerProcess] = set()
+        self._forwards: list[Forward] = []
+        self._closed = False
+
+    @classmethod
+    async def open(cls, address: ContainerAddress) -> Self:
+        """Return a connection to a container that runs. Raises Unreachable, Forbidden, InvalidSettings."""
+        connection = cls(address, Engine(address.engine))
+        try:
+            await connection.check()
+        except BaseException:
+            await connection._engine.close()
+            raise
+        return connection
+
+    async def start(self, command: Command) -> Process:
+        check_command(command.words, command.environment)
+        keeper = await self._once("_keeper", self._start_keeper)
+        process = await self._begin(command)
+        await keeper.write(f"+ {process.session}\n".encode())
+        process.on_end = lambda: keeper.write(f"- {process.session}\n".encode())
+        process.on_signal = lambda name: keeper.write(f"signal {name} {process.session}\n".encode())
+        return process
+
+    async def put(self, source: Path, target: str, progress: Progress | None = None) -> None:
+        await container_files.put(self, source, target, progress)
+
+    async def get(self, source: str, target: Path, progress: Progress | None = None) -> None:
+        await container_files.get(self, source, target, progress)
+
+    async def forward(self, remote: Endpoint, local: Endpoint) -> Forward:
+        relaying = await self._relaying()
+        target = json.dumps(remote.model_dump()).encode()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await relaying.carry(target, (reader, writer))
+
+        try:
+            server, where = await multiplexer.listen_on(local.model_dump(), accept)
+        except OSError as error:
+            raise listen_error(error, local) from error
+
+        async def close() -> None:
+            server.close()
+            await relaying.cut(target)
+            if isinstance(local, Socket):
+                Path(local.path).unlink(missing_ok=True)
+
+        return self._kept(endpoint(where), close)
+
+    async def expose(self, local: Endpoint, remote: Endpoint) -> Forward:
+        relaying = await self._relaying()
+        try:
+            number, where = await relaying.listen(remote, local)
+        except OSError as error:
+            raise listen_error(error, remote) from error
+
+        async def close() -> None:
+            await relaying.stop_listening(number)
+
+        return self._kept(endpoint(where), close)
+
+    async def check(self) -> None:
+        if self._closed:
+            raise ConnectionLost(f"The connection to container {self._short} is closed.")
+        if self._relay is not None and self._relay.done() and not self._relay.result().alive:
+            raise ConnectionLost(f"The relay in container {self._short} has ended.")
+        try:
+            async with asyncio.timeout(10):
+                why = await self._why_stopped()
+        except (TimeoutError, Unreachable) as error:
+            raise ConnectionLost(f"Container {self._short} cannot be asked for: {error}") from error
+        if why:
+            raise ConnectionLost(why)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for forward in list(self._forwards):
+            await _quietly(forward.close())
+        if self._relay is not None:
+            await _quietly(self._end_relay(self._relay))
+        if self._keeper is not None:
+            await _quietly(self._end_keeper(self._keeper))
+        await asyncio.gather(*(process.abandon() for process in list(self._processes)))
+        await self._engine.close()
+
+    async def _begin(self, command: Command) -> ContainerProcess:
+        if self._closed:
+            raise ConnectionLost(f"The connection to container {self._short} is closed.")
+        size = command.terminal
+        place = (self.address.directory, _plain(command.directory))
+        shape = (str(size.columns), str(size.rows)) if size else ("", "")
+        body: dict[str, Any] = {
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Tty": size is not None,
+            "Cmd": ["/bin/sh", "-c", PROLOGUE, "gridcloud", *place, *shape, *command.words],
+            "Env": [f"{name}={value}" for name, value in command.environment.items()],
+        }
+        if self.address.user:
+            body["User"] = self.address.user
+        _check_text(*body["Cmd"], *body["Env"])
+        try:
+            made = await self._engine.call("POST", f"/containers/{self.address.container}/exec", body)
+            streams = await self._engine.stream(
+                f"/exec/{made['Id']}/start", {"Detach": False, "Tty": size is not None}
+            )
+        except (NotFound, Unreachable) as error:
+            raise ConnectionLost(await self._why_lost(error)) from error
+        process = ContainerProcess(self._engine, made["Id"], streams, size is not None, self._why_stopped)
+        process.on_close = self._processes.discard
+        self._processes.add(process)
+        try:
+            said = await process.first_line()
+            if not said.startswith(b"+ "):
+                if said.startswith(b"- "):
+                    raise NotFound(
+                        f"There is no folder {command.directory or self.address.directory!r} there."
+                    )
+                raise await self._refusal(process, said)
+            process.session = int(said[2:])
+            if size:
+                await process.resize(size)
+        except BaseException:
+            await process.abandon()
+            raise
+        return process
+
+    async def _refusal(self, process: ContainerProcess, said: bytes) -> GridcloudError:
+        """Why a command could not even begin: the engine says so in place of the command's output."""
+        rest = (said + await process.rest()).decode(errors="replace").strip()
+        why = await self._why_stopped()
+        if why:
+            return ConnectionLost(why)
+        return Rejected(
+            f"Container {self._short} cannot run /bin/sh: {rest or 'the engine does not say why'}"
+        )
+
+    async def _once(self, name: str, start: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what ``start`` gives, started at most once, whoever asks first; a failed start is tried again."""
+        task = getattr(self, name)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.ensure_future(start())
+            setattr(self, name, task)
+        return await asyncio.shield(task)
+
+    async def _start_keeper(self) -> ContainerProcess:
+        """Start what signals processes, and ends all of them when we are gone, however that came."""
+        keeper = await self._begin(Command(("/bin/sh", "-c", KEEPER, "keeper")))
+        await keeper.write(b"keeper\n")
+        await keeper.first_line()
+        return keeper
+
+    async def _end_keeper(self, starting: asyncio.Task[ContainerProcess]) -> None:
+        keeper = await starting
+        await keeper.close_input()
+        async with asyncio.timeout(5):
+            await keeper.wait()
+
+    async def _relaying(self) -> Relaying:
+        relaying: Relaying = await self._once("_relay", self._start_relay)
+        if not relaying.alive:
+            raise ConnectionLost(f"The relay in container {self._short} has ended.")
+        return relaying
+
+    async def _start_relay(self) -> Relaying:
+        relaying = Relaying(await self.start(Command(("python3", "-c", BOOT))))
+        await relaying.begin(self._short)
+        return relaying
+
+    async def _end_relay(self, starting: asyncio.Task[Relaying]) -> None:
+        relaying = await starting
+        await relaying.end()
+
+    async def _why_stopped(self) -> str:
+        """Return why the container does not run, "" when it does. Raises Unreachable."""
+        try:
+            state = (await self._engine.call("GET", f"/containers/{self.address.container}/json"))["State"]
+        except NotFound:
+            return f"Container {self._short} is gone."
+        if state.get("Running"):
+            return f"Container {self._short} is paused." if state.get("Paused") else ""
+        why = (
+            "used more memory than it has"
+            if state.get("OOMKilled")
+            else f"ended with {state.get('ExitCode')}"
+        )
+        return f"Container {self._short} {why}."
+
+    async def _why_lost(self, error: GridcloudError) -> str:
+        try:
+            return await self._why_stopped() or str(error)
+        except GridcloudError:
+            return str(error)
+
+    def _kept(self, endpoint: Endpoint, close: Callable[[], Awaitable[None]]) -> Forward:
+        async def close_once() -> None:
+            if forward in self._forwards:
+                self._forwards.remove(forward)
+                await close()
+
+        forward = Forward(endpoint, close_once)
+        self._forwards.append(forward)
+        return forward
+
+
+async def _quietly(work: Awaitable[Any]) -> None:
+    """Do what can be done while closing; the container may be gone already."""
+    try:
+        await work
+    except (GridcloudError, TimeoutError, OSError) as error:
+        log.debug("while closing a connection to a container: %s", error)
+
+
+def _plain(path: str) -> str:
+    """A path that no program takes for an option."""
+    return path if not path or path.startswith("/") else f"./{path}"
+
+
+def _check_text(*texts: str) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                f"{text[:40]!r} is not text: a container engine takes words and values as UTF-8 only."
+            ) from None
