@@ -140,7 +140,7 @@ reserve() {
   place=$directory/$tag/instances/$id
   if [ -f "$place/spec" ]; then
     read -r words <"$place/spec"
-    case $words in *" $boot "*) say "reserved $words"; return ;; esac
+    case $words in *" $boot "*) say "reserved $tag $id half $words"; say "place $place"; return ;; esac
     # Made before the machine last started: nothing of it runs.
     rm -rf -- "$place"
   fi
@@ -173,7 +173,8 @@ reserve() {
   mkdir -p -- "$place" && chmod 711 "$directory/$tag" "$directory/$tag/instances" "$place" &&
     printf '%s\n' "$words" >"$place/spec.new" && mv -f -- "$place/spec.new" "$place/spec" ||
     refuse 70 "the reservation cannot be written in $directory"
-  say "reserved $words"
+  say "reserved $tag $id half $words"
+  say "place $place"
 }
 
 # INSTALLATION ID OWNER MODE AUTHORITY, then the texts PREPARE ENTER LEAVE
