@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import typer.main
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -27,6 +28,12 @@ from gridcloud.instances.model import format_size
 __all__ = ["main"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+INDEX = """# Reference
+
+The pages of this folder are written by `make reference` from the code, and a test compares them. Change the docstring
+or the help text in the code, not the page.
+
+"""
 HEADER = "<!-- Written by `make reference` from {source}. -->\n\n"
 
 
@@ -56,6 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
     if stale:
         print("\nThe reference is not as the code is: run `make reference`.")
     return stale
+
+
+def index_page() -> str:
+    """Return the list of the pages."""
+    lines = [
+        f"- [{(FOLDER / name).read_text(encoding='utf-8').partition('# ')[2].partition(chr(10))[0]}]({name})"
+        for name in PAGES
+        if name != "README.md" and (FOLDER / name).exists()
+    ]
+    return INDEX + "\n".join(lines) + "\n"
 
 
 def errors_page() -> str:
@@ -105,10 +122,21 @@ def configuration_page() -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def command_line_page() -> str:
+    """Return every verb with its arguments and options."""
+    from gridcloud import cli
+
+    command = typer.main.get_command(cli.app)
+    context = command.context_class(command, info_name="gridcloud")
+    return "# The command line\n\n" + "\n\n".join(_commands(command, context, "gridcloud")) + "\n"
+
+
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {
+    "command-line.md": ("gridcloud.cli", command_line_page),
     "configuration.md": ("gridcloud.settings", configuration_page),
     "errors.md": ("gridcloud.errors", errors_page),
     "states.md": ("gridcloud.instances.lifecycle", states_page),
+    "README.md": ("gridcloud", index_page),
 }
 
 WORDS: dict[Any, str] = {
@@ -224,6 +252,31 @@ def _type(annotation: Any) -> str:
     if isinstance(origin, type) and inner:
         return f"list of {_type(inner[0])}"
     return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _commands(command: Any, context: Any, path: str) -> Iterator[str]:
+    """Yield what a command is, what it takes, and the commands within it."""
+    if path != "gridcloud":
+        yield f"## `{path}`"
+    yield inspect.cleandoc(command.help or "").replace("``", "`")
+    takes = [
+        f"| {_names(parameter)} | {_line(getattr(parameter, 'help', '') or '')} |"
+        for parameter in command.get_params(context)
+        if parameter.name != "help" and not getattr(parameter, "hidden", False)
+    ]
+    if takes:
+        yield "| takes | |\n|---|---|\n" + "\n".join(takes)
+    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        inner = command.get_command(context, name)
+        if not inner.hidden:
+            inner_context = inner.context_class(inner, info_name=name, parent=context)
+            yield from _commands(inner, inner_context, f"{path} {name}")
+
+
+def _names(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{(parameter.name or '').upper()}`" + ("" if parameter.required else " (may be left out)")
+    return ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -15,6 +15,14 @@ from tests.leftovers import Leftovers
 # Before anything of gridcloud is imported: no test reads or writes the files of whoever runs it. The path is
 # short because sockets live below it, and a socket's path has 107 bytes at most.
 _HOME = Path(tempfile.mkdtemp(prefix="gct-"))
+# How this computer reaches its package registries, and what was fetched from them, is not gridcloud's.
+for _variable, _theirs in {
+    "NPM_CONFIG_USERCONFIG": ".npmrc",
+    "NPM_CONFIG_CACHE": ".npm",
+    "PIP_CONFIG_FILE": ".config/pip/pip.conf",
+}.items():
+    if (_path := Path.home() / _theirs).exists():
+        os.environ.setdefault(_variable, str(_path))
 for _variable, _folder in {
     "HOME": ".",
     "XDG_CONFIG_HOME": "config",
@@ -27,6 +35,8 @@ for _variable, _folder in {
     os.environ[_variable] = str(_HOME / _folder)
 for _variable in [name for name in os.environ if name.startswith(("GRIDCLOUD_", "JUPYTER"))]:
     del os.environ[_variable]
+
+pytest_plugins = ["tests.labs.fixtures"]
 
 _leftovers = pytest.StashKey[Leftovers]()
 

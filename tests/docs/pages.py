@@ -107,6 +107,10 @@ def private_environment(home: Path) -> dict[str, str]:
         "COLUMNS": "120",
         "NO_COLOR": "1",
         "TERM": "dumb",
-        # So that what a page leaves running is found.
-        "GRIDCLOUD_TEST_RUN": os.environ.get("GRIDCLOUD_TEST_RUN", ""),
+        # How packages are fetched here, and the mark by which what a page leaves running is found.
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("PIP_", "NPM_CONFIG_")) or name == "GRIDCLOUD_TEST_RUN"
+        },
     }

@@ -150,6 +150,22 @@ def test_links_lead_somewhere() -> None:
     assert not dead, "\n".join(dead)
 
 
+def test_every_page_is_reached_from_the_first() -> None:
+    reached: set[Path] = set()
+    waiting = [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached or page.suffix != ".md" or not page.exists():
+            continue
+        reached.add(page)
+        targets = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / target).resolve() for target in targets]
+    lost = {named(page) for page in pages() if page.is_relative_to(ROOT / "docs")} - {
+        named(page) for page in reached
+    }
+    assert not lost, f"no link leads to {sorted(lost)}"
+
+
 def test_stated_output_is_matched() -> None:
     assert expected("one\n...\nlast … words").fullmatch("one\ntwo\nthree\nlast few words\n")
     assert expected("one\n...\nlast").fullmatch("one\nlast\n")
