@@ -1,0 +1,65 @@
+"""The fixtures of the labs, a pytest plugin. What cannot run here is skipped, and said aloud at the end of the run.
+
+`ssh_lab` (once per test process) is an open `machines.Lab`; `start_machine` starts machines in it that end with the
+test; `ssh_machine` is one such machine.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from tests.labs.machines import Lab, Machine, missing_for_machines
+
+__all__ = ["StartMachine", "ssh_lab", "ssh_machine", "start_machine"]
+
+
+_MARK = "NOT TESTED: "
+
+
+class StartMachine(Protocol):
+    """`Lab.start` with a name made up where none is given."""
+
+    def __call__(self, name: str = "", **options: Any) -> Awaitable[Machine]: ...
+
+
+@pytest.fixture(scope="session")
+def ssh_lab() -> Iterator[Lab]:
+    """A private network in which machines can be started."""
+    _skip_without(missing_for_machines)
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def start_machine(ssh_lab: Lab) -> Iterator[StartMachine]:
+    """Start a machine (the options are those of `Lab.start`) that ends with the test."""
+    started: list[Machine] = []
+
+    async def start(name: str = "", **options: Any) -> Machine:
+        machine = await ssh_lab.start(name or ssh_lab.unused_name(), **options)
+        started.append(machine)
+        return machine
+
+    yield start
+    for machine in started:
+        ssh_lab.stop(machine)
+
+
+@pytest.fixture
+async def ssh_machine(start_machine: StartMachine) -> Machine:
+    """One machine with root login, which ends with the test."""
+    return await start_machine()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = {report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)}
+    for reason in sorted(reason for reason in reasons if _MARK in reason):
+        terminalreporter.write_line(reason.removeprefix("Skipped: "), yellow=True, bold=True)
+
+
+def _skip_without(missing: Callable[[], str | None]) -> None:
+    reason = missing()
+    if reason:
+        pytest.skip(_MARK + reason)
