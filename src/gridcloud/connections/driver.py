@@ -11,13 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gridcloud.connections.model import Endpoint
+
+if TYPE_CHECKING:  # asyncssh takes long to import, and most who read the contract need none of it
+    from asyncssh import SSHCertificate, SSHKey, SSHKeyPair
 
 __all__ = [
     "Command",
     "Connection",
+    "Credentials",
     "ForkServing",
     "Forward",
     "Process",
@@ -154,3 +158,19 @@ class ForkServing(Protocol):
     async def fork(self, command: Command, log: str) -> int | None:
         """Start ``command`` detached, in a session of its own, output appended to the file ``log``; return its
         process id there, or None when no fork server has this program (the caller then starts it plainly)."""
+
+
+class Credentials(Protocol):
+    """Where keys come from. Addresses name them; only what opens a connection sees them."""
+
+    async def private_key(self, reference: str) -> SSHKey | SSHKeyPair:
+        """Return the private key for a reference (file:PATH, env:NAME, agent:; empty: the service's own key).
+
+        Raises NotFound when there is none, Forbidden when it may not be read.
+        """
+
+    async def user_certificate(self, principal: str) -> tuple[SSHKey, SSHCertificate]:
+        """Return a key and a short-lived certificate of our own authority for ``principal``.
+
+        Raises NotFound when this installation has no authority.
+        """

@@ -1,0 +1,78 @@
+"""Whom to believe: host keys are pinned in the address or vouched for by an authority named there, and nothing else.
+
+No file of the machine or the user is read (``known_hosts``, ``ssh_config``), and an unknown key is never accepted.
+"""
+
+from __future__ import annotations
+
+import asyncssh
+
+from gridcloud.connections.model import SSHAddress
+from gridcloud.errors import InvalidSettings, Untrusted
+
+__all__ = ["Witness", "known_hosts", "untrusted"]
+
+KnownHosts = tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]
+
+
+class Witness(asyncssh.SSHClient):
+    """Remembers the key that a host showed and that was not believed, so that the refusal can name it."""
+
+    def __init__(self) -> None:
+        self.seen: asyncssh.SSHKey | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Called for a key that is not pinned: never believed."""
+        self.seen = key
+        return False
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Called for an authority that is not named in the address: never believed."""
+        self.seen = key
+        return False
+
+
+def known_hosts(address: SSHAddress) -> KnownHosts:
+    """Return what asyncssh compares a host with. Raises Untrusted when nothing is pinned, InvalidSettings."""
+    if not address.host_keys and not address.host_authorities:
+        raise Untrusted(
+            f"No host key is pinned for {address.host}:{address.port}, so nobody can tell whether it is that machine.",
+            remedy=(
+                f"Run `ssh-keyscan -p {address.port} {address.host}`, compare the fingerprint with the one the machine"
+                " shows on its console (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`), and put the line into"
+                " host_keys, or name the authority that signs its host certificate in host_authorities."
+            ),
+        )
+    return (
+        [_read(address, line) for line in address.host_keys],
+        [_read(address, line) for line in address.host_authorities],
+        [],
+    )
+
+
+def untrusted(address: SSHAddress, seen: asyncssh.SSHKey | None, cause: str) -> Untrusted:
+    """Return the refusal that names the host, what was expected and what was seen."""
+    keys, authorities, _ = known_hosts(address)
+    expected = [f"{_kind(key)} {key.get_fingerprint()}" for key in keys]
+    expected += [f"a certificate by {_kind(key)} {key.get_fingerprint()}" for key in authorities]
+    shown = f"{_kind(seen)} {seen.get_fingerprint()}" if seen is not None else f"none of these ({cause})"
+    return Untrusted(
+        f"HOST KEY MISMATCH: {address.host}:{address.port} is not the machine that was pinned, or somebody is in"
+        f" between. Expected {' or '.join(expected)}; it showed {shown}. Nothing was sent to it.",
+        remedy="If the machine was reinstalled, compare its new key on its console and pin that one.",
+        details={"host": address.host, "port": address.port, "expected": expected, "seen": shown},
+    )
+
+
+def _read(address: SSHAddress, line: str) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_public_key(line)
+    except (asyncssh.KeyImportError, ValueError) as error:
+        raise InvalidSettings(
+            f"{line[:60]!r} is no public key of {address.host}: {error}.",
+            remedy="Write host keys as in a .pub file: 'ssh-ed25519 AAAA…'.",
+        ) from error
+
+
+def _kind(key: asyncssh.SSHKey) -> str:
+    return key.get_algorithm()
