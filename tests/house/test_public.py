@@ -100,8 +100,10 @@ def _has_code(module: Module) -> bool:
 
 def _public(module: Module) -> list[str] | None:
     for node in module.tree.body:
-        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "__all__" for target in node.targets):
-            return [str(name) for name in ast.literal_eval(node.value)]
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(ast.unparse(target) == "__all__" for target in targets):
+                return [str(name) for name in ast.literal_eval(node.value)]
     return None
 
 
