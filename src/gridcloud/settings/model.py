@@ -1,0 +1,161 @@
+"""What may be configured: one frozen class per section, every field with its help."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gridcloud.errors import GridcloudError
+from gridcloud.settings.values import Duration, Size
+
+__all__ = [
+    "PROVIDER_NAME",
+    "DefaultSettings",
+    "HubSettings",
+    "LimitSettings",
+    "ProviderSettings",
+    "ServiceSettings",
+    "SessionSettings",
+    "Settings",
+    "StoreSettings",
+]
+
+PROVIDER_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProviderSettings(Section):
+    """What every provider's entry has; each driver's ``Settings`` extends it. Every field carries help."""
+
+    driver: str = Field(description="the driver that serves this entry: local, container, ssh, …")
+    price: Decimal = Field(
+        default=Decimal(0), ge=0, description="price per hour of the whole, in the currency set"
+    )
+    location: str = Field(default="", description="where it is, in any words; requests may ask for it")
+
+
+class DefaultSettings(Section):
+    """What a request asks for where it does not say."""
+
+    cpus: float = Field(default=1, gt=0, le=1_000_000, description="CPU cores")
+    memory: Size = Field(default=1024**3, description="memory, e.g. 4GiB")
+    time: Duration = Field(default=0, description="time limit, e.g. 8h; 0: the longest allowed")
+
+
+class LimitSettings(Section):
+    """How long things may take, and how often they are tried."""
+
+    time: Duration = Field(default=0, description="longest life of an instance, e.g. 2d; 0: no end")
+    warning: Duration = Field(default=600, description="time between the warning and the end of an instance")
+    instances: int = Field(
+        default=0, ge=0, description="instances that one owner may have at once; 0: any number"
+    )
+    offers: Duration = Field(default=10, ge=1, description="longest wait for a provider's offers")
+    start: Duration = Field(
+        default=900, ge=1, description="longest time from a chosen offer to a machine that answers"
+    )
+    configure: Duration = Field(default=3600, ge=1, description="longest time for configuring a machine")
+    attempts: int = Field(
+        default=5, ge=1, le=100, description="tries of a step that fails for a passing reason"
+    )
+    retry_first: float = Field(
+        default=1.0, gt=0, le=3600, description="seconds before the second try; then doubled"
+    )
+    retry_longest: float = Field(
+        default=60.0, gt=0, le=86400, description="longest pause between two tries in seconds"
+    )
+
+
+class HubSettings(Section):
+    """JupyterHub, as `gridcloud up` starts it."""
+
+    bind: str = Field(default="127.0.0.1", description="address that the hub's proxy listens on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port that the hub's proxy listens on; 0: any free one"
+    )
+    base_url: str = Field(
+        default="/", pattern=r"^/([\w.~-]+/)*$", description="path that all pages lie under: /…/"
+    )
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="URL that people type, where a server stands before",
+    )
+    authenticator: str = Field(
+        default="",
+        description="JupyterHub authenticator (name or class); empty: one link to log in, printed at start",
+    )
+    allowed_users: tuple[str, ...] = Field(
+        default=(), description="users who may log in, for an authenticator"
+    )
+    admin_users: tuple[str, ...] = Field(default=(), description="users who may administer the hub")
+
+
+class ServiceSettings(Section):
+    """The service's HTTPS door; its private socket is always there."""
+
+    host: str = Field(
+        default="", description="address to listen on with HTTPS; empty: only the private socket"
+    )
+    port: int = Field(default=8443, ge=0, le=65535, description="port to listen on; 0: any free one")
+    certificate: str = Field(default="", description="file of the certificate and its chain (PEM)")
+    key: str = Field(
+        default="", description="file of the certificate's private key (PEM), readable by its owner only"
+    )
+
+
+class SessionSettings(Section):
+    """What a session on an instance is."""
+
+    command: tuple[str, ...] = Field(
+        default=("jupyterhub-singleuser",),
+        min_length=1,
+        description="program that serves a session, with its arguments",
+    )
+    packages: tuple[str, ...] = Field(
+        default=(), description="Python packages that an instance must have before its session starts"
+    )
+    idle: Duration = Field(
+        default=0, description="stop a session after this long without use, e.g. 1h; 0: never"
+    )
+    start: Duration = Field(
+        default=180, ge=1, description="longest time from the program's start to its first answer"
+    )
+
+
+class StoreSettings(Section):
+    """Where records are kept."""
+
+    url: str = Field(
+        default="",
+        description="postgresql+psycopg://USER@HOST/DATABASE, or a file; empty: a file in the data folder",
+    )
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    providers: dict[Annotated[str, Field(pattern=PROVIDER_NAME)], ProviderSettings | GridcloudError] = Field(
+        default_factory=dict,
+        description="sources of capacity by name; an entry whose driver cannot be loaded holds the error instead",
+    )
+    currency: str = Field(
+        default="EUR", pattern=r"^[A-Z]{3}$", description="currency of all prices (ISO 4217)"
+    )
+    defaults: DefaultSettings = Field(
+        default_factory=DefaultSettings, description="what requests ask for by default"
+    )
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="times and numbers")
+    hub: HubSettings = Field(default_factory=HubSettings, description="JupyterHub")
+    service: ServiceSettings = Field(default_factory=ServiceSettings, description="the service's HTTPS door")
+    session: SessionSettings = Field(default_factory=SessionSettings, description="sessions on instances")
+    store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
