@@ -1,0 +1,66 @@
+"""The reference of all settings, generated from the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from gridcloud import plugins
+from gridcloud.errors import DriverUnavailable
+from gridcloud.settings.model import ProviderSettings, Settings
+from gridcloud.settings.reading import PREFIX, sections
+
+__all__ = ["reference"]
+
+
+def reference() -> str:
+    """Return all settings as Markdown tables: the sections, then each installed driver's own keys."""
+    parts = ["## Top level\n", _table((), Settings, skip={*sections(), "providers"})]
+    for name, kind in sections().items():
+        parts += [f"## `{name}`\n", f"{_first_line(kind)}\n", _table((name,), kind)]
+    parts += ["## `providers.NAME`\n", "What every provider's entry has.\n", _table(None, ProviderSettings)]
+    for driver in plugins.names("instances"):
+        try:
+            settings = plugins.load("instances", driver).Settings
+        except DriverUnavailable as error:
+            parts += [f"### `driver: {driver}`\n", f"{error}\n"]
+            continue
+        parts += [
+            f"### `driver: {driver}`\n",
+            f"{_first_line(settings)}\n",
+            _table(None, settings, skip=set(ProviderSettings.model_fields)),
+        ]
+    return "\n".join(parts)
+
+
+def _table(above: tuple[str, ...] | None, kind: type[BaseModel], skip: Iterable[str] = ()) -> str:
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in kind.model_fields.items():
+        if name in set(skip):
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        written = "required" if default is PydanticUndefined else f"`{_spell(default)}`"
+        key = f"`{name}`"
+        if above is not None:
+            key += f"<br>`{PREFIX}{'__'.join([*above, name]).upper()}`"
+        lines.append(f"| {key} | {written} | {_cell(field.description or '')} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "No keys of its own.\n"
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _cell(str(value)) if value not in ("", None) else "''" if value == "" else "null"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _first_line(kind: type[BaseModel]) -> str:
+    return (kind.__doc__ or "").strip().partition("\n")[0]
