@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gridcloud.instances.model import format_size
+from gridcloud import settings
 
 __all__ = ["main"]
 
@@ -106,19 +106,17 @@ def states_page() -> str:
 
 
 def configuration_page() -> str:
-    """Return every key of the configuration file with its type, default and help, the drivers' own included."""
-    from gridcloud import settings
-
-    parts = ["# The configuration file", inspect.cleandoc(settings.__doc__ or "")]
-    whole = getattr(settings, "Settings", None)
-    if whole is not None:
-        parts += _sections("The whole file", whole, set())
-    for group, title in (("gridcloud.instances", "`driver: {}`"), ("gridcloud.configurers", "`use: {}`")):
-        for point in sorted(entry_points(group=group), key=lambda point: point.name):
-            if find_spec(point.module.rpartition(".")[0]) and find_spec(point.module):
-                parts += _sections(
-                    title.format(point.name), point.load().Settings, {settings.ProviderSettings}
-                )
+    """Return every key of the configuration file, those within a driver's keys and of configurers included."""
+    parts = ["# The configuration file", _plain(settings), settings.reference().rstrip()]
+    for point in _drivers("gridcloud.instances"):
+        parts += _inner_sections(
+            f"`driver: {point.name}`", point.load().Settings, {settings.ProviderSettings}, 3
+        )
+    parts.append(
+        "## `configure:`\n\nAn entry names its configurer as `use:`; the rest is what that one takes."
+    )
+    for point in _drivers("gridcloud.configurers"):
+        parts += _sections(f"`use: {point.name}`", point.load().Settings, set(), 3)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -173,6 +171,19 @@ def _fence_indented(text: str) -> str:
     return "\n".join(lines).replace("\n\n```\n", "\n```\n\n")
 
 
+def _plain(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").replace("``", "`")
+
+
+def _drivers(group: str) -> list[EntryPoint]:
+    """Return our drivers of a kind by name, whether or not somebody else's are installed as well."""
+    found = [point for point in entry_points(group=group) if point.module.startswith("gridcloud.drivers.")]
+    return sorted(
+        (point for point in found if find_spec(point.module.rpartition(".")[0]) and find_spec(point.module)),
+        key=lambda point: point.name,
+    )
+
+
 def _member_rows(enumeration: type) -> str:
     """Return a row for each member of an enumeration with the docstring that follows it."""
     source = ast.parse(textwrap.dedent(inspect.getsource(enumeration)))
@@ -185,20 +196,24 @@ def _member_rows(enumeration: type) -> str:
     return "\n".join(rows)
 
 
-def _sections(title: str, model: type[BaseModel], shown: set[type], depth: int = 2) -> Iterator[str]:
+def _sections(title: str, model: type[BaseModel], shown: set[type], depth: int) -> Iterator[str]:
     """Yield a heading, what the model says, its table of keys, and the models within it."""
     if model in shown:
         return
     shown.add(model)
     yield f"{'#' * depth} {title}"
-    yield inspect.cleandoc(model.__doc__ or "").replace("``", "`")
+    yield _plain(model)
     rows = [_row(model, name, field) for name, field in model.model_fields.items()]
     yield (
         "| key | type | default | |\n|---|---|---|---|\n" + "\n".join(rows) if rows else "No keys of its own."
     )
+    yield from _inner_sections(title, model, shown, depth + 1)
+
+
+def _inner_sections(title: str, model: type[BaseModel], shown: set[type], depth: int) -> Iterator[str]:
     for name, field in model.model_fields.items():
         for inner in _models(field.annotation):
-            yield from _sections(f"`{field.alias or name}` of {title}", inner, shown, min(depth + 1, 4))
+            yield from _sections(f"`{field.alias or name}` of {title}", inner, shown, min(depth, 4))
 
 
 def _row(model: type[BaseModel], name: str, field: FieldInfo) -> str:
@@ -221,7 +236,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if _field_type(field) == "size":
-        return f"`{format_size(value)}`"
+        return f"`{settings.format_size(value)}`"
     return f"`{value.value if isinstance(value, Enum) else value}`"
 
 
