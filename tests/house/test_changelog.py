@@ -10,5 +10,7 @@ from tests.house.source import ROOT
 def test_fragments_are_named_and_filled() -> None:
     for path in sorted((ROOT / "changelog.d").glob("*")):
         if path.name != "README.md":
-            assert re.fullmatch(r"(\d+|\+[a-z0-9-]+)\.(added|changed|fixed|security)\.md", path.name), path.name
+            assert re.fullmatch(r"(\d+|\+[a-z0-9-]+)\.(added|changed|fixed|security)\.md", path.name), (
+                path.name
+            )
             assert path.read_text(encoding="utf-8").strip().endswith("."), f"{path.name}: write a sentence"
