@@ -278,7 +278,9 @@ while :; do
   # Unquoted on purpose: one word per process.
   [ -z "$left" ] || kill -KILL $left 2>/dev/null
   each_group | while read -r group; do find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; done
-  [ -n "$left$(each_group)" ] && [ $tries -lt 50 ] || break
+  remaining=$left
+  [ "$(id -u)" != 0 ] || remaining=$left$(each_group)
+  [ -n "$remaining" ] && [ $tries -lt 50 ] || break
   tries=$((tries + 1))
   sleep 0.05 2>/dev/null || sleep 1
 done
