@@ -157,8 +157,11 @@ class ContainerConnection(Connection):
             streams = await self._engine.stream(
                 f"/exec/{made['Id']}/start", {"Detach": False, "Tty": size is not None}
             )
-        except (NotFound, Unreachable) as error:
-            raise ConnectionLost(await self._why_lost(error)) from error
+        except GridcloudError as error:
+            why = await self._why_lost(error)
+            if why or isinstance(error, Unreachable):
+                raise ConnectionLost(why or str(error)) from error
+            raise
         process = ContainerProcess(self._engine, made["Id"], streams, size is not None, self._why_stopped)
         process.on_close = self._processes.discard
         self._processes.add(process)
@@ -241,7 +244,7 @@ class ContainerConnection(Connection):
 
     async def _why_lost(self, error: GridcloudError) -> str:
         try:
-            return await self._why_stopped() or str(error)
+            return await self._why_stopped()
         except GridcloudError:
             return str(error)
 

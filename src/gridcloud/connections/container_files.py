@@ -57,15 +57,18 @@ async def put(connection: Connection, source: Path, target: str, progress: Progr
     process = await connection.start(Command(("/bin/sh", "-c", RECEIVE, "receive", _plain(target))))
     said = asyncio.gather(drain(process.stdout()), drain(process.stderr()))
     pipe = _Pipe(process)
+    ended = asyncio.ensure_future(process.wait())
+    ended.add_done_callback(lambda _: pipe.stop())
     try:
         await _in_thread(pipe, archives.pack, source, pipe, progress)
+    except InterruptedError:
+        pass  # the other side has ended, and says why below
     except OSError as error:
         await process.signal("KILL")
         raise _file_error(str(error), str(source), error) from error
     finally:
         await asyncio.shield(process.close_input())
-    code = await process.wait()
-    if code:
+    if await ended:
         raise _file_error((await said)[1], target)
 
 

@@ -63,13 +63,14 @@ class Relaying:
             if not self._serving.done():
                 raise
             code = await self._process.wait()
-            if code in (126, 127):
+            complaint = await self._complaint
+            if code in (126, 127) or "ModuleNotFoundError" in complaint:
                 raise Rejected(
-                    f"Container {container} has no python3, which carries its ports.",
+                    f"Container {container} has no whole python3, which carries its ports.",
                     remedy="Use an image with python3 in its PATH.",
                 ) from None
             raise ConnectionLost(
-                f"The relay in container {container} ended with {code}: {await self._complaint}"
+                f"The relay in container {container} ended with {code}: {complaint}"
             ) from None
 
     async def carry(self, target: bytes, streams: multiplexer.Streams) -> None:

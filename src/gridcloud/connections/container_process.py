@@ -9,15 +9,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gridcloud.connections.driver import Process, TerminalSize
 from gridcloud.connections.engine import Engine
-from gridcloud.errors import ConnectionLost, GridcloudError, InvalidRequest, NotFound, TimedOut, Unreachable
+from gridcloud.errors import (
+    ConnectionLost,
+    GridcloudError,
+    InvalidRequest,
+    NotFound,
+    TimedOut,
+    Transient,
+    Unreachable,
+)
 
 __all__ = ["ContainerProcess", "drain"]
 
 BUFFER = 1 << 20
 """Bytes of a stream kept while nobody reads it; then the process waits."""
 
+ROOM = 1 << 16
+"""Bytes of input kept before a writer has to wait."""
+
 POLL = 2
-"""Seconds after which a process is asked for, whose streams may be held open by what it left behind."""
+"""Seconds, at most, after which a process is asked for, whose streams may be held open by what it left behind."""
 
 _SIGNAL = re.compile(r"[A-Z][A-Z0-9+-]{1,15}")
 
@@ -53,11 +64,18 @@ class ContainerProcess(Process):
     async def write(self, data: bytes) -> None:
         if self._following.done() or self._input_closed:
             return
+        if self._writer.transport.is_closing():
+            return
+        self._writer.write(data)
+        if self._writer.transport.get_write_buffer_size() < ROOM:
+            return
+        # An engine may stop reading what is meant for a process that has ended, without closing the stream.
+        draining = asyncio.ensure_future(self._writer.drain())
         try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError:
-            pass  # it no longer reads, or the engine is gone: `wait` tells which
+            await asyncio.wait([draining, self._following], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
 
     async def close_input(self) -> None:
         if self._input_closed:
@@ -92,9 +110,10 @@ class ContainerProcess(Process):
             query = {"h": size.rows, "w": size.columns}
             try:
                 await self._engine.call("POST", f"/exec/{self._execution}/resize", query=query)
-            except (GridcloudError, TypeError):
-                if not self._pumping.done():
+            except GridcloudError as error:
+                if isinstance(error, Transient):
                     raise
+                # it has just ended
 
     async def first_line(self) -> bytes:
         """Return the first line of output, at most 4 KiB, without its end; shorter when the output ended."""
@@ -140,22 +159,22 @@ class ContainerProcess(Process):
 
     async def _follow(self) -> int:
         """Find out how it ended: mostly at the end of its streams, which what it left behind may hold open."""
-        pause = 0.005
+        waited, pause = 0.1, 0.005
         try:
             while True:
                 if not self._pumping.done():
-                    await asyncio.wait([self._pumping], timeout=POLL)
+                    await asyncio.wait([self._pumping], timeout=(waited := min(waited * 2, POLL)))
                 else:
                     await asyncio.sleep(pause := min(pause * 2, POLL))
                 code = await self._exit_code()
                 if code is not None:
                     return code
         finally:
-            if self.on_end is not None and not self._connection._closed:
-                await _quietly(self.on_end())
             self._input_closed = True
+            if self.on_end is not None:
+                await self.on_end()
             if self._pumping.done():
-                self._writer.close()
+                self._writer.transport.abort()
                 if self.on_close is not None:
                     self.on_close(self)
 
