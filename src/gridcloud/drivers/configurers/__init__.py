@@ -1,0 +1,1 @@
+"""Configurers that come with gridcloud."""
