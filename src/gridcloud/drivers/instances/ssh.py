@@ -162,7 +162,9 @@ class SSHDriver(InstanceDriver):
         for label, answer in (await ask_all(hosts, remove, 2 * CHANGE_SECONDS)).items():
             # Where no host key is pinned nothing was ever made.
             if isinstance(answer, GridcloudError) and not isinstance(answer, InvalidSettings):
-                raise Transient(f"It is not certain that {instance_id} is gone from {label}: {answer}") from answer
+                raise Transient(
+                    f"It is not certain that {instance_id} is gone from {label}: {answer}"
+                ) from answer
         self._notes.drop(instance_id)
 
     async def holdings(self) -> Sequence[Holding]:
@@ -206,7 +208,8 @@ class SSHDriver(InstanceDriver):
     def _host(self, label: str, address: SSHAddress) -> Host:
         host = self._hosts.get(label)
         if host is None or host.address != address:
-            host = self._hosts[label] = Host(label, address, self.settings.directory, self.context)
+            accounts = self.settings.accounts != "login" and bool(self.context.user_authority)
+            host = self._hosts[label] = Host(label, address, self.settings.directory, self.context, accounts)
         return host
 
     def _holder(self, label: str, address: dict[str, Any]) -> Host:
@@ -229,7 +232,7 @@ class SSHDriver(InstanceDriver):
         return "gc-" + hashlib.sha256(words).hexdigest()[:12]
 
     def _mode(self, entry: SSHHost, facts: Facts) -> Mode:
-        able = facts.may_make_accounts and bool(self.context.user_authority)
+        able = facts.may_make_accounts and bool(self.context.user_authority)  # as Host.run has it
         if self.settings.accounts == "login" or (self.settings.accounts == "auto" and not able):
             return "login"
         if not able:
@@ -296,12 +299,16 @@ class SSHDriver(InstanceDriver):
             shape=shape,
             location=entry.location or self.settings.location,
             available=not why_not,
-            why_not=f"{entry.label}: {why_not}" if why_not and not why_not.startswith(entry.label) else why_not,
+            why_not=f"{entry.label}: {why_not}"
+            if why_not and not why_not.startswith(entry.label)
+            else why_not,
             possible=possible,
             choice={"host": entry.label},
         )
 
-    def _reserve_words(self, spec: Spec, entry: SSHHost, facts: Facts, owner: str, mode: Mode) -> tuple[str, ...]:
+    def _reserve_words(
+        self, spec: Spec, entry: SSHHost, facts: Facts, owner: str, mode: Mode
+    ) -> tuple[str, ...]:
         request = spec.request
         whole = self._whole(entry, facts, None, request)
         asked = (math.ceil(request.cpus * 1000), request.memory, request.gpus, request.disk)
@@ -332,7 +339,9 @@ class SSHDriver(InstanceDriver):
 
     def _observation(self, instance_id: str, handle: Handle, host: Host, survey: Survey) -> Observation:
         wanted = (self._tag, instance_id)
-        one = next((one for one in survey.reservations if (one.installation, one.instance_id) == wanted), None)
+        one = next(
+            (one for one in survey.reservations if (one.installation, one.instance_id) == wanted), None
+        )
         if one is None:
             return Observation(phase=Phase.GONE, detail=f"{host.name} holds it no longer")
         if one.boot != survey.boot or one.boot != handle.data.get("boot", one.boot):
@@ -378,7 +387,8 @@ def _fitting(request: Request, gpus: Sequence[GPU]) -> list[GPU]:
     return [
         gpu
         for gpu in gpus
-        if request.gpu_model.lower() in gpu.model.lower() and (not gpu.memory or gpu.memory >= request.gpu_memory)
+        if request.gpu_model.lower() in gpu.model.lower()
+        and (not gpu.memory or gpu.memory >= request.gpu_memory)
     ]
 
 

@@ -36,14 +36,21 @@ async def check_host(host: Host, accounts: Literal["auto", "per-owner", "login"]
         return [_wrong(host, error.message, error.remedy or by_hand)]
     trusted = "its host key is the pinned one" if host.address.host_keys else "its host certificate is ours"
     answers = f"Answers as {facts.user}, and {trusted} ({facts.kernel})."
-    return [_fine(host, answers), _account(host, facts, accounts), _room(host, facts, survey), _programs(host, facts)]
+    return [
+        _fine(host, answers),
+        _account(host, facts, accounts),
+        _room(host, facts, survey),
+        _programs(host, facts),
+    ]
 
 
 async def _unpinned(host: Host) -> Finding:
     try:
         key = await host.seen_key()
     except GridcloudError as error:
-        return _wrong(host, f"No host key is pinned, and it does not answer: {error}", "Pin its key with host_keys.")
+        return _wrong(
+            host, f"No host key is pinned, and it does not answer: {error}", "Pin its key with host_keys."
+        )
     return _wrong(
         host,
         f"No host key is pinned, so nothing is sent to it. It shows {key.split()[0]} {fingerprint(key)}.",
@@ -58,7 +65,9 @@ async def _mistrusted(host: Host, error: Untrusted) -> Finding:
         shown = f" It shows {key.split()[0]} {fingerprint(key)}."
     except GridcloudError:
         shown = ""
-    pinned = ", ".join(fingerprint(key) for key in host.address.host_keys) or "a certificate of a host authority"
+    pinned = (
+        ", ".join(fingerprint(key) for key in host.address.host_keys) or "a certificate of a host authority"
+    )
     return _wrong(
         host,
         f"It is not the machine that is pinned ({pinned}), or somebody stands in between.{shown} {error.message}",
@@ -72,9 +81,15 @@ def _account(host: Host, facts: Facts, accounts: str) -> Finding:
     if facts.may_make_accounts:
         return _fine(host, f"Every owner has an account ({'root' if facts.root else 'by sudo'}).")
     missing = sorted({"useradd", "userdel", "su"} - facts.programs)
-    why = f"{', '.join(missing)} missing" if facts.root or facts.sudo else "neither root nor sudo without a password"
+    why = (
+        f"{', '.join(missing)} missing"
+        if facts.root or facts.sudo
+        else "neither root nor sudo without a password"
+    )
     if accounts == "per-owner":
-        return _wrong(host, f"No accounts can be made: {why}.", "Log in as root, allow sudo, or set 'accounts: login'.")
+        return _wrong(
+            host, f"No accounts can be made: {why}.", "Log in as root, allow sudo, or set 'accounts: login'."
+        )
     return _fine(host, f"No accounts can be made ({why}): it serves one owner at a time.")
 
 

@@ -130,6 +130,8 @@ class Host:
     address: SSHAddress
     directory: str
     context: Context
+    accounts: bool = True
+    """Whether owners are to have accounts, where that is possible: sudo serves for nothing else."""
     _connection: Connection | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _facts: Facts | None = None
@@ -148,15 +150,20 @@ class Host:
         """Return what is reserved on the host now. Raises as `run` does."""
         return parse_survey(self.name, await self.run("survey"))
 
-    async def run(self, verb: str, *words: str, seconds: float = ANSWER_SECONDS, privileged: bool = True) -> str:
+    async def run(
+        self, verb: str, *words: str, seconds: float = ANSWER_SECONDS, privileged: bool = True
+    ) -> str:
         """Run a verb of the script and return its answer.
 
         Raises what its refusal means (see REFUSALS), Unreachable, TimedOut, Untrusted, Forbidden.
         """
         sudo: tuple[str, ...] = ()
-        if privileged and (facts := await self.facts()).sudo:
-            sudo = ("sudo", "-n") if not facts.root else ()
-        command = Command((*sudo, "sh", "-c", SCRIPT, "gridcloud", verb, self.directory, *words), directory="/")
+        if privileged and self.accounts:
+            facts = await self.facts()
+            sudo = ("sudo", "-n") if facts.may_make_accounts and not facts.root else ()
+        command = Command(
+            (*sudo, "sh", "-c", SCRIPT, "gridcloud", verb, self.directory, *words), directory="/"
+        )
         for attempt in (1, 2):
             fresh = self._connection is None
             try:

@@ -41,7 +41,9 @@ def read_known_hosts(path: Path, host: str, port: int) -> tuple[tuple[str, ...],
         if _names(words[0], place):
             found[mark].append(" ".join(words[1:3]))
     revoked = set(found["@revoked"])
-    keys, authorities = (tuple(key for key in found[mark] if key not in revoked) for mark in ("", "@cert-authority"))
+    keys, authorities = (
+        tuple(key for key in found[mark] if key not in revoked) for mark in ("", "@cert-authority")
+    )
     return keys, authorities
 
 

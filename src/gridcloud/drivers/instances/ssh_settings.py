@@ -21,6 +21,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _check_key(line: str) -> str:
+    line = line.strip()
     if not is_public_key(line):
         raise ValueError("must be a public key line such as 'ssh-ed25519 AAAA…'")
     return " ".join(line.split()[:2])
@@ -50,17 +51,23 @@ class SSHMachine(BaseModel):
 
     host: Word = Field(description="name or address of the machine")
     port: int = Field(default=22, ge=1, le=65535, description="port of its SSH server")
-    user: Word = Field(description="account to log in with: root, one that may use sudo without a password, or any")
+    user: Word = Field(
+        description="account to log in with: root, one that may use sudo without a password, or any"
+    )
     host_keys: Keys = Field(
-        default=(), description="the machine's host key, or several, as public key lines; nothing else is accepted"
+        default=(),
+        description="the machine's host key, or several, as public key lines; nothing else is accepted",
     )
     host_authorities: Keys = Field(
         default=(), description="public keys of authorities whose host certificates are accepted"
     )
     key: str = Field(
-        default="", description="private key to log in with: file:PATH, env:NAME or agent:; empty: the provider's"
+        default="",
+        description="private key to log in with: file:PATH, env:NAME or agent:; empty: the provider's",
     )
-    jump: SSHMachine | None = Field(default=None, description="machine to go through, described in the same way")
+    jump: SSHMachine | None = Field(
+        default=None, description="machine to go through, described in the same way"
+    )
 
     @property
     def label(self) -> str:
@@ -90,7 +97,9 @@ class SSHHost(SSHMachine):
     """One machine of the pool."""
 
     cpus: float | None = Field(default=None, gt=0, description="CPU cores to give; all it has when not given")
-    memory: Size | None = Field(default=None, description="memory to give, e.g. 60GiB; all it has when not given")
+    memory: Size | None = Field(
+        default=None, description="memory to give, e.g. 60GiB; all it has when not given"
+    )
     gpus: int | None = Field(default=None, ge=0, description="GPUs to give; all it has when not given")
     location: str = Field(default="", description="where it is; the provider's when not given")
     price: Decimal | None = Field(
@@ -116,10 +125,12 @@ class SSHSettings(ProviderSettings):
         description="private key to log in with: file:PATH, env:NAME or agent:; empty: the key of this gridcloud",
     )
     known_hosts: Path | None = Field(
-        default=None, description="known_hosts file for those machines that have no host_keys or host_authorities"
+        default=None,
+        description="known_hosts file for those machines that have no host_keys or host_authorities",
     )
     directory: Annotated[str, AfterValidator(_check_directory)] = Field(
-        default="", description="folder on the hosts; /var/lib/gridcloud for root, else ~/.gridcloud, when not given"
+        default="",
+        description="folder on the hosts; /var/lib/gridcloud for root, else ~/.gridcloud, when not given",
     )
     accounts: Literal["auto", "per-owner", "login"] = Field(
         default="auto",
@@ -127,7 +138,8 @@ class SSHSettings(ProviderSettings):
         "account we log in with, and a host serves one owner at a time; auto: per-owner where it can be",
     )
     keep_homes: bool = Field(
-        default=False, description="keep an owner's account (locked) and home when the last instance has ended"
+        default=False,
+        description="keep an owner's account (locked) and home when the last instance has ended",
     )
     reserve: SSHReserve = Field(default=SSHReserve(), description="what is kept back on each host")
     processes: int = Field(default=4096, ge=16, description="processes and threads of one instance, at most")
