@@ -66,7 +66,7 @@ KEEPER = (
     ' +) groups="$groups $2";;'
     ' -) old=$groups; groups="";'
     " for g in $old; do"
-    ' if [ "$g" != $2 ] || kill -0 -- -$g 2>/dev/null; then groups="$groups $g"; fi;'
+    ' if [ "$g" != $2 ] || kill -s 0 -- -$g 2>/dev/null; then groups="$groups $g"; fi;'
     " done;;"
     " signal) strike $2 $3;;"
     ' ping) printf "%s\\n" pong;;'
@@ -78,7 +78,7 @@ KEEPER = (
     " for g in $groups; do strike TERM $g; done;"
     " for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do"
     ' left="";'
-    ' for g in $groups; do if kill -0 -- -$g 2>/dev/null || [ -n "$(members $g)" ]; then left="$left $g"; fi; done;'
+    ' for g in $groups; do if [ -n "$(members $g)" ]; then left="$left $g"; fi; done;'
     " groups=$left;"
     ' if [ -z "$groups" ]; then exit 0; fi;'
     " sleep 0.1 2>/dev/null || sleep 1;"
