@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from gridcloud.connections import programs
 from gridcloud.connections.driver import Command
 from gridcloud.connections.forkserver import ForkServer, Program
+from gridcloud.connections.local import LocalConnection
+from gridcloud.connections.model import LocalAddress
 from gridcloud.errors import InvalidRequest
 
 TOY = Program("toy", "tests.connections.toy_program", preload=("json", "time"))
@@ -46,7 +49,9 @@ async def run(server: ForkServer, folder: Path, *words: str, **more: Any) -> int
 async def ended(folder: Path) -> int:
     """Return the exit code once it is written."""
     await until((folder / "exit").exists)
-    return int((folder / "exit").read_text())
+    pid, code = (folder / "exit").read_text().split()
+    assert (folder / "pid").read_text().split()[0] == pid
+    return int(code)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -204,6 +209,29 @@ async def test_the_socket_is_private(server: ForkServer) -> None:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     assert server.alive
+
+
+async def test_detached_programs_of_this_computer_are_forked(server: ForkServer, tmp_path: Path) -> None:
+    connection = await LocalConnection.open(LocalAddress(directory=str(tmp_path)), server)
+    try:
+        command = Command(("toy", "tell"), {"ONE": "1"})
+        program = await programs.launch(connection, command, name="first", folder="programs")
+        folder = tmp_path / "programs" / "first"
+        seen = await told(folder)
+        assert seen["pid"] == program.pid != seen["imported_in"]
+        assert seen["environment"]["ONE"] == "1"
+        assert seen["directory"] == str(tmp_path)
+        assert await programs.status(connection, program) == programs.Exited(0)
+        program = await programs.launch(
+            connection, Command(("toy", "sleep")), name="second", folder="programs"
+        )
+        assert await programs.find(connection, name="second", folder="programs") == program
+        assert await programs.status(connection, program) == programs.Running()
+        await programs.stop(connection, program)
+        await until((tmp_path / "programs" / "second" / "exit").exists)
+        assert await programs.status(connection, program) == programs.Exited(128 + signal.SIGTERM)
+    finally:
+        await connection.close()
 
 
 def _runs(pid: int) -> bool:

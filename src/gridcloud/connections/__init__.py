@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gridcloud.connections.driver import Command, Connection, Credentials, Process
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.errors import GridcloudError, Rejected, TimedOut
+
+if TYPE_CHECKING:
+    from gridcloud.connections.forkserver import ForkServer
 
 __all__ = ["Completed", "open", "run"]
 
@@ -25,8 +29,10 @@ class Completed:
     stderr: bytes
 
 
-async def open(address: Address, credentials: Credentials) -> Connection:  # noqa: A001 (read as connections.open)
-    """Open the connection for an address; the caller closes it.
+async def open(  # noqa: A001 (read as connections.open)
+    address: Address, credentials: Credentials, fork_server: ForkServer | None = None
+) -> Connection:
+    """Open the connection for an address; the caller closes it. ``fork_server`` serves this computer's.
 
     Raises Unreachable within 20 seconds per host on the way, Untrusted, Forbidden, NotFound (the instance is gone).
     """
@@ -34,7 +40,7 @@ async def open(address: Address, credentials: Credentials) -> Connection:  # noq
     if isinstance(address, LocalAddress):
         from gridcloud.connections.local import LocalConnection
 
-        return await LocalConnection.open(address)
+        return await LocalConnection.open(address, fork_server)
     if isinstance(address, SSHAddress):
         from gridcloud.connections.ssh import SSHConnection
 

@@ -3,8 +3,8 @@
 ``python -m gridcloud.connections.forkserver --socket PATH --parent PID --program NAME=MODULE:FUNCTION[,MODULE…]``
 imports once and then forks for every request on a socket that only its own user may use. It reads no request
 itself: the forked process does, so that nothing of one user is in the memory of another's, and a slow client holds
-up nobody. That process enters the instance's limits, becomes the user, and forks the program; it stays to write the
-program's exit code into the file ``exit`` beside the log, as a plainly started program's shell does.
+up nobody. That process enters the instance's limits, becomes the user, and forks the program. It writes the files
+``pid`` and ``exit`` beside the log, as `gridcloud.connections.programs` has them, and stays until the program ends.
 
 Programs live on when the server ends, and the server ends with the process that started it. `ForkServer` is the
 side that asks; it starts the server, and starts it again when it has died.
@@ -268,13 +268,14 @@ def _start(connection: socket.socket, programs: Mapping[str, Callable[[], Any]])
         os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
         request = _read(connection)
         function = programs[request["program"]]
-        ended = _prepare(request)
+        folder = _prepare(request)
         pid = os.fork()
         if pid == 0:
             connection.close()
-            os.close(ended)
+            os.close(folder)
             os.setsid()
             os._exit(_run(function))
+        _write(folder, "pid", f"{pid} {_birth(pid)}\n")
         connection.sendall(json.dumps({"pid": pid}).encode())
         connection.close()
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -282,7 +283,7 @@ def _start(connection: socket.socket, programs: Mapping[str, Callable[[], Any]])
             os.dup2(nowhere, stream)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        _write_exit(ended, code if code >= 0 else 128 - code)
+        _write(folder, "exit", f"{pid} {code if code >= 0 else 128 - code}\n")
     except BaseException as error:
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
@@ -316,6 +317,8 @@ def _prepare(request: Mapping[str, Any]) -> int:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("exit", dir_fd=folder)
     os.close(log)
     os.close(nothing)
     os.chdir(request["directory"])
@@ -405,11 +408,17 @@ def _run(function: Callable[[], Any]) -> int:
     return code & 255 if isinstance(code, int) else int(code is not None)
 
 
-def _write_exit(folder: int, code: int) -> None:
-    new = os.open("exit.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+def _write(folder: int, name: str, text: str) -> None:
+    new = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     with os.fdopen(new, "w") as file:
-        file.write(f"{code}\n")
-    os.replace("exit.new", "exit", src_dir_fd=folder, dst_dir_fd=folder)
+        file.write(text)
+    os.replace(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _birth(pid: int) -> str:
+    """Return when a process was born, by boot and clock tick: no other ever has both this and its number."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
 
 
 def _prctl(option: int, value: int) -> None:

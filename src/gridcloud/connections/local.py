@@ -16,6 +16,7 @@ import struct
 import termios
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ import psutil
 from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress, TerminalSize
 from gridcloud.connections.environment import check_command, inherited, of_user
 from gridcloud.connections.files import Entry, Report, copy
+from gridcloud.connections.forkserver import ForkServer
 from gridcloud.connections.local_files import LocalSide, move_locally
 from gridcloud.connections.model import Endpoint, LocalAddress, Port
 from gridcloud.connections.relay import Reader, Writer, dial_here, relay
@@ -43,8 +45,9 @@ _MISSING = 'printf "%s: %s\\n" "$1" "$2" >&2; exit "$3"'
 class LocalConnection(Connection):
     """Acts on this computer, as ourselves or, where we are root, as another user."""
 
-    def __init__(self, address: LocalAddress) -> None:
+    def __init__(self, address: LocalAddress, fork_server: ForkServer | None = None) -> None:
         self._address = address
+        self._fork_server = fork_server
         self._user = address.user if address.user and address.user != _name_of(os.geteuid()) else ""
         self._ours = LocalSide()
         self._theirs = LocalSide(self._user) if self._user else self._ours
@@ -53,11 +56,11 @@ class LocalConnection(Connection):
         self._closed = False
 
     @classmethod
-    async def open(cls, address: LocalAddress) -> LocalConnection:
+    async def open(cls, address: LocalAddress, fork_server: ForkServer | None = None) -> LocalConnection:
         """Open it. Raises NotFound when the instance's folder or the user does not exist, Forbidden."""
         if address.user:
             of_user(address.user)
-        connection = cls(address)
+        connection = cls(address, fork_server)
         try:
             entry = await connection._theirs.look(address.directory, follow=True)
             if entry is None or entry.kind != "folder":
@@ -76,7 +79,7 @@ class LocalConnection(Connection):
         entry = await self._theirs.look(directory, follow=True)
         if entry is None or entry.kind != "folder":
             raise NotFound(f"There is no folder {directory!r} to work in.", remedy="Make it first.")
-        environment = (of_user(self._user) if self._user else inherited()) | dict(command.environment)
+        environment = self._environment(command)
         words = (*self._address.enter, *command.words)
         if command.terminal is None:
             process = await self._spawn(words, environment, directory)
@@ -84,6 +87,23 @@ class LocalConnection(Connection):
             process = await self._spawn_in_terminal(words, environment, directory, command.terminal)
         self._processes = {known for known in self._processes if not known.is_over()} | {process}
         return process
+
+    async def fork(self, command: Command, log: str) -> int | None:
+        """As `ForkServing.fork`, by the fork server given at opening."""
+        self._require_open()
+        if self._fork_server is None:
+            return None
+        check_command(command.words, command.environment)
+        return await self._fork_server.fork(
+            replace(command, environment=self._environment(command)),
+            self._place(log),
+            directory=self._place(command.directory),
+            user=self._user,
+            enter=self._address.enter,
+        )
+
+    def _environment(self, command: Command) -> dict[str, str]:
+        return (of_user(self._user) if self._user else inherited()) | dict(command.environment)
 
     async def _spawn(
         self, words: tuple[str, ...], environment: dict[str, str], directory: str

@@ -26,7 +26,7 @@ import pytest
 
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import Address
-from gridcloud.errors import ConnectionLost, NoCapacity, Unavailable
+from gridcloud.errors import ConnectionLost, NoCapacity, NotFound, Unavailable
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.model import Finding, Handle, Observation, Offer, Phase, Request, Spec
 
@@ -44,10 +44,10 @@ HOSTILE_TEXTS = (
 
 
 async def open_connection(address: Address) -> Connection:
-    """Open a connection as the house does."""
+    """Open a connection as the house does, where no key is needed."""
     from gridcloud import connections
 
-    return await connections.open(address)
+    return await connections.open(address, _NoCredentials())
 
 
 def driver_context(
@@ -377,6 +377,18 @@ class InstanceDriverContract:
             await self.running(driver, spec, handle)
         assert made, "the largest shape can be had while nothing is taken"
         return made
+
+
+class _NoCredentials:
+    async def private_key(self, reference: str) -> Any:
+        raise NotFound(
+            f"there is no private key {reference!r}", remedy="Give the suite's driver its own 'connect'."
+        )
+
+    async def user_certificate(self, principal: str) -> Any:
+        raise NotFound(
+            f"there is no authority for {principal!r}", remedy="Give the suite's driver its own 'connect'."
+        )
 
 
 async def _gather(chunks: AsyncIterator[bytes]) -> bytes:
