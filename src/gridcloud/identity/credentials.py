@@ -83,8 +83,8 @@ def _read_file(given: str) -> Secret:
         raise NotFound(f"The file {path} is not there.", remedy="Make it, or refer to another.") from error
     except OSError as error:
         raise Forbidden(f"The file {path} cannot be read: {error.strerror}.") from error
-    with open(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
             raise Forbidden(f"{path} is no file with a secret.")
         if found.st_uid not in (os.geteuid(), 0):
@@ -93,7 +93,9 @@ def _read_file(given: str) -> Secret:
             )
         if found.st_mode & 0o077:
             raise Forbidden(f"The file {path} can be read by others.", remedy=f"Run: chmod 600 {path}")
-        return Secret(file.read(LARGEST))
+        return Secret(os.read(descriptor, LARGEST))
+    finally:
+        os.close(descriptor)
 
 
 def _read_keyring(service: str, user: str) -> Secret:

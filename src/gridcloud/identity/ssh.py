@@ -14,7 +14,10 @@ __all__ = ["SSHCredentials"]
 
 
 class SSHCredentials:
-    """The credentials of one installation, as `connections.driver.Credentials` asks for. ``user`` is named in the certificates it gets."""
+    """The credentials of one installation, as `connections.driver.Credentials` asks for.
+
+    ``user`` is named in the certificates it gets, which last ``seconds``.
+    """
 
     def __init__(self, authority: Authority, user: str = "gridcloud", seconds: int = 3600) -> None:
         self._authority = authority
@@ -37,12 +40,13 @@ class SSHCredentials:
         secret = await asyncio.to_thread(resolve, reference)
         try:
             return asyncssh.import_private_key(secret.reveal_bytes())
-        except asyncssh.KeyEncryptionError as error:
-            raise InvalidSettings(
-                f"The key {reference} is protected by a passphrase.",
-                remedy="Add it to an SSH agent and write agent:.",
-            ) from error
         except (asyncssh.KeyImportError, ValueError) as error:
+            # asyncssh has no class of its own for this case, and only the advice depends on it.
+            if "passphrase" in str(error).lower():
+                raise InvalidSettings(
+                    f"The key {reference} is protected by a passphrase.",
+                    remedy="Add it to an SSH agent and write agent:.",
+                ) from error
             raise InvalidSettings(f"{reference} is no private SSH key: {error}.") from error
 
     async def user_certificate(self, principal: str) -> tuple[asyncssh.SSHKey, asyncssh.SSHCertificate]:
