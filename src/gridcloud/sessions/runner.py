@@ -26,6 +26,7 @@ from gridcloud.instances.model import Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
+from gridcloud.sessions.sockets import private_socket, remove_socket
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -133,7 +134,9 @@ class Runner:
     def _carry(self, session_id: str) -> None:
         task = self._tasks.get(session_id)
         if task is None or task.done():
-            self._tasks[session_id] = asyncio.create_task(self._life(session_id), name=f"session {session_id}")
+            self._tasks[session_id] = asyncio.create_task(
+                self._life(session_id), name=f"session {session_id}"
+            )
 
     def _restart(self, session_id: str) -> None:
         """Break off what is being done for a session and begin with the duty of its new state."""
@@ -193,7 +196,9 @@ class Runner:
         connection = await self.machines.links.get(instance.id, instance.address)
         environment = self._secrets.get(session.id)
         if environment is None:
-            await self._break(session, "gridcloud was restarted while the session was being started; start it again.")
+            await self._break(
+                session, "gridcloud was restarted while the session was being started; start it again."
+            )
             return
         try:
             for attempt in range(TRIES):
@@ -207,7 +212,9 @@ class Runner:
                         raise
                     session = await self.lives.get(session.id)
         except Rejected as error:
-            await self._break(session, str(error), data={"error": error.problem()}, log=error.details.get("log", ""))
+            await self._break(
+                session, str(error), data={"error": error.problem()}, log=error.details.get("log", "")
+            )
 
     async def _try_launch(
         self, session: Session, instance: Instance, connection: Connection, environment: Mapping[str, str]
@@ -261,7 +268,7 @@ class Runner:
         """Choose where the program listens: a port on this computer, a socket in a private folder elsewhere."""
         if isinstance(instance.address, LocalAddress):
             return Port(port=_free_port())
-        return Socket(path=await programs.private_folder(connection, _directory(instance)) + f"/{secrets.token_hex(4)}")
+        return Socket(path=await private_socket(connection, _directory(instance)))
 
     async def _answer(
         self, session: Session, connection: Connection, program: programs.Program, endpoint: Port
@@ -290,7 +297,9 @@ class Runner:
             text = await _last_words(connection, program)
             if "Address already in use" in text or "already in use" in text:
                 raise PortTaken("Somebody else listens on the chosen port.")
-            raise Rejected(f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text})
+            raise Rejected(
+                f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text}
+            )
 
     async def _watch(self, session: Session) -> None:
         """Hold the tunnels of a running session and notice its end."""
@@ -339,17 +348,25 @@ class Runner:
         except NotFound:  # it was stopped before its machine was asked for
             await self.lives.happen(session, Event.CLEARED, "Nothing was started.", ended=self.clock.now())
             return
-        if instance.state is InstanceState.READY and instance.address is not None and session.program is not None:
+        if (
+            instance.state is InstanceState.READY
+            and instance.address is not None
+            and session.program is not None
+        ):
             with contextlib.suppress(GridcloudError, TimeoutError):
                 async with asyncio.timeout(15):
                     connection = await self.machines.links.get(instance.id, instance.address)
                     await programs.stop(connection, session.program, grace=5.0)
+                    if isinstance(session.remote, Socket):
+                        await remove_socket(connection, session.remote.path)
         reason = session.reason if session.reason in (Reason.ASKED, Reason.EXPIRED, Reason.IDLE) else None
         await self.machines.stop(session.instance_id, reason, session.detail)
         async for now in self.machines.records.follow(session.instance_id):
             if now.state in INSTANCE_FINAL:
                 break
-        await self.lives.happen(session, Event.CLEARED, "Nothing is left of it.", ended=self.clock.now(), endpoint=None)
+        await self.lives.happen(
+            session, Event.CLEARED, "Nothing is left of it.", ended=self.clock.now(), endpoint=None
+        )
 
     async def _break(
         self,
@@ -360,7 +377,9 @@ class Runner:
         log: str = "",
         data: dict[str, Any] | None = None,
     ) -> None:
-        await self.lives.happen(session, Event.BROKEN, detail, data, detail=detail, reason=reason, log=log[-4000:])
+        await self.lives.happen(
+            session, Event.BROKEN, detail, data, detail=detail, reason=reason, log=log[-4000:]
+        )
 
     async def _close_forwards(self, session_id: str) -> None:
         for forward in self._forwards.pop(session_id, ()):

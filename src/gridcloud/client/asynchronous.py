@@ -1,0 +1,258 @@
+"""The verbs, for asyncio programs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from gridcloud.client.process import RemoteProcess
+from gridcloud.client.wire import Wire
+from gridcloud.connections.model import Port
+from gridcloud.errors import ConfigurationFailed, GridcloudError, NoOffer, NotFound
+from gridcloud.instances.model import FINAL, Finding, Instance, Reason, Request, State
+from gridcloud.service import packing
+from gridcloud.service.documents import (
+    Event,
+    Extension,
+    Findings,
+    Health,
+    Instances,
+    InstanceWish,
+    Offers,
+    Order,
+    Provider,
+    ProviderEntry,
+    Providers,
+    Sessions,
+    SessionWish,
+    Size,
+    Trouble,
+    Version,
+)
+from gridcloud.sessions.model import Plan, Session
+
+__all__ = ["AsyncClient"]
+
+
+class AsyncClient:
+    """Talks to the owner of a store. Every method raises GridcloudError, as the service does."""
+
+    def __init__(self, wire: Wire, closing: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._wire = wire
+        self._closing = closing
+
+    async def version(self) -> Version:
+        """Return who answers, and who it takes us for."""
+        return await self._wire.ask("GET", "/version", Version)
+
+    async def offers(self, request: Request) -> Offers:
+        """Ask every provider at once what it can give; nothing is started."""
+        return await self._wire.ask("POST", "/offers", Offers, request)
+
+    # Instances -----------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        request: Request,
+        *,
+        name: str = "",
+        owner: str | None = None,
+        configure: Sequence[Mapping[str, Any]] = (),
+    ) -> Instance:
+        """Ask for an instance and return at once; `wait_ready` or `instance_events` tell the rest."""
+        wish = InstanceWish(
+            request=request, name=name, owner=owner, configure=[dict(entry) for entry in configure]
+        )
+        return await self._wire.ask("POST", "/instances", Instance, wish)
+
+    async def instances(self, *, all: bool = False, owner: str | None = None) -> list[Instance]:
+        """Return instances, oldest first; ended ones too with ``all``."""
+        return (await self._wire.ask("GET", "/instances", Instances, all=all, owner=owner)).instances
+
+    async def instance(self, instance_id: str) -> Instance:
+        """Return one instance. Raises NotFound."""
+        return await self._wire.ask("GET", _path("instances", instance_id), Instance)
+
+    async def stop(self, instance_id: str) -> Instance:
+        """Have an instance end; return at once. May be called twice."""
+        return await self._wire.ask("POST", _path("instances", instance_id, "stop"), Instance)
+
+    async def extend(
+        self, instance_id: str, *, expires: datetime | None = None, time: int | None = None
+    ) -> Instance:
+        """Move an instance's expiry: to a time, or to so many seconds from now."""
+        extension = Extension(expires=expires, time=time)
+        return await self._wire.ask("POST", _path("instances", instance_id, "extend"), Instance, extension)
+
+    def instance_events(
+        self, instance_id: str, *, follow: bool = False, after: int = 0
+    ) -> AsyncIterator[Event]:
+        """Yield an instance's story; with ``follow`` until it has ended. A cut stream resumes by itself."""
+        return self._wire.events(_path("instances", instance_id, "events"), follow=follow, after=after)
+
+    async def wait_ready(self, instance_id: str, on_event: Callable[[Event], None] | None = None) -> Instance:
+        """Return the instance once it is ready, telling each event; raise what kept it from being so."""
+        async for event in self.instance_events(instance_id, follow=True):
+            if on_event is not None:
+                on_event(event)
+            if event.type in (State.READY, *FINAL):
+                break
+        instance = await self.instance(instance_id)
+        if instance.state is State.READY:
+            return instance
+        raise _failure(instance)
+
+    async def wait_ended(self, instance_id: str, on_event: Callable[[Event], None] | None = None) -> Instance:
+        """Return the instance once nothing is left of it."""
+        async for event in self.instance_events(instance_id, follow=True):
+            if on_event is not None:
+                on_event(event)
+        return await self.instance(instance_id)
+
+    async def command(
+        self,
+        instance_id: str,
+        words: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        directory: str = "",
+        terminal: tuple[int, int] | None = None,
+    ) -> RemoteProcess:
+        """Start a command on a ready instance. ``terminal``: columns and rows of a pseudo-terminal to run it in."""
+        size = Size(columns=terminal[0], rows=terminal[1]) if terminal else None
+        order = Order(
+            words=list(words), environment=dict(environment or {}), directory=directory, terminal=size
+        )
+        process = RemoteProcess(
+            await self._wire.websocket(_path("instances", instance_id, "commands")), order
+        )
+        await process.start()
+        return process
+
+    async def put(self, instance_id: str, source: Path, target: str) -> None:
+        """Copy a file or folder to ``target`` on a ready instance (relative: to its own folder)."""
+        if not source.exists():
+            raise NotFound(f"There is no {source}.")
+        await self._wire.tell(
+            "PUT", _path("instances", instance_id, "files"), packing.pack(source), path=target
+        )
+
+    async def get(self, instance_id: str, source: str, target: Path) -> None:
+        """Copy a file or folder from ``source`` on a ready instance to ``target`` here, which must not exist as a folder."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".gridcloud-", dir=target.parent) as folder:
+            path = _path("instances", instance_id, "files")
+            async with self._wire.send("GET", path, None, path=source) as response:
+                content = await packing.unpack(response.content.iter_chunked(256 * 1024), Path(folder))
+            content.replace(target)
+
+    # Sessions ------------------------------------------------------------------------------------------------
+
+    async def start_session(
+        self,
+        request: Request,
+        plan: Plan,
+        *,
+        owner: str | None = None,
+        name: str = "",
+        configure: Sequence[Mapping[str, Any]] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored."""
+        wish = SessionWish.model_validate(
+            {
+                "request": request,
+                "plan": plan,
+                "name": name,
+                "owner": owner,
+                "configure": [dict(entry) for entry in configure],
+                "environment": dict(environment or {}),
+            }
+        )
+        return await self._wire.ask("POST", "/sessions", Session, wish)
+
+    async def sessions(self, *, all: bool = False, owner: str | None = None) -> list[Session]:
+        """Return sessions, oldest first; ended ones too with ``all``."""
+        return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner)).sessions
+
+    async def session(self, session_id: str) -> Session:
+        """Return one session. Raises NotFound."""
+        return await self._wire.ask("GET", _path("sessions", session_id), Session)
+
+    async def wait_session(self, session_id: str) -> Port:
+        """Return where a session is reached here, once it answers; raise what kept it from doing so."""
+        session = await self._wire.ask("POST", _path("sessions", session_id, "wait"), Session)
+        if session.endpoint is None:
+            raise GridcloudError(f"Session {session_id} runs without an endpoint.")
+        return session.endpoint
+
+    async def stop_session(self, session_id: str) -> Session:
+        """Have a session end with its instance; return at once. May be called twice."""
+        return await self._wire.ask("POST", _path("sessions", session_id, "stop"), Session)
+
+    def session_events(
+        self, session_id: str, *, follow: bool = False, after: int = 0
+    ) -> AsyncIterator[Event]:
+        """Yield a session's story, its instance's included; with ``follow`` until it has ended."""
+        return self._wire.events(_path("sessions", session_id, "events"), follow=follow, after=after)
+
+    # Providers and health ------------------------------------------------------------------------------------
+
+    async def providers(self, *, images: bool = False) -> list[Provider]:
+        """Return the configured providers; with ``images`` those that each can start."""
+        return (await self._wire.ask("GET", "/providers", Providers, images=images)).providers
+
+    async def drivers(self) -> dict[str, str]:
+        """Return the installed instance drivers and the distributions they come from."""
+        return (await self._wire.ask("GET", "/providers", Providers)).drivers
+
+    async def check_provider(self, name: str) -> list[Finding]:
+        """Try a provider without starting anything."""
+        return (await self._wire.ask("GET", _path("providers", name, "check"), Findings)).findings
+
+    async def add_provider(self, name: str, entry: Mapping[str, Any]) -> Provider:
+        """Add a provider to the service's configuration file."""
+        return await self._wire.ask(
+            "POST", "/providers", Provider, ProviderEntry(name=name, entry=dict(entry))
+        )
+
+    async def remove_provider(self, name: str) -> None:
+        """Remove a provider from the service's configuration file; what it holds lives on until it ends."""
+        await self._wire.tell("DELETE", _path("providers", name))
+
+    async def examine(self) -> list[Trouble]:
+        """Compare what providers hold with what the store knows."""
+        return (await self._wire.ask("GET", "/doctor", Health)).troubles
+
+    async def mend(self) -> list[Trouble]:
+        """Remove what nothing accounts for."""
+        return (await self._wire.ask("POST", "/doctor/mend", Health)).troubles
+
+    async def close(self) -> None:
+        """Let go; instances and sessions live on. May be called twice."""
+        await self._wire.close()
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            await closing()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _failure(instance: Instance) -> GridcloudError:
+    if instance.reason is Reason.NO_OFFER:
+        return NoOffer(instance.detail)
+    if instance.reason is Reason.CONFIGURATION:
+        return ConfigurationFailed(instance.detail)
+    return NotFound(f"Instance {instance.id} has ended ({instance.reason}): {instance.detail}")

@@ -1,0 +1,73 @@
+"""Find the owner of the store, or become it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+from gridcloud.client.asynchronous import AsyncClient
+from gridcloud.client.wire import Wire
+from gridcloud.errors import Conflict, InvalidSettings, Unreachable
+from gridcloud.settings import SettingsFile, config_path, data_folder, socket_path
+
+__all__ = ["connect_async"]
+
+PATIENCE = 15.0
+"""Seconds to wait for another process that is just becoming the owner."""
+
+
+async def connect_async(
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    config: Path | None = None,
+    data: Path | None = None,
+    alone: bool = False,
+) -> AsyncClient:
+    """Return a client of the service at ``url`` (default: GRIDCLOUD_URL) with ``token`` (default: GRIDCLOUD_TOKEN);
+    without a URL, of the service on this computer; where none runs, of one within this process.
+
+    ``alone``: never become the owner. Raises Unreachable, InvalidSettings.
+    """
+    url = url or os.environ.get("GRIDCLOUD_URL", "")
+    if url:
+        token = token or os.environ.get("GRIDCLOUD_TOKEN", "")
+        if not url.startswith("https://"):
+            raise InvalidSettings(f"{url!r} is no https:// URL.", remedy="A token is only sent over TLS.")
+        return AsyncClient(Wire(url=url, token=token))
+    data = data or data_folder()
+    path = socket_path(data)
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not _answers(path):
+        if alone:
+            raise Unreachable(f"No service runs for {data}.", remedy="Start one: gridcloud up")
+        with contextlib.suppress(Conflict):
+            return await _become_owner(
+                SettingsFile(config or config_path(), required=config is not None), data, path
+            )
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unreachable(f"Another gridcloud owns {data} but does not answer at {path}.")
+        await asyncio.sleep(0.05)
+    return AsyncClient(Wire(socket=path))
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+async def _become_owner(settings_file: SettingsFile, data: Path, path: Path) -> AsyncClient:
+    # Imported only here: a client of a service that runs elsewhere pays nothing for it.
+    from gridcloud.service.process import owning
+
+    stack = contextlib.AsyncExitStack()
+    await stack.enter_async_context(owning(settings_file, data))
+    return AsyncClient(Wire(socket=path), stack.aclose)

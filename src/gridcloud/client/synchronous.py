@@ -1,0 +1,205 @@
+"""The verbs, for plain programs: an event loop of its own thread behind each call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from gridcloud.client.asynchronous import AsyncClient
+from gridcloud.client.opening import connect_async
+from gridcloud.instances.model import Finding, Instance, Request
+from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
+from gridcloud.sessions.model import Session
+
+__all__ = ["Client", "connect"]
+
+Result = TypeVar("Result")
+
+
+def connect(
+    url: str | None = None, *, token: str | None = None, config: Path | None = None, data: Path | None = None
+) -> Client:
+    """Return a client of the service at a URL, of the one on this computer, or of one within this process.
+
+    Use it in a ``with`` block, or close it. Raises Unreachable, InvalidSettings.
+    """
+    context = start_blocking_portal("asyncio")
+    portal = context.__enter__()
+    try:
+        return Client(
+            portal.call(lambda: connect_async(url, token=token, config=config, data=data)), portal, context
+        )
+    except BaseException:
+        context.__exit__(None, None, None)
+        raise
+
+
+class Client:
+    """Talks to the owner of a store. Every method raises GridcloudError, as the service does."""
+
+    def __init__(
+        self, client: AsyncClient, portal: BlockingPortal, context: AbstractContextManager[BlockingPortal]
+    ) -> None:
+        self._client = client
+        self._portal = portal
+        self._context: AbstractContextManager[BlockingPortal] | None = context
+
+    def version(self) -> Version:
+        """Return who answers, and who it takes us for."""
+        return self._portal.call(self._client.version)
+
+    def offers(self, request: Request | None = None, **fields: Any) -> Offers:
+        """Ask every provider at once what it can give for a request, or for its ``fields`` (``memory="4GiB"``)."""
+        return self._portal.call(self._client.offers, _request(request, fields))
+
+    def start(
+        self,
+        request: Request | None = None,
+        *,
+        name: str = "",
+        configure: Sequence[Mapping[str, Any]] = (),
+        on_event: Callable[[Event], None] | None = None,
+        **fields: Any,
+    ) -> Instance:
+        """Get an instance and return it once it is ready; what is interrupted or fails leaves none behind."""
+        wanted = _request(request, fields)
+
+        async def work() -> Instance:
+            instance = await self._client.start(wanted, name=name, configure=configure)
+            try:
+                return await self._client.wait_ready(instance.id, on_event)
+            except BaseException:
+                await self._client.stop(instance.id)
+                raise
+
+        return self._portal.call(work)
+
+    def instances(self, *, all: bool = False) -> list[Instance]:
+        """Return instances, oldest first; ended ones too with ``all``."""
+        return self._portal.call(lambda: self._client.instances(all=all))
+
+    def instance(self, instance_id: str) -> Instance:
+        """Return one instance. Raises NotFound."""
+        return self._portal.call(self._client.instance, instance_id)
+
+    def stop(self, instance_id: str) -> Instance:
+        """End an instance, and return once nothing is left of it."""
+
+        async def work() -> Instance:
+            await self._client.stop(instance_id)
+            return await self._client.wait_ended(instance_id)
+
+        return self._portal.call(work)
+
+    def extend(
+        self, instance_id: str, *, expires: datetime | None = None, time: int | None = None
+    ) -> Instance:
+        """Move an instance's expiry: to a time, or to so many seconds from now."""
+        return self._portal.call(lambda: self._client.extend(instance_id, expires=expires, time=time))
+
+    def events(self, instance_id: str, *, follow: bool = False, after: int = 0) -> Iterator[Event]:
+        """Yield an instance's story; with ``follow`` until it has ended."""
+        source = self._client.instance_events(instance_id, follow=follow, after=after)
+
+        async def step() -> Event | None:
+            return await anext(source, None)
+
+        while (event := self._portal.call(step)) is not None:
+            yield event
+
+    def run(
+        self,
+        instance_id: str,
+        words: Sequence[str],
+        *,
+        input: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        directory: str = "",
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> tuple[int, bytes, bytes]:
+        """Run a command on a ready instance; return its exit code, standard output and standard error.
+
+        With ``on_output`` each chunk is told as it comes ('stdout' or 'stderr', bytes), and the two are empty.
+        """
+
+        async def work() -> tuple[int, bytes, bytes]:
+            gathered = {"stdout": bytearray(), "stderr": bytearray()}
+            process = await self._client.command(
+                instance_id, words, environment=environment, directory=directory
+            )
+            try:
+                for start in range(0, len(input), 65536):
+                    await process.write(input[start : start + 65536])
+                await process.close_input()
+                async for stream, chunk in process.output():
+                    if on_output is not None:
+                        on_output(stream, chunk)
+                    else:
+                        gathered[stream] += chunk
+                return process.code, bytes(gathered["stdout"]), bytes(gathered["stderr"])
+            finally:
+                await process.close()
+
+        return self._portal.call(work)
+
+    def put(self, instance_id: str, source: Path | str, target: str) -> None:
+        """Copy a file or folder to ``target`` on a ready instance."""
+        self._portal.call(self._client.put, instance_id, Path(source), target)
+
+    def get(self, instance_id: str, source: str, target: Path | str) -> None:
+        """Copy a file or folder from a ready instance to ``target`` here."""
+        self._portal.call(self._client.get, instance_id, source, Path(target))
+
+    def sessions(self, *, all: bool = False) -> list[Session]:
+        """Return sessions, oldest first; ended ones too with ``all``."""
+        return self._portal.call(lambda: self._client.sessions(all=all))
+
+    def providers(self, *, images: bool = False) -> list[Provider]:
+        """Return the configured providers."""
+        return self._portal.call(lambda: self._client.providers(images=images))
+
+    def check_provider(self, name: str) -> list[Finding]:
+        """Try a provider without starting anything."""
+        return self._portal.call(self._client.check_provider, name)
+
+    def add_provider(self, name: str, entry: Mapping[str, Any]) -> Provider:
+        """Add a provider to the service's configuration file."""
+        return self._portal.call(self._client.add_provider, name, entry)
+
+    def remove_provider(self, name: str) -> None:
+        """Remove a provider from the service's configuration file."""
+        self._portal.call(self._client.remove_provider, name)
+
+    def examine(self) -> list[Trouble]:
+        """Compare what providers hold with what the store knows."""
+        return self._portal.call(self._client.examine)
+
+    def mend(self) -> list[Trouble]:
+        """Remove what nothing accounts for."""
+        return self._portal.call(self._client.mend)
+
+    def close(self) -> None:
+        """Let go; instances and sessions live on. May be called twice."""
+        context, self._context = self._context, None
+        if context is not None:
+            try:
+                self._portal.call(self._client.close)
+            finally:
+                context.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _request(request: Request | None, fields: Mapping[str, Any]) -> Request:
+    if request is None:
+        return Request.model_validate(dict(fields))
+    return Request.model_validate({**request.model_dump(exclude_unset=True), **fields})

@@ -1,0 +1,178 @@
+"""What the API says and takes, as typed documents: shared by the service and its clients."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
+
+from gridcloud.instances.model import Duration, Finding, Instance, Offer, Request, Text
+from gridcloud.sessions.model import Plan, Session
+
+__all__ = [
+    "Event",
+    "Extension",
+    "Findings",
+    "Health",
+    "InstanceWish",
+    "Instances",
+    "Offers",
+    "Order",
+    "Provider",
+    "ProviderEntry",
+    "Providers",
+    "SessionWish",
+    "Sessions",
+    "Size",
+    "Trouble",
+    "Version",
+]
+
+
+class Event(BaseModel):
+    """One line of a story."""
+
+    seq: int
+    kind: str
+    subject: str
+    at: datetime
+    type: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Offers(BaseModel):
+    """Ranked offers, best first, and in words why none of them will do, if so."""
+
+    offers: list[Offer]
+    problem: str = ""
+
+
+class Version(BaseModel):
+    """Who answers."""
+
+    version: str
+    installation: str
+    user: str
+    admin: bool
+
+
+class InstanceWish(BaseModel):
+    """A wish for an instance."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request: Request = Field(default_factory=Request)
+    name: Text = ""
+    owner: Text | None = Field(default=None, description="for whom; administrators only")
+    configure: list[dict[str, Any]] = Field(default_factory=list, description="configurers to run, in order")
+
+
+class Extension(BaseModel):
+    """A new expiry: a time, or seconds from now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires: datetime | None = None
+    time: Duration | None = None
+
+
+class Instances(BaseModel):
+    """Instances, oldest first."""
+
+    instances: list[Instance]
+
+
+class SessionWish(BaseModel):
+    """A wish for a session."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request: Request = Field(default_factory=Request)
+    plan: Plan
+    name: Text = ""
+    owner: Text | None = Field(default=None, description="for whom; administrators only")
+    configure: list[dict[str, Any]] = Field(default_factory=list)
+    environment: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="may hold secrets: kept in memory until the program has it, never stored",
+    )
+
+    @field_serializer("environment", when_used="json")
+    def _tell(self, value: dict[str, SecretStr]) -> dict[str, str]:
+        return {name: secret.get_secret_value() for name, secret in value.items()}
+
+
+class Sessions(BaseModel):
+    """Sessions, oldest first."""
+
+    sessions: list[Session]
+
+
+class Size(BaseModel):
+    """A terminal's size in characters."""
+
+    columns: int = Field(default=80, ge=1, le=10_000)
+    rows: int = Field(default=24, ge=1, le=10_000)
+
+
+class Order(BaseModel):
+    """The first message of a command's websocket."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    words: list[str] = Field(min_length=1)
+    environment: dict[str, str] = Field(default_factory=dict)
+    directory: str = ""
+    terminal: Size | None = None
+
+
+class Provider(BaseModel):
+    """One configured provider."""
+
+    name: str
+    driver: str
+    location: str = ""
+    price: str = "0"
+    problem: str = ""
+    images: list[str] = Field(default_factory=list)
+
+
+class Providers(BaseModel):
+    """The configured providers, and the drivers that are installed."""
+
+    providers: list[Provider]
+    drivers: dict[str, str]
+
+
+class Findings(BaseModel):
+    """What checking a provider found."""
+
+    findings: list[Finding]
+
+
+class ProviderEntry(BaseModel):
+    """A provider's entry in the configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    entry: dict[str, Any]
+
+
+class Trouble(BaseModel):
+    """One thing that doctor found."""
+
+    provider: str
+    subject: str
+    message: str
+    remedy: str
+    mended: bool = False
+    extra: bool = Field(default=False, description="something held that should not be: mending removes it")
+
+
+class Health(BaseModel):
+    """What doctor found."""
+
+    troubles: list[Trouble]

@@ -1,0 +1,142 @@
+"""Events as server-sent streams that can be resumed: ``id`` of each is its place in the story."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from fastapi.responses import StreamingResponse
+
+from gridcloud.instances.model import FINAL as INSTANCE_FINAL
+from gridcloud.service.access import Asking, TheHouse
+from gridcloud.service.instances import owned as owned_instance
+from gridcloud.service.sessions import owned as owned_session
+from gridcloud.sessions.model import FINAL as SESSION_FINAL
+from gridcloud.store import Event
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["events"])
+
+HEARTBEAT = 15.0
+"""Seconds of silence after which a comment line shows that the stream lives."""
+
+LastSeen = Annotated[int, Header(alias="Last-Event-ID")]
+
+
+@router.get("/instances/{instance_id}/events")
+async def of_instance(
+    instance_id: str,
+    caller: Asking,
+    house: TheHouse,
+    follow: bool = False,
+    after: int = 0,
+    last_event_id: LastSeen = 0,
+) -> StreamingResponse:
+    """Tell an instance's story from ``after`` (or Last-Event-ID) on; with ``follow`` until it has ended."""
+    instance = await owned_instance(house, caller, instance_id)
+    ends = {str(state) for state in INSTANCE_FINAL}
+    return _stream(house, instance.owner, {instance_id}, instance_id, ends, follow, max(after, last_event_id))
+
+
+@router.get("/sessions/{session_id}/events")
+async def of_session(
+    session_id: str,
+    caller: Asking,
+    house: TheHouse,
+    follow: bool = False,
+    after: int = 0,
+    last_event_id: LastSeen = 0,
+) -> StreamingResponse:
+    """Tell a session's story, its instance's included."""
+    session = await owned_session(house, caller, session_id)
+    ends = {str(state) for state in SESSION_FINAL}
+    subjects = {session_id, session.instance_id}
+    return _stream(house, session.owner, subjects, session_id, ends, follow, max(after, last_event_id))
+
+
+@router.get("/events")
+async def of_all(
+    caller: Asking, house: TheHouse, follow: bool = False, after: int = 0, last_event_id: LastSeen = 0
+) -> StreamingResponse:
+    """Tell everything that happened to one's own things, or to everybody's for an administrator."""
+    owner = None if caller.admin else caller.user
+    return _stream(house, owner, None, "", set(), follow, max(after, last_event_id))
+
+
+def _stream(
+    house: TheHouse,
+    owner: str | None,
+    subjects: set[str] | None,
+    main: str,
+    ends: set[str],
+    follow: bool,
+    after: int,
+) -> StreamingResponse:
+    def wanted(event: Event) -> bool:
+        return subjects is None or event.subject in subjects
+
+    def last(event: Event) -> bool:
+        return event.subject == main and event.type in ends
+
+    body = _follow(house, owner, after, wanted, last) if follow else _replay(house, owner, after, wanted)
+    return StreamingResponse(body, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _replay(
+    house: TheHouse, owner: str | None, after: int, wanted: Callable[[Event], bool]
+) -> AsyncIterator[bytes]:
+    while page := await house.store.events(owner=owner, after=after):
+        for event in page:
+            after = event.seq
+            if wanted(event):
+                yield _line(event)
+
+
+async def _follow(
+    house: TheHouse,
+    owner: str | None,
+    after: int,
+    wanted: Callable[[Event], bool],
+    last: Callable[[Event], bool],
+) -> AsyncIterator[bytes]:
+    source = house.store.watch(owner=owner, after=after)
+    waiting: asyncio.Task[Event] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(source))
+            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            try:
+                event = waiting.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                waiting = None
+            if wanted(event):
+                yield _line(event)
+            if last(event):
+                return
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await source.aclose()  # type: ignore[attr-defined]  # an async generator, typed as what it gives
+
+
+def _line(event: Event) -> bytes:
+    document: dict[str, Any] = {
+        "seq": event.seq,
+        "kind": event.kind,
+        "subject": event.subject,
+        "at": event.at.isoformat(),
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+    }
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {json.dumps(document)}\n\n".encode()

@@ -1,0 +1,241 @@
+"""Everything one gridcloud is made of, put together: the owner of a store while it is open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from gridcloud import connections
+from gridcloud.clock import Clock, SystemClock
+from gridcloud.configurers.model import Facts
+from gridcloud.configurers.running import check_all, run_all
+from gridcloud.connections.driver import Connection
+from gridcloud.connections.local import LocalConnection
+from gridcloud.connections.forkserver import ForkServer, Program
+from gridcloud.connections.model import Address, LocalAddress, SSHAddress
+from gridcloud.connections.supervisor import Supervised
+from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
+from gridcloud.identity import Tokens, User, Users
+from gridcloud.identity.authority import Authority
+from gridcloud.identity.ssh import SSHCredentials
+from gridcloud.instances import runner as instances
+from gridcloud.instances.links import Links
+from gridcloud.instances.model import FINAL, Instance, Request, State
+from gridcloud.instances.providers import Providers
+from gridcloud.instances.reconciliation import Reconciliation
+from gridcloud.sessions import runner as sessions
+from gridcloud.settings import Settings, SettingsFile
+from gridcloud.store import Store, open_store
+
+__all__ = ["House"]
+
+log = logging.getLogger(__name__)
+
+RECONCILE = 300.0
+"""Seconds between looks for what nothing accounts for."""
+
+
+class House:
+    """One open gridcloud. Make it with `House.open`."""
+
+    def __init__(
+        self,
+        settings_file: SettingsFile,
+        data: Path,
+        store: Store,
+        authority: Authority,
+        clock: Clock,
+        fork_server: ForkServer | None = None,
+    ) -> None:
+        self.settings_file = settings_file
+        self.data = data
+        self.store = store
+        self.authority = authority
+        self.credentials = SSHCredentials(authority)
+        self.tokens = Tokens(store, clock)
+        self.users = Users(store)
+        self.clock = clock
+        self.administrator = getpass.getuser()
+        self.scratch = data / "scratch"
+        settings = self.settings()
+        self.links = Links(self._connect_for_long)
+        self.providers = Providers(
+            self.settings,
+            store,
+            data / "providers",
+            self._connect,
+            authority.user_authority,
+            offer_seconds=settings.limits.offers,
+        )
+        timing = instances.Timing(
+            boot=settings.limits.start,
+            warning=settings.limits.warning,
+            longest_life=settings.defaults.time or settings.limits.time,
+            longest_pause=settings.limits.retry_longest,
+        )
+        self.instances = instances.Runner(store, self.providers, self.links, clock, self._configure, timing)
+        self.sessions = sessions.Runner(store, self.instances, clock, up=settings.session.start)
+        self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
+        self._fork_server = fork_server
+        self._reconciling: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        settings_file: SettingsFile,
+        data: Path,
+        clock: Clock | None = None,
+        programs: Sequence[Program] = (),
+        block: Sequence[str] = (),
+    ) -> Self:
+        """Open the store, take up what it holds, and begin to watch. The caller holds the store's `OwnerLock`.
+
+        ``programs`` start at once on this computer, from a fork server that may not import the modules ``block``.
+        """
+        clock = clock or SystemClock()
+        settings, problems = settings_file.current()
+        for problem in problems:
+            log.warning("%s", problem)
+        store = await open_store(settings.store.url or data / "store.sqlite", clock)
+        try:
+            authority = await asyncio.to_thread(Authority, data / "authority", clock)
+            fork_server = ForkServer(data / "run" / "fork", programs, block) if programs else None
+            house = cls(settings_file, data, store, authority, clock, fork_server)
+            shutil.rmtree(house.scratch, ignore_errors=True)
+            house.scratch.mkdir(mode=0o700)
+            if fork_server is not None:
+                await fork_server.start()
+            await house.instances.start()
+            await house.sessions.start()
+        except BaseException:
+            await store.close()
+            raise
+        house._reconciling = asyncio.create_task(house._reconcile(), name="reconcile")
+        return house
+
+    async def close(self) -> None:
+        """Let go of everything; instances and sessions live on. May be called twice."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.gather(self._reconciling, return_exceptions=True)
+            self._reconciling = None
+            await self.sessions.close()
+            await self.instances.close()
+            if self._fork_server is not None:
+                await self._fork_server.close()
+            await self.credentials.close()
+            await self.store.close()
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    async def user_of(self, token: str) -> User:
+        """Return whose API token this is. Raises NotAuthenticated."""
+        name = (await self.tokens.check(token)).user
+        try:
+            return await self.users.get(name)
+        except NotFound:
+            return User(name=name)
+
+    def settings(self) -> Settings:
+        """Return the settings as they are now."""
+        return self.settings_file.current()[0]
+
+    def settings_problems(self) -> list[GridcloudError]:
+        """Return what is wrong with the configuration now."""
+        return self.settings_file.current()[1]
+
+    def complete(self, request: Request) -> Request:
+        """Fill in what a request leaves open, from the configuration's defaults."""
+        defaults = self.settings().defaults
+        limits = self.settings().limits
+        changes: dict[str, Any] = {}
+        given = request.model_fields_set
+        if "cpus" not in given:
+            changes["cpus"] = defaults.cpus
+        if "memory" not in given:
+            changes["memory"] = defaults.memory
+        if not request.time:
+            changes["time"] = defaults.time or limits.time
+        return request.model_copy(update=changes)
+
+    def check(self, request: Request) -> None:
+        """Raise InvalidRequest for what the limits forbid."""
+        longest = self.settings().limits.time
+        if longest and request.time > longest:
+            raise InvalidRequest(
+                f"A time of {timedelta(seconds=request.time)} was asked; the longest allowed is {timedelta(seconds=longest)}."
+            )
+
+    async def check_count(self, owner: str) -> None:
+        """Raise QuotaExceeded when the owner has as many instances as the limits allow."""
+        most = self.settings().limits.instances
+        if most:
+            there = await self.instances.records.find(
+                owner=owner, states=[s for s in State if s not in FINAL]
+            )
+            if len(there) >= most:
+                raise QuotaExceeded(
+                    f"{owner} has {len(there)} instances; {most} at once are allowed.", remedy="Stop one."
+                )
+
+    def check_expiry(self, instance: Instance, expires: datetime) -> None:
+        """Raise InvalidRequest for an expiry that the limits forbid."""
+        longest = self.settings().limits.time
+        if longest and expires > (instance.ready_at or instance.created) + timedelta(seconds=longest):
+            raise InvalidRequest(f"An instance may live {timedelta(seconds=longest)} at most.")
+
+    async def check_configure(self, entries: Sequence[dict[str, Any]], admin: bool) -> None:
+        """Raise InvalidSettings for entries of ``configure`` that cannot work."""
+        await check_all(entries, self.settings_file.path.parent)
+
+    async def settle(self, seconds: float = 120.0) -> None:
+        """Wait until no instance is on its way out, or the time is over."""
+        leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await self.instances.records.find(states=leaving):
+                    await asyncio.sleep(0.2)
+
+    async def _connect(self, address: Address) -> Connection:
+        return await connections.open(address, self.credentials)
+
+    async def _connect_for_long(self, address: Address) -> Connection:
+        if isinstance(address, SSHAddress):
+            return await Supervised.open(lambda: self._connect(address), self.clock)
+        if isinstance(address, LocalAddress):
+            return await LocalConnection.open(address, self._fork_server)
+        return await self._connect(address)
+
+    async def _configure(
+        self, instance: Instance, connection: Connection, report: Callable[[str], None]
+    ) -> None:
+        offer = instance.offer
+        facts = Facts(
+            instance_id=instance.id,
+            owner=instance.owner,
+            name=instance.name,
+            provider=offer.provider if offer else "",
+            kind=str(offer.kind) if offer else "",
+            image=instance.request.image,
+            cpus=instance.request.cpus,
+            memory=instance.request.memory,
+            gpus=instance.request.gpus,
+        )
+        async with asyncio.timeout(self.settings().limits.configure):
+            await run_all(instance.configure, self.settings_file.path.parent, connection, facts, report)
+
+    async def _reconcile(self) -> None:
+        """Now and then, remove what nothing accounts for."""
+        while True:
+            await self.clock.sleep(RECONCILE)
+            try:
+                for difference in await self.reconciliation.mend(await self.reconciliation.examine()):
+                    log.warning("%s", difference.message)
+            except GridcloudError as error:
+                log.warning("reconciling: %s", error)

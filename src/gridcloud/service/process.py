@@ -1,0 +1,63 @@
+"""The service as a process: lock, house, server, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from gridcloud.connections.forkserver import Program
+from gridcloud.errors import Conflict
+from gridcloud.service.house import House
+from gridcloud.service.server import serving
+from gridcloud.settings import SettingsFile, socket_path
+from gridcloud.store import OwnerLock
+
+__all__ = ["lock_of", "owning", "run"]
+
+log = logging.getLogger(__name__)
+
+
+def lock_of(data: Path) -> OwnerLock:
+    """Return the lock whose holder owns the data folder's store."""
+    return OwnerLock(data / "store.sqlite")
+
+
+@contextlib.asynccontextmanager
+async def owning(
+    settings_file: SettingsFile, data: Path, programs: Sequence[Program] = (), block: Sequence[str] = ()
+) -> AsyncIterator[House]:
+    """Own the store and serve it while the context is open. Raises Conflict when somebody else owns it."""
+    path = socket_path(data)
+    lock = lock_of(data)
+    if not lock.try_acquire(str(path)):
+        holder = lock.holder()
+        raise Conflict(
+            f"Another gridcloud (process {holder.pid if holder else '?'}) owns {data}.",
+            remedy="Stop it, or set GRIDCLOUD_DATA to another folder.",
+        )
+    try:
+        house = await House.open(settings_file, data, programs=programs, block=block)
+        try:
+            async with serving(house, path):
+                yield house
+        finally:
+            await house.close()
+    finally:
+        lock.release()
+
+
+async def run(
+    settings_file: SettingsFile, data: Path, programs: Sequence[Program] = (), block: Sequence[str] = ()
+) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with owning(settings_file, data, programs, block):
+        log.info("serving %s", data)
+        await stopped.wait()

@@ -1,0 +1,107 @@
+"""Providers, configuration and health over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from fastapi import APIRouter
+
+from gridcloud import plugins
+from gridcloud.errors import GridcloudError
+from gridcloud.instances.driver import Imaging
+from gridcloud.instances.model import Finding
+from gridcloud.instances.reconciliation import Difference
+from gridcloud.service.access import Admin, Asking, TheHouse
+from gridcloud.service.documents import Findings, Health, Provider, ProviderEntry, Providers, Trouble
+from gridcloud.settings import add_provider, remove_provider
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["providers"])
+
+
+@router.get("/providers")
+async def find(caller: Asking, house: TheHouse, images: bool = False) -> Providers:
+    """List the configured providers and what is wrong with any of their entries."""
+    entries = house.settings().providers
+    listed = await asyncio.gather(*(_describe(house, name, images) for name in entries))
+    return Providers(providers=list(listed), drivers=plugins.names("instances"))
+
+
+@router.get("/providers/{name}/check")
+async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
+    """Try a provider's credentials, reachability and images without starting anything."""
+    try:
+        driver = house.providers.get(name)
+        async with asyncio.timeout(60):
+            return Findings(findings=list(await driver.check()))
+    except TimeoutError:
+        return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
+    except GridcloudError as error:
+        if error.status == 404:
+            raise
+        return Findings(
+            findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
+        )
+
+
+@router.post("/providers", status_code=201)
+async def add(entry: ProviderEntry, caller: Admin, house: TheHouse) -> Provider:
+    """Add a provider to the configuration file, once its entry is checked."""
+    await asyncio.to_thread(add_provider, house.settings_file.path, entry.name, entry.entry)
+    return await _describe(house, entry.name, False)
+
+
+@router.delete("/providers/{name}", status_code=204)
+async def remove(name: str, caller: Admin, house: TheHouse) -> None:
+    """Remove a provider from the configuration file; what it holds lives on until it ends."""
+    await asyncio.to_thread(remove_provider, house.settings_file.path, name)
+
+
+@router.get("/doctor")
+async def examine(caller: Admin, house: TheHouse) -> Health:
+    """Compare what every provider holds with what the store knows, and check the configuration."""
+    found = [_trouble(difference) for difference in await house.reconciliation.examine()]
+    return Health(troubles=[*_configuration(house), *found])
+
+
+@router.post("/doctor/mend")
+async def mend(caller: Admin, house: TheHouse) -> Health:
+    """Remove what nothing accounts for."""
+    await house.settle()
+    found = await house.reconciliation.mend(await house.reconciliation.examine())
+    return Health(troubles=[*_configuration(house), *(_trouble(difference) for difference in found)])
+
+
+def _configuration(house: TheHouse) -> list[Trouble]:
+    return [
+        Trouble(provider="", subject="configuration", message=problem.message, remedy=problem.remedy)
+        for problem in house.settings_problems()
+    ]
+
+
+def _trouble(difference: Difference) -> Trouble:
+    return Trouble(
+        provider=difference.provider,
+        subject=difference.subject,
+        message=difference.message,
+        remedy=difference.remedy,
+        mended=difference.mended,
+        extra=difference.holding is not None,
+    )
+
+
+async def _describe(house: TheHouse, name: str, images: bool) -> Provider:
+    entry = house.settings().providers[name]
+    if isinstance(entry, GridcloudError):
+        return Provider(name=name, driver=str(entry.details.get("driver", "")), problem=str(entry))
+    provider = Provider(name=name, driver=entry.driver, location=entry.location, price=str(entry.price))
+    try:
+        driver = house.providers.get(name)
+        if images and isinstance(driver, Imaging):
+            async with asyncio.timeout(10):
+                provider.images = list(await driver.images())
+    except TimeoutError:
+        provider.problem = "It did not answer within 10 s."
+    except GridcloudError as error:
+        provider.problem = str(error)
+    return provider

@@ -1,0 +1,117 @@
+"""Serve the API on the private socket, and on HTTPS where that is configured, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from gridcloud.errors import GridcloudError, InvalidSettings, PortTaken
+from gridcloud.service.app import build_app
+from gridcloud.service.house import House
+
+__all__ = ["serving"]
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(house: House, path: Path) -> AsyncIterator[None]:
+    """Serve while the context is open: on the socket ``path`` (0600), and over HTTPS as configured.
+
+    Raises PortTaken, InvalidSettings.
+    """
+    app = build_app(house)
+    listeners = [(_private_socket(path), _private(app), {})]
+    try:
+        listeners += _https(house, app)
+        servers = [_start(listener, door, options) for listener, door, options in listeners]
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        for server, task in servers:
+            while not server.started:
+                if task.done():
+                    await task
+                    raise GridcloudError("The service did not start; its log tells more.")
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*(task for _, task in servers), return_exceptions=True)
+        path.unlink(missing_ok=True)
+
+
+def _start(listener: socket.socket, door: Any, options: dict[str, Any]) -> tuple[_Server, asyncio.Task[None]]:
+    config = uvicorn.Config(
+        door,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        ws_max_size=16 << 20,
+        server_header=False,
+        **options,
+    )
+    server = _Server(config)
+    return server, asyncio.create_task(server.serve(sockets=[listener]), name="service: server")
+
+
+def _private(app: FastAPI) -> Any:
+    """Return the app as it is behind the private socket: whoever got in is the administrator."""
+
+    async def door(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await app({**scope, "gridcloud.private": True}, receive, send)
+
+    return door
+
+
+def _private_socket(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.setblocking(False)
+    return listener
+
+
+def _https(house: House, app: FastAPI) -> list[tuple[socket.socket, Any, dict[str, Any]]]:
+    settings = house.settings().service
+    if not settings.host:
+        return []
+    for key, name in ((settings.certificate, "certificate"), (settings.key, "key")):
+        if not key or not Path(key).is_file():
+            raise InvalidSettings(
+                f"service.{name}: {key or 'nothing'} is no file.",
+                remedy="HTTPS needs both service.certificate and service.key; leave service.host out for none.",
+            )
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise PortTaken(
+            f"The service cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
+            remedy="Change service.host or service.port.",
+        ) from error
+    listener.setblocking(False)
+    return [(listener, app, {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.key})]

@@ -1,0 +1,45 @@
+"""A place for a program's socket on a machine of others: in a folder that only its user may enter."""
+
+from __future__ import annotations
+
+import posixpath
+import secrets
+
+from gridcloud.connections import run
+from gridcloud.connections.driver import Command, Connection
+from gridcloud.errors import Rejected
+
+__all__ = ["private_socket", "remove_socket"]
+
+LONGEST = 100
+"""Unix sockets may have paths of 107 bytes; some systems take fewer."""
+
+PREFIX = "gridcloud-socket-"
+
+MAKE = (
+    'umask 077; folder="$PWD/.gridcloud"; mkdir -p -- "$folder" && chmod 700 -- "$folder" || exit 1\n'
+    f'if [ "${{#folder}}" -gt {LONGEST - 12} ]; then folder=$(mktemp -d "/tmp/{PREFIX}XXXXXXXX") || exit 1; fi\n'
+    'printf %s "$folder"'
+)
+
+REMOVE = f'rm -f -- "$1"; case ${{1%/*}} in /tmp/{PREFIX}*) rmdir -- "${{1%/*}}";; esac'
+
+
+async def private_socket(connection: Connection, directory: str) -> str:
+    """Return the path of a socket yet to be made, below ``directory`` where that is short enough.
+
+    Raises Rejected when no folder can be made for it.
+    """
+    done = await run(
+        connection, Command(("/bin/sh", "-c", MAKE), directory="" if directory == "." else directory)
+    )
+    folder = done.stdout.decode(errors="surrogateescape")
+    if done.code or not folder.startswith("/"):
+        words = done.stderr.decode(errors="replace").strip()
+        raise Rejected(f"No folder can be made for the session's socket: {words}")
+    return posixpath.join(folder, secrets.token_hex(4))
+
+
+async def remove_socket(connection: Connection, path: str) -> None:
+    """Remove a socket of `private_socket`, with the folder made for it alone."""
+    await run(connection, Command(("/bin/sh", "-c", REMOVE, "sh", path)))
