@@ -10,6 +10,7 @@ import pytest
 
 from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable
+from tests.unit.distributions import write_distribution
 
 Install = Callable[..., None]
 
@@ -19,14 +20,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Install a distribution that brings drivers of the kind `probes`."""
 
     def install(name: str, points: dict[str, str], modules: dict[str, str], requires: str = "") -> None:
-        folder = tmp_path / name
-        facts = folder / f"{name}-1.2.dist-info"
-        facts.mkdir(parents=True)
-        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n{requires}")
-        lines = "".join(f"{point} = {value}\n" for point, value in points.items())
-        (facts / "entry_points.txt").write_text(f"[gridcloud.probes]\n{lines}")
-        for module, text in modules.items():
-            (folder / f"{module}.py").write_text(text)
+        folder = write_distribution(tmp_path, name, "probes", points, modules, requires)
+        for module in modules:
             monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.syspath_prepend(folder)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from gridcloud import plugins
-from gridcloud.errors import Conflict, DriverUnavailable, GridcloudError, InvalidSettings, NotFound, Untrusted
+from gridcloud.errors import Conflict, DriverUnavailable, InvalidSettings, NotFound, Untrusted
 from gridcloud.settings import (
     ProviderSettings,
     Settings,
@@ -27,6 +29,7 @@ from gridcloud.settings import (
     socket_path,
 )
 from gridcloud.settings.reading import sections
+from tests.unit.distributions import write_distribution
 
 
 def _parse(text: str, **environment: str) -> Settings:
@@ -132,15 +135,39 @@ def test_aliases_that_grow_without_end_are_refused() -> None:
     assert "too large" in _faults(text)[0]
 
 
-def test_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Secretive(ProviderSettings):
-        password: int = 0
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Drivers of another distribution, each with settings of a kind of its own."""
+    text = """
+from gridcloud.errors import InvalidSettings
+from gridcloud.settings import ProviderSettings
+from pydantic import Field, model_validator
 
-    class Driver:
-        Settings = Secretive
+class Secretive:
+    class Settings(ProviderSettings):
+        password: int = Field(default=0, description="a secret")
 
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Driver)
-    (fault,) = _faults("providers:\n  lab: {driver: x, password: hunter2}\n")
+class Failing:
+    class Settings(ProviderSettings):
+        @model_validator(mode="after")
+        def check(self):
+            raise RuntimeError("no")
+
+class Refusing:
+    class Settings(ProviderSettings):
+        @model_validator(mode="after")
+        def check(self):
+            raise InvalidSettings("no")
+"""
+    points = {name.lower(): f"probe_settings:{name}" for name in ("Secretive", "Failing", "Refusing")}
+    folder = write_distribution(tmp_path, "probe", "instances", points, {"probe_settings": text})
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop("probe_settings", None)
+
+
+def test_a_secret_is_not_repeated(probe: None) -> None:
+    (fault,) = _faults("providers:\n  lab: {driver: secretive, password: hunter2}\n")
     assert "providers.lab.password" in fault
     assert "hunter2" not in fault
 
@@ -154,23 +181,11 @@ def test_a_driver_that_cannot_be_loaded_spoils_its_provider_only() -> None:
     assert isinstance(settings.providers["here"], ProviderSettings)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind"), [(RuntimeError("no"), DriverUnavailable), (InvalidSettings("no"), InvalidSettings)]
-)
-def test_a_driver_that_fails_on_its_settings_is_named(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[GridcloudError]
-) -> None:
-    class Driver:
-        class Settings:
-            @staticmethod
-            def model_validate(entry: object) -> None:
-                raise error
-
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Driver)
-    if kind is InvalidSettings:
-        assert _faults("providers:\n  lab: {driver: x}\n") == ["config.yaml:2:3: providers.lab: no"]
-    else:
-        assert isinstance(_parse("providers:\n  lab: {driver: x}\n").providers["lab"], DriverUnavailable)
+def test_a_driver_that_fails_on_its_settings_is_named(probe: None) -> None:
+    broken = _parse("providers:\n  lab: {driver: failing}\n").providers["lab"]
+    assert isinstance(broken, DriverUnavailable)
+    assert "fails on its settings: RuntimeError: no" in broken.message
+    assert _faults("providers:\n  lab: {driver: refusing}\n") == ["config.yaml:2:3: providers.lab: no"]
 
 
 def test_the_environment_goes_before_the_file() -> None:

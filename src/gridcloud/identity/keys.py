@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
 
-__all__ = ["KeyFolder", "add_authorized_key", "remove_authorized_key"]
+__all__ = ["KeyFolder", "add_authorized_key", "remove_authorized_key", "write_whole"]
 
 
 class KeyFolder:

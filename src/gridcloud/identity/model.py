@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Token", "User"]
+__all__ = ["Record", "Token", "User"]
 
 
 class Record(BaseModel):

@@ -16,6 +16,7 @@ __all__ = [
     "HubSettings",
     "LimitSettings",
     "ProviderSettings",
+    "Section",
     "ServiceSettings",
     "SessionSettings",
     "Settings",
