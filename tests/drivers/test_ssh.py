@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gridcloud.connections.ssh import SSHConnection, Timing
 from gridcloud.drivers.instances.ssh import SSHDriver
 from gridcloud.drivers.instances.ssh_settings import SSHSettings
 from gridcloud.errors import Forbidden, NoCapacity, Transient, Untrusted
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Expiring, InstanceDriver
 from gridcloud.instances.model import Handle, Observation, Offer, Phase, Request, Spec
 from gridcloud.testing.instances import InstanceDriverContract, read_output
 
@@ -32,6 +33,8 @@ SMALL = Request(cpus=1, memory=64 * 1024**2)
 
 class Keys:
     """Our credentials: one private key, and one authority that signs user certificates."""
+
+    patience = 5.0
 
     def __init__(self, private_key: Path) -> None:
         self.own = asyncssh.read_private_key(private_key)
@@ -47,7 +50,7 @@ class Keys:
 
     async def connect(self, address: Address) -> Connection:
         assert isinstance(address, SSHAddress)
-        return await SSHConnection.open(address, self, Timing(connect=5))
+        return await SSHConnection.open(address, self, Timing(connect=self.patience))
 
 
 @pytest.fixture
@@ -178,7 +181,7 @@ async def test_wrong_user_key_is_refused(ssh_machine: Machine, make: Make, tmp_p
 async def test_hashed_known_hosts_file_pins(ssh_machine: Machine, make: Make, tmp_path: Path) -> None:
     file = tmp_path / "known_hosts"
     file.write_text(ssh_machine.known_hosts_line())
-    subprocess.run(["ssh-keygen", "-q", "-H", "-f", file], check=True, capture_output=True)
+    _run("ssh-keygen", "-q", "-H", "-f", str(file))
     assert ssh_machine.host not in file.read_text()
     driver = make({"host": ssh_machine.host, "user": "root"}, known_hosts=file)
     assert all(finding.ok for finding in await driver.check())
@@ -208,6 +211,7 @@ async def test_silent_host_is_an_offer_with_its_reason(
     assert on_away.offer.choice == {"host": away.host}
     await driver.close()
     away.kill()
+    keys.patience = 0.5
     free, silent = await driver.offers(SMALL)
     assert free.choice == {"host": here.host}
     assert not silent.available
@@ -426,6 +430,24 @@ async def test_home_is_kept_when_asked_and_nobody_gets_in(
     await connection.close()
 
 
+async def test_instance_ends_itself(ssh_machine: Machine, make: Make) -> None:
+    driver = make(entry(ssh_machine))
+    assert isinstance(driver, Expiring)
+    spec, handle, address = await make_one(driver)
+    await driver.arm(spec.id, handle, datetime.now(UTC) + timedelta(hours=1))
+    await driver.arm(spec.id, handle, datetime.now(UTC) + timedelta(hours=2))
+    assert ssh_machine.execute("ps", "-eo", "args").count("sleep 30") == 1
+    await driver.destroy(spec.id, handle)
+    assert "sleep 30" not in ssh_machine.execute("ps", "-eo", "args")
+    spec, handle, address = await make_one(driver)
+    await driver.arm(spec.id, handle, datetime.now(UTC))
+    await driver.close()
+    wait = 'while [ -e "$1" ] && [ $((i += 1)) -lt 300 ]; do sleep 0.1; done'
+    ssh_machine.execute("sh", "-c", wait, "sh", str(Path(_spec(spec)).parent))
+    assert address.user not in ssh_machine.execute("cat", "/etc/passwd")
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+
+
 async def test_half_made_instance_is_held_and_removed(ssh_machine: Machine, make: Make) -> None:
     driver = make(entry(ssh_machine))
     spec, handle, _ = await make_one(driver)
@@ -450,3 +472,7 @@ echo "GPU-0c, 15360, Tesla T4"
 
 def _spec(spec: Spec) -> str:
     return f"/var/lib/gridcloud/test/instances/{spec.id}/spec"
+
+
+def _run(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout

@@ -20,6 +20,7 @@ from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.ssh_check import check_host
 from gridcloud.drivers.instances.ssh_host import (
     GPU,
+    SCRIPT,
     Facts,
     Host,
     Reservation,
@@ -52,7 +53,7 @@ __all__ = ["SSHDriver"]
 
 Mode = Literal["account", "login"]
 OFFER_SECONDS = 9.0
-CHANGE_SECONDS = 28.0
+CHANGE_SECONDS = 25.0
 """Two such steps make an instance; waiting for the lock on the host is part of them."""
 
 
@@ -154,10 +155,9 @@ class SSHDriver(InstanceDriver):
             hosts = {label: self._holder(label, address) for label, address in noted.items()}
         else:
             hosts = self._configured()
-        keep = "yes" if self.settings.keep_homes else "no"
 
         async def remove(host: Host) -> str:
-            return await host.run("remove", self._tag, instance_id, keep, seconds=2 * CHANGE_SECONDS)
+            return await host.run("remove", self._tag, instance_id, self._keep, seconds=2 * CHANGE_SECONDS)
 
         for label, answer in (await ask_all(hosts, remove, 2 * CHANGE_SECONDS)).items():
             # Where no host key is pinned nothing was ever made.
@@ -166,6 +166,12 @@ class SSHDriver(InstanceDriver):
                     f"It is not certain that {instance_id} is gone from {label}: {answer}"
                 ) from answer
         self._notes.drop(instance_id)
+
+    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
+        """Leave a process on the host that removes the instance at ``at``, for as long as the machine runs."""
+        seconds = max(0, math.ceil((at - datetime.now(UTC)).total_seconds())) + 1
+        host = self._holder(handle.data["host"], handle.data["address"])
+        await host.run("arm", self._tag, instance_id, self._keep, str(seconds), SCRIPT)
 
     async def holdings(self) -> Sequence[Holding]:
         """List all instances of this installation on all hosts; see the contract. Raises Transient when a host does
@@ -225,6 +231,10 @@ class SSHDriver(InstanceDriver):
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", tag):
             return tag
         return hashlib.sha256(tag.encode()).hexdigest()[:32]
+
+    @property
+    def _keep(self) -> str:
+        return "yes" if self.settings.keep_homes else "no"
 
     def _account(self, owner: str) -> str:
         """Return the account's name for an owner, whose own name is never used on a host."""

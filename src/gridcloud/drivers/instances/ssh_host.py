@@ -32,6 +32,7 @@ from gridcloud.instances.driver import Context
 
 __all__ = [
     "GPU",
+    "SCRIPT",
     "Facts",
     "Host",
     "Reservation",
@@ -138,6 +139,7 @@ class Host:
     _facts_until: float = 0.0
     _silent_until: float = 0.0
     _silence: GridcloudError | None = None
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def facts(self) -> Facts:
         """Return what the host has, from the cache where it is young. Raises as `run` does."""
@@ -171,13 +173,13 @@ class Host:
                     code, answer, complaint = await _capture(await self.connect(), command)
                 break
             except TimeoutError:
-                await self.close()
+                self._drop()
                 error = TimedOut(f"{self.name} did not answer within {seconds:g} s.")
                 self._fall_silent(error)
                 raise error from None
             except ConnectionLost:
                 # A kept connection may have died unnoticed. Every verb may be repeated.
-                await self.close()
+                self._drop()
                 if fresh or attempt == 2:
                     raise
         if code:
@@ -212,10 +214,16 @@ class Host:
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
+        self._drop()
+        await asyncio.gather(*self._closing)
+
+    def _drop(self) -> None:
+        """Let go of the connection; that it takes long to close, when nothing answers, holds nobody up."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(GridcloudError):
-                await connection.close()
+            task = asyncio.create_task(_close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def forget(self) -> None:
         """Ask the host itself next time, whatever is cached."""
@@ -358,6 +366,11 @@ def _gpus(lines: Iterable[str]) -> list[GPU]:
             memory = int(words[1]) * 1024**2 if words[1].isdigit() else 0
             found.append(GPU(words[0], memory, words[2]))
     return found
+
+
+async def _close(connection: Connection) -> None:
+    with contextlib.suppress(GridcloudError):
+        await connection.close()
 
 
 async def _capture(connection: Connection, command: Command) -> tuple[int, str, str]:

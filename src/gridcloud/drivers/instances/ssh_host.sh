@@ -9,6 +9,7 @@
 # DIRECTORY/INSTALLATION/instances/ID/spec        the reservation, one line (see `reserve`); written first, removed last
 # DIRECTORY/INSTALLATION/instances/ID/{enter,leave}  what takes a place in the instance's limits, and what ends it
 # DIRECTORY/INSTALLATION/instances/ID/ready       the instance can be used
+# DIRECTORY/INSTALLATION/instances/ID/{expires,watcher}  when it ends by itself, and the process that sees to that
 # DIRECTORY/INSTALLATION/instances/ID/files/      the instance's own folder
 # DIRECTORY/homes/ACCOUNT/                        homes of the owners' accounts
 
@@ -111,7 +112,7 @@ use_directory() {
 lock() {
   if has flock; then
     { exec 9>"$directory/lock"; } 2>/dev/null || refuse 76 "$directory/lock cannot be written"
-    flock -w 25 9 || refuse 73 "another program holds $directory/lock"
+    flock -w 20 9 || refuse 73 "another program holds $directory/lock"
     return
   fi
   tries=0
@@ -124,7 +125,7 @@ lock() {
       continue
     fi
     tries=$((tries + 1))
-    [ $tries -lt 100 ] || refuse 73 "another program holds $directory/lock.d"
+    [ $tries -lt 80 ] || refuse 73 "another program holds $directory/lock.d"
     sleep 0.25 2>/dev/null || sleep 1
   done
   echo $$ >"$directory/lock.d/pid"
@@ -216,12 +217,42 @@ make_account() {
     >/dev/null 2>&1 || refuse 74 "the key of our authority cannot be written for the account $account"
 }
 
+# INSTALLATION ID KEEP_HOMES SECONDS, then this text
+arm() {
+  tag=$1 id=$2 keep=$3 seconds=$4 text=$5
+  place=$directory/$tag/instances/$id
+  [ -f "$place/ready" ] || refuse 77 "$id is gone"
+  echo $(($(date +%s) + seconds)) >"$place/expires.new" && mv -f -- "$place/expires.new" "$place/expires" ||
+    refuse 70 "the end of $id cannot be written in $directory"
+  if is_watched; then return; fi
+  # In a session of its own, or it would end with the connection.
+  setsid sh -c "$text" gridcloud watch "$directory" "$tag" "$id" "$keep" </dev/null >/dev/null 2>&1 &
+  echo $! >"$place/watcher"
+}
+
+# INSTALLATION ID KEEP_HOMES: wait for the end, which may be moved meanwhile
+watch() {
+  place=$directory/$1/instances/$2
+  while expires=$(cat "$place/expires" 2>/dev/null) && left=$((expires - $(date +%s))) && [ "$left" -gt 0 ]; do
+    [ "$left" -lt 30 ] || left=30
+    sleep "$left"
+  done
+  if [ -n "$expires" ]; then remove "$@"; fi
+}
+
+is_watched() {
+  watcher=
+  if [ -f "$place/watcher" ]; then read -r watcher <"$place/watcher"; fi
+  [ -n "$watcher" ] && tr '\0' '\n' <"/proc/$watcher/cmdline" 2>/dev/null | grep -qxF -- "$id"
+}
+
 # INSTALLATION ID KEEP_HOMES
 remove() {
   tag=$1 id=$2 keep=$3
   place=$directory/$tag/instances/$id
   if [ ! -d "$place" ]; then return; fi
   use_directory
+  if is_watched && [ "$watcher" != $$ ]; then kill -s TERM -- "-$watcher" 2>/dev/null; fi
   if [ -f "$place/leave" ]; then
     sh -- "$place/leave" </dev/null >/dev/null || refuse 75 "processes of $id will not end"
   fi
@@ -257,7 +288,7 @@ end_processes() {
   while left=$(living "$1") && [ -n "$left" ]; do
     [ $tries -lt 50 ] || refuse 75 "processes of the account $1 will not end"
     # All at once, so that none can fork away; the list is for those that this cannot reach.
-    su -s /bin/sh -c 'kill -KILL -1' "$1" >/dev/null 2>&1
+    su -s /bin/sh -c '[ "$(id -u)" = 0 ] || kill -s KILL -- -1' "$1" >/dev/null 2>&1
     # Unquoted on purpose: one word per process.
     kill -KILL $left 2>/dev/null
     tries=$((tries + 1))
@@ -281,6 +312,8 @@ case $verb in
   survey) survey ;;
   reserve) reserve "$@" ;;
   install) install "$@" ;;
+  arm) arm "$@" ;;
+  watch) watch "$@" ;;
   remove) remove "$@" ;;
   *) refuse 64 "$verb is no verb" ;;
 esac

@@ -38,7 +38,11 @@ def read_known_hosts(path: Path, host: str, port: int) -> tuple[tuple[str, ...],
         mark = words.pop(0) if words[0].startswith("@") else ""
         if mark not in found or len(words) < 3 or not is_public_key(" ".join(words[1:3])):
             raise InvalidSettings(f"known_hosts: line {number} of {path} is not of the format of sshd(8).")
-        if _names(words[0], place):
+        try:
+            named = _names(words[0], place)
+        except binascii.Error as error:
+            raise InvalidSettings(f"known_hosts: line {number} of {path} has no hashed name.") from error
+        if named:
             found[mark].append(" ".join(words[1:3]))
     revoked = set(found["@revoked"])
     keys, authorities = (
