@@ -1,0 +1,221 @@
+"""What the ``container`` driver asks of an engine, through the `docker` SDK: blocking calls, errors translated once."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+import requests
+from docker.errors import APIError, DockerException
+
+from gridcloud.errors import (
+    Forbidden,
+    GridcloudError,
+    InvalidRequest,
+    NoCapacity,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Transient,
+    Unreachable,
+)
+
+__all__ = ["ContainerEngine", "NameTaken", "find_engine", "make_archive"]
+
+T = TypeVar("T")
+
+_QUICK, _SLOW = 8, 50  # seconds for a look, and for what makes or removes something
+
+
+class NameTaken(Transient):
+    """A container of that name is there already."""
+
+
+class ContainerEngine:
+    """One engine of Docker's API. Every method blocks and raises errors of gridcloud."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._clients: dict[int, docker.APIClient] = {}
+
+    def close(self) -> None:
+        """Let go of the engine. May be called twice."""
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+    def information(self) -> Mapping[str, Any]:
+        """Return what the engine says of itself and its computer."""
+        return dict(
+            self._ask(_QUICK, lambda client: client.info() | {"Version": client.version()["Version"]})
+        )
+
+    def images(self) -> list[str]:
+        """Return the names of the images that are there."""
+        listed = self._ask(_QUICK, lambda client: client.images())
+        return sorted({tag for image in listed for tag in image.get("RepoTags") or () if "<none>" not in tag})
+
+    def image(self, name: str) -> Mapping[str, Any]:
+        """Return the configuration of an image. Raises NotFound."""
+        return dict(self._ask(_QUICK, lambda client: client.inspect_image(name))["Config"] or {})
+
+    def pull(self, name: str) -> None:
+        """Fetch an image from where its name says; takes as long as it takes. Raises Rejected, Transient."""
+
+        def pull(client: docker.APIClient) -> None:
+            for line in client.pull(
+                name, stream=True, decode=True, **({} if _tagged(name) else {"tag": "latest"})
+            ):
+                if "error" in line:
+                    raise _explained(0, str(line["error"]), f"the image {name}")
+
+        self._ask(3600, pull)
+
+    def containers(self, labels: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return all containers, ended ones too, that carry the labels (``name`` or ``name=value``)."""
+        return list(
+            self._ask(_QUICK, lambda client: client.containers(all=True, filters={"label": list(labels)}))
+        )
+
+    def inspect(self, container: str) -> Mapping[str, Any]:
+        """Return everything about a container. Raises NotFound."""
+        return dict(self._ask(_QUICK, lambda client: client.inspect_container(container)))
+
+    def create(self, name: str, host: Mapping[str, Any], **what: Any) -> str:
+        """Create a container and return its id. Raises NameTaken, NotFound (no such image), NoCapacity, Rejected."""
+
+        def create(client: docker.APIClient) -> str:
+            config = client.create_host_config(**host)
+            return str(client.create_container(name=name, host_config=config, **what)["Id"])
+
+        return self._ask(_SLOW, create, f"the container {name}")
+
+    def start(self, container: str) -> None:
+        """Start a container; one that runs is left alone."""
+        self._ask(_SLOW, lambda client: client.start(container), "the container")
+
+    def remove(self, container: str) -> None:
+        """End and remove a container with its volumes; one that is not there is removed."""
+        try:
+            self._ask(_SLOW, lambda client: client.remove_container(container, force=True, v=True))
+        except (NotFound, NameTaken):
+            pass  # gone, or somebody else is removing it
+
+    def write(self, container: str, archive: bytes) -> None:
+        """Unpack a tar archive at the root of a container, as root."""
+        if not self._ask(_SLOW, lambda client: client.put_archive(container, "/", archive)):
+            raise Transient("The container engine did not take the instance's own files.")
+
+    def read(self, container: str, path: str) -> bytes:
+        """Return a small file of a container. Raises NotFound."""
+
+        def read(client: docker.APIClient) -> bytes:
+            chunks, _ = client.get_archive(container, path)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                file = archive.extractfile(archive.getmembers()[0])
+                return file.read(1 << 20) if file else b""
+
+        return self._ask(_QUICK, read)
+
+    def has_program(self, container: str, name: str) -> bool:
+        """Tell whether a shell in the container finds the program."""
+
+        def look(client: docker.APIClient) -> bool:
+            command = ["/bin/sh", "-c", 'command -v -- "$1"', "sh", name]
+            made = client.exec_create(container, command)["Id"]
+            client.exec_start(made)
+            return bool(client.exec_inspect(made)["ExitCode"] == 0)
+
+        return self._ask(_QUICK, look)
+
+    def _ask(self, seconds: int, call: Callable[[docker.APIClient], T], what: str = "") -> T:
+        try:
+            client = self._clients.get(seconds)
+            if client is None:
+                client = docker.APIClient(base_url=self.url, timeout=seconds)
+                client = self._clients.setdefault(seconds, client)
+            return call(client)
+        except APIError as error:
+            status = error.response.status_code if error.response is not None else 0
+            raise _explained(status, str(error.explanation or error), what) from error
+        except requests.exceptions.Timeout as error:
+            raise TimedOut(
+                f"The container engine at {self.url} did not answer within {seconds} s.",
+                remedy="Look at its load and its log.",
+            ) from error
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> GridcloudError:
+        if "Permission denied" in str(error):
+            return Forbidden(
+                f"The container engine at {self.url} does not let this user in.",
+                remedy="Add the user to the socket's group, or run a rootless engine of the user's own.",
+            )
+        return Unreachable(
+            f"No container engine answers at {self.url}.",
+            remedy="Start it (`systemctl start docker`, or `systemctl --user start podman.socket`), or set 'engine'.",
+        )
+
+
+def find_engine() -> str:
+    """Return the engine's URL that the environment or the usual sockets tell, "" when there is none."""
+    if url := os.environ.get("DOCKER_HOST"):
+        return url
+    own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    for path in (
+        f"{own}/podman/podman.sock",
+        f"{own}/docker.sock",
+        "/run/podman/podman.sock",
+        "/run/docker.sock",
+    ):
+        try:
+            if stat.S_ISSOCK(Path(path).stat().st_mode) and os.access(path, os.R_OK | os.W_OK):
+                return f"unix://{path}"
+        except OSError:
+            continue
+    return ""
+
+
+def make_archive(folder: str, uid: int, gid: int, notes: Mapping[str, str]) -> bytes:
+    """Return a tar archive of a folder that belongs to a user alone ("" for none), and of readable files of root's."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        if folder:
+            entry = tarfile.TarInfo(folder.strip("/"))
+            entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o700, uid, gid
+            archive.addfile(entry)
+        for name, text in notes.items():
+            entry = tarfile.TarInfo(name.strip("/"))
+            entry.mode, entry.size = 0o644, len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return held.getvalue()
+
+
+def _tagged(name: str) -> bool:
+    return "@" in name or ":" in name.rpartition("/")[2]
+
+
+def _explained(status: int, said: str, what: str) -> GridcloudError:
+    """Translate what an engine says. Engines give few codes: where there is none, its words decide."""
+    low, subject = said.lower(), what or "what was asked"
+    message = f"The container engine refuses {subject}: {said.strip()}"
+    if "no space left" in low:
+        return NoCapacity(message, remedy="Remove unused images and containers (`system prune`).")
+    if "already in use" in low or "already in progress" in low:
+        return NameTaken(message)
+    denied = ("denied", "unauthorized", "authentication required")
+    if status in (401, 403) or (status != 409 and any(word in low for word in denied) and "image" in subject):
+        return Rejected(message, remedy="Log the engine in where the image is kept, or name another image.")
+    if status == 404 or "manifest unknown" in low or "no such image" in low:
+        return NotFound(message)
+    if "cannot allocate memory" in low or "resource temporarily unavailable" in low:
+        return NoCapacity(message)
+    if status == 400:
+        return InvalidRequest(message)
+    return Transient(message)
