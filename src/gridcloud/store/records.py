@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -290,7 +291,7 @@ def _open(location: str | os.PathLike[str], clock: Clock) -> Store:
     try:
         migrate(engine)
         installation = _installation(engine)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         engine.dispose()
         raise database_error(error, url) from error
     except BaseException:
