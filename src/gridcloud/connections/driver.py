@@ -22,11 +22,13 @@ __all__ = [
     "Command",
     "Connection",
     "Credentials",
+    "Ending",
     "ForkServing",
     "Forward",
     "Process",
     "Progress",
     "Resizable",
+    "Superseding",
     "TerminalSize",
 ]
 
@@ -158,6 +160,22 @@ class ForkServing(Protocol):
     async def fork(self, command: Command, log: str) -> int | None:
         """Start ``command`` detached, in a session of its own, output appended to the file ``log``; return its
         process id there, or None when no fork server has this program (the caller then starts it plainly)."""
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """A connection that notices by itself when it has ended, black holes included."""
+
+    async def wait_closed(self) -> None:
+        """Return when it has ended, for whatever reason."""
+
+
+@runtime_checkable
+class Superseding(Protocol):
+    """A connection whose lost predecessor may linger at the other side, holding ports there."""
+
+    async def supersede(self, earlier: Connection) -> None:
+        """End at the other side what ``earlier``, lost, left of itself."""
 
 
 class Credentials(Protocol):

@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from gridcloud.errors import InvalidRequest, NotFound
 
@@ -112,5 +113,14 @@ def of_user(name: str) -> dict[str, str]:
         "USER": name,
         "LOGNAME": name,
         "SHELL": user.pw_shell or "/bin/sh",
-        "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        "PATH": ":".join(path for path in os.get_exec_path() if _is_open_to_all(path)) or os.defpath,
     }
+
+
+def _is_open_to_all(folder: str) -> bool:
+    """Tell whether others can reach a folder: one they cannot makes "not permitted" of every "not found"."""
+    path = Path(folder)
+    try:
+        return path.is_absolute() and all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
+    except OSError:
+        return False

@@ -35,6 +35,7 @@ __all__ = ["LocalConnection", "LocalProcess"]
 
 _LIMIT = 1 << 20  # bytes of output kept unread
 _LOOK = 0.02  # seconds between looks at what is left
+_UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 _GRACE = 2.0  # seconds between TERM and KILL when the connection closes
 
 # Opening the terminal as a session leader makes it the controlling one; the words follow as arguments.
@@ -80,7 +81,7 @@ class LocalConnection(Connection):
         if entry is None or entry.kind != "folder":
             raise NotFound(f"There is no folder {directory!r} to work in.", remedy="Make it first.")
         environment = self._environment(command)
-        words = (*self._address.enter, *command.words)
+        words = command.words if self._enters_first() else (*self._address.enter, *command.words)
         if command.terminal is None:
             process = await self._spawn(words, environment, directory)
         else:
@@ -104,6 +105,10 @@ class LocalConnection(Connection):
 
     def _environment(self, command: Command) -> dict[str, str]:
         return (of_user(self._user) if self._user else inherited()) | dict(command.environment)
+
+    def _enters_first(self) -> bool:
+        """Tell whether to enter the limits as root: with unified control groups another user cannot."""
+        return bool(self._user and self._address.enter and _UNIFIED)
 
     async def _spawn(
         self, words: tuple[str, ...], environment: dict[str, str], directory: str
@@ -139,8 +144,18 @@ class LocalConnection(Connection):
         identity: dict[str, object] = {}
         if self._user:
             user = pwd.getpwnam(self._user)
-            groups = os.getgrouplist(self._user, user.pw_gid)
-            identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
+            if self._enters_first():
+                become = (
+                    "setpriv",
+                    f"--reuid={user.pw_uid}",
+                    f"--regid={user.pw_gid}",
+                    "--init-groups",
+                    "--",
+                )
+                words = (*self._address.enter, *become, *words)
+            else:
+                groups = os.getgrouplist(self._user, user.pw_gid)
+                identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(_LIMIT, loop),

@@ -23,7 +23,7 @@ from gridcloud.connections.model import Endpoint, Port, Socket, SSHAddress
 from gridcloud.connections.relay import Reader, Writer, carry, dial_here, relay
 from gridcloud.connections.ssh_files import SFTPSide, download, upload
 from gridcloud.connections.ssh_process import Keeper, SSHProcess, open_keeper, open_process
-from gridcloud.connections.trust import Witness, known_hosts, untrusted
+from gridcloud.connections.trust import Witness, host_key_kinds, known_hosts, untrusted
 from gridcloud.errors import ConnectionLost, Forbidden, GridcloudError, PortTaken, Unreachable
 
 __all__ = ["SSHConnection", "Timing"]
@@ -340,6 +340,7 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
         config=None,
         client_factory=lambda: witness,
         known_hosts=hosts,
+        server_host_key_algs=host_key_kinds(address),
         username=address.user,
         client_keys=keys,
         agent_path=None,

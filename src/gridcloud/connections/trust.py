@@ -10,7 +10,13 @@ import asyncssh
 from gridcloud.connections.model import SSHAddress
 from gridcloud.errors import InvalidSettings, Untrusted
 
-__all__ = ["Witness", "known_hosts", "untrusted"]
+__all__ = ["Witness", "host_key_kinds", "known_hosts", "untrusted"]
+
+_ED25519 = ["ssh-ed25519"]
+_ECDSA = ["ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
+_RSA = ["rsa-sha2-512", "rsa-sha2-256"]
+_KINDS = [*_ED25519, *_ECDSA, *_RSA]
+_CERTIFIED = [f"{kind}-cert-v01@openssh.com" for kind in _KINDS]
 
 KnownHosts = tuple[list[asyncssh.SSHKey], list[asyncssh.SSHKey], list[asyncssh.SSHKey]]
 
@@ -48,6 +54,15 @@ def known_hosts(address: SSHAddress) -> KnownHosts:
         [_read(address, line) for line in address.host_authorities],
         [],
     )
+
+
+def host_key_kinds(address: SSHAddress) -> list[str]:
+    """Return the kinds of host keys to ask for: first those that were pinned, for a host has several keys, then
+    the others, so that a host that has none of them shows what it has instead."""
+    pinned = {_kind(key) for key in known_hosts(address)[0]}
+    wanted = [kind for kind in _KINDS if kind in pinned or (kind in _RSA and "ssh-rsa" in pinned)]
+    others = [kind for kind in _KINDS if kind not in wanted]
+    return (_CERTIFIED if address.host_authorities else []) + wanted + others
 
 
 def untrusted(address: SSHAddress, seen: asyncssh.SSHKey | None, cause: str) -> Untrusted:
