@@ -124,6 +124,8 @@ async def _run(
         done, _ = await asyncio.wait(readers, timeout=_AFTERWARDS)
         for reader in done:
             reader.result()
+        if code != 0:
+            await connection.check()  # what a closing connection has ended did not fail by itself
         return Outcome(code, tuple(tail))
     finally:
         await asyncio.shield(_leave(process, readers))

@@ -117,6 +117,8 @@ class Door:
             code = await ending
             # A service that the command has started may hold the pipes for ever.
             await asyncio.wait(telling, timeout=2)
+            if code != 0:
+                await self._connection.check()  # what a closing connection has ended did not fail by itself
             return code
         finally:
             await asyncio.shield(_leave(process, [listening, ending, *telling]))

@@ -1,0 +1,3 @@
+"""Tests of configurers."""
+
+__all__: list[str] = []
