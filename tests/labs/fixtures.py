@@ -1,17 +1,28 @@
 """The fixtures of the labs, a pytest plugin. What cannot run here is skipped, and said aloud at the end of the run.
 
 `ssh_lab` (once per test process) is an open `machines.Lab`; `start_machine` starts machines in it that end with the
-test; `ssh_machine` is one such machine.
+test; `ssh_machine` is one such machine. `podman_engine` and `docker_engine` (once per test process) are open
+`containers.Engine`s; `container_engine` is each of them in turn.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import pytest
 
+from tests.labs.containers import Engine, missing_for_engine
 from tests.labs.machines import Lab, Machine, missing_for_machines
 
-__all__ = ["StartMachine", "ssh_lab", "ssh_machine", "start_machine"]
+__all__ = [
+    "StartMachine",
+    "container_engine",
+    "docker_engine",
+    "podman_engine",
+    "ssh_lab",
+    "ssh_machine",
+    "start_machine",
+]
 
 
 _MARK = "NOT TESTED: "
@@ -26,7 +37,7 @@ class StartMachine(Protocol):
 @pytest.fixture(scope="session")
 def ssh_lab() -> Iterator[Lab]:
     """A private network in which machines can be started."""
-    _skip_without(missing_for_machines)
+    _skip_without(missing_for_machines())
     with Lab() as lab:
         yield lab
 
@@ -52,6 +63,27 @@ async def ssh_machine(start_machine: StartMachine) -> Machine:
     return await start_machine()
 
 
+@pytest.fixture(scope="session")
+def podman_engine() -> Iterator[Engine]:
+    """Podman, with the images of `tests.labs.containers`."""
+    with _engine("podman") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Engine]:
+    """Docker, with the images of `tests.labs.containers`."""
+    with _engine("docker") as engine:
+        yield engine
+
+
+@pytest.fixture(params=["podman", "docker"])
+def container_engine(request: pytest.FixtureRequest) -> Engine:
+    """Podman and Docker in turn."""
+    engine: Engine = request.getfixturevalue(f"{request.param}_engine")
+    return engine
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
     reasons = {report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)}
@@ -59,7 +91,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(reason.removeprefix("Skipped: "), yellow=True, bold=True)
 
 
-def _skip_without(missing: Callable[[], str | None]) -> None:
-    reason = missing()
+@contextmanager
+def _engine(name: Literal["podman", "docker"]) -> Iterator[Engine]:
+    _skip_without(missing_for_engine(name))
+    with Engine(name) as engine:
+        yield engine
+
+
+def _skip_without(reason: str | None) -> None:
     if reason:
         pytest.skip(_MARK + reason)

@@ -232,7 +232,7 @@ class Lab:
         process = ownership.start_owned(
             ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child",
              "--propagation", "private", "sh", str(Path(__file__).with_name("machine.sh"))],
-            cgroups=_make_cgroups(f"gridcloud-lab-{self.folder.name}", f"m{index}", memory, cpus),
+            cgroups=ownership.make_cgroups(self.folder.name, f"m{index}", memory=memory, cpus=cpus),
             environment={
                 "PATH": os.environ["PATH"], "ROOT_FILESYSTEM": str(self._root_filesystem), "NAME": name,
                 "SEED": str(folder / "seed.tar"), "SCRATCH": str(scratch), "DISK": disk, "ADDRESS": f"{host}/25",
@@ -328,36 +328,6 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
-
-
-def _make_cgroups(lab: str, machine: str, memory: str | None, cpus: float | None) -> tuple[Path, ...]:
-    """Control groups of a machine, in whichever hierarchies this kernel has."""
-    unified = (ownership.CGROUPS / "cgroup.controllers").exists()
-    tops = (
-        [ownership.CGROUPS]
-        if unified
-        else [ownership.CGROUPS / name for name in ("memory", "cpu", "pids", "freezer")]
-    )
-    groups = []
-    for top in tops:
-        if not top.is_dir():
-            continue
-        (top / lab).mkdir(exist_ok=True)
-        if unified:
-            for parent in (top, top / lab):
-                (parent / "cgroup.subtree_control").write_text("+memory +cpu +pids")
-        (top / lab / machine).mkdir()
-        groups.append(top / lab / machine)
-    limits: dict[str, str] = {}
-    if memory:
-        limits["memory.max" if unified else "memory.limit_in_bytes"] = memory
-    if cpus:
-        quota = int(cpus * 100_000)
-        limits |= {"cpu.max": f"{quota} 100000"} if unified else {"cpu.cfs_quota_us": str(quota)}
-    for name, value in limits.items():
-        (group,) = (group for group in groups if (group / name).exists())
-        (group / name).write_text(value)
-    return tuple(groups)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

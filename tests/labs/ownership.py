@@ -19,9 +19,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CGROUPS", "STATE", "claim", "end_group", "release", "root_filesystem", "start_owned", "sweep"]
+__all__ = [
+    "CGROUPS",
+    "STATE",
+    "claim",
+    "end_group",
+    "locked",
+    "make_cgroups",
+    "release",
+    "root_filesystem",
+    "run_script",
+    "start_owned",
+    "sweep",
+]
 
-STATE = Path("/run/gridcloud-labs")
+STATE = Path("/var/lib/gridcloud-labs")
 CGROUPS = Path("/sys/fs/cgroup")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -81,6 +93,37 @@ def start_owned(
         )
 
 
+def make_cgroups(
+    lab: str, name: str, *, memory: str | None = None, cpus: float | None = None
+) -> tuple[Path, ...]:
+    """Make control groups for a part of a lab in every hierarchy this kernel has; `release` removes them."""
+    unified = (CGROUPS / "cgroup.controllers").exists()
+    tops = [CGROUPS] if unified else [path.parent for path in CGROUPS.glob("*/cgroup.clone_children")]
+    groups = []
+    for top in tops:
+        if unified:
+            for parent in (top, top / f"gridcloud-lab-{lab}"):
+                parent.mkdir(exist_ok=True)
+                (parent / "cgroup.subtree_control").write_text("+memory +cpu +pids")
+        group = top / f"gridcloud-lab-{lab}" / name
+        group.mkdir(parents=True)
+        for file in ("cpuset.mems", "cpuset.cpus"):  # empty in a new group of the first version
+            for path in (group.parent / file, group / file):
+                if not unified and path.exists():
+                    path.write_text((top / file).read_text())
+        groups.append(group)
+    limits: dict[str, str] = {}
+    if memory:
+        limits["memory.max" if unified else "memory.limit_in_bytes"] = memory
+    if cpus:
+        quota = int(cpus * 100_000)
+        limits |= {"cpu.max": f"{quota} 100000"} if unified else {"cpu.cfs_quota_us": str(quota)}
+    for file, value in limits.items():
+        (group,) = (group for group in groups if (group / file).exists())
+        (group / file).write_text(value)
+    return tuple(groups)
+
+
 def end_group(process: "subprocess.Popen[bytes]", *, gently: float = 0) -> None:
     """End a program and its process group: SIGTERM with `gently` seconds to obey, then SIGKILL."""
     if gently and process.poll() is None:
@@ -100,12 +143,33 @@ def end_group(process: "subprocess.Popen[bytes]", *, gently: float = 0) -> None:
 
 def root_filesystem() -> Path:
     """The root file system that machines and session containers run in; built at first use (about 80 s)."""
+    return Path(run_script([str(SCRIPTS / "build-root-filesystem")]))
+
+
+def run_script(command: list[str]) -> str:
+    """Run one of the project's scripts with this Python; what it prints."""
     # Kept where the account keeps its caches: tests run with a home of their own, which they throw away.
     home = pwd.getpwuid(os.getuid()).pw_dir
     environment = os.environ | {"HOME": home, "XDG_CACHE_HOME": f"{home}/.cache", "PYTHON": sys.executable}
-    script = SCRIPTS / "build-root-filesystem"
-    built = subprocess.run([script], env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(built.stdout.strip())
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+
+
+def read(path: Path) -> str:
+    """A file that may vanish meanwhile; empty then."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock among all test processes of this computer."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _sweep() -> None:
@@ -140,7 +204,7 @@ def _remove_cgroups(name: str) -> None:
         for top in list(tops):
             groups = sorted(top.rglob("cgroup.procs"), key=lambda path: -len(path.parts))
             for procs in groups:
-                for pid in _read(procs).split():
+                for pid in read(procs).split():
                     try:
                         os.kill(int(pid), signal.SIGKILL)
                     except ProcessLookupError:
@@ -155,18 +219,10 @@ def _remove_cgroups(name: str) -> None:
             time.sleep(0.02)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
 @contextmanager
 def _lock() -> Iterator[None]:
     STATE.mkdir(mode=0o700, exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(STATE / "lock"):
         yield
 
 

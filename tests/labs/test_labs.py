@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+import docker
 import pytest
 
 from tests.labs import ownership
+from tests.labs.containers import SESSION_IMAGE, TINY_IMAGE, Engine
 from tests.labs.fixtures import StartMachine
 from tests.labs.machines import Lab, Machine
 
@@ -143,9 +145,49 @@ async def test_what_a_killed_test_process_left_is_swept() -> None:
     assert not left
 
 
+async def test_an_engine_runs_a_session(container_engine: Engine) -> None:
+    said = await run_container(
+        container_engine, SESSION_IMAGE, "id -un; pwd; jupyterhub-singleuser --version"
+    )
+    assert said == f"user\n/home/user\n{version('jupyterhub')}"
+
+
+async def test_the_memory_limit_of_a_container_holds(container_engine: Engine) -> None:
+    said = await run_container(
+        container_engine,
+        TINY_IMAGE,
+        "head -c 200M /dev/zero | tail >/dev/null; echo ${PIPESTATUS[1]}",
+        mem_limit="64m",
+    )
+    assert said.split()[-1] == "137"
+
+
+async def test_an_image_that_does_not_exist_is_refused(container_engine: Engine) -> None:
+    with pytest.raises(docker.errors.APIError):
+        await run_container(container_engine, "gridcloud-absent:test", "true")
+
+
+async def test_an_engine_leaves_nothing(container_engine: Engine) -> None:
+    with Engine(container_engine.name) as engine:
+        folder = engine.folder
+        with closing(docker.DockerClient(base_url=engine.url)) as client:
+            client.containers.run(TINY_IMAGE, ["sleep", "12345"], detach=True)
+    assert not traces(folder, 0)
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in ownership.read(path)]
+
+
+async def run_container(engine: Engine, image: str, script: str, **options: Any) -> str:
+    def run() -> str:
+        with closing(docker.DockerClient(base_url=engine.url)) as client:
+            said: bytes = client.containers.run(image, ["bash", "-c", script], remove=True, **options)
+            return said.decode().strip()
+
+    return await asyncio.to_thread(run)
+
+
 def traces(folder: Path, number: int) -> list[str]:
     """What is there of a lab in the system."""
-    links = subprocess.run(["ip", "-o", "link"], stdout=subprocess.PIPE, text=True, check=True).stdout
     found = [str(path) for path in ownership.CGROUPS.glob(f"**/gridcloud-lab-{folder.name}")]
     found += [str(folder)] if folder.exists() else []
-    return found + ([f"gclab{number}"] if f" gclab{number}@" in links else [])
+    return found + ([f"gclab{number}"] if Path(f"/sys/class/net/gclab{number}").exists() else [])
