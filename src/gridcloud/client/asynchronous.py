@@ -142,7 +142,7 @@ class AsyncClient:
         )
 
     async def get(self, instance_id: str, source: str, target: Path) -> None:
-        """Copy a file or folder from ``source`` on a ready instance to ``target`` here, which must not exist as a folder."""
+        """Copy a file or folder from ``source`` on a ready instance to ``target`` here (which is no folder yet)."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".gridcloud-", dir=target.parent) as folder:
             path = _path("instances", instance_id, "files")

@@ -84,7 +84,7 @@ class InstanceDriver(ABC):
 
     @abstractmethod
     async def check(self) -> Sequence[Finding]:
-        """Try credentials, reachability, images and limits without starting anything. Never raises for what it finds."""
+        """Try credentials, reachability, images and limits; start nothing, raise for nothing that is found."""
 
     @abstractmethod
     async def close(self) -> None:

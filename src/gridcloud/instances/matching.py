@@ -56,12 +56,10 @@ def explain(request: Request, offers: Sequence[Offer]) -> str:
             return f"No provider named {request.on!r} is configured."
         return "No provider is configured."
     if not any(offer.possible for offer in offers):
-        largest = max(
-            (offer for offer in offers),
-            key=lambda o: (o.shape.gpus >= request.gpus, o.shape.gpus, o.shape.cpus, o.shape.memory),
-        )
         reasons = "; ".join(f"{offer.provider}: {offer.why_not}" for offer in offers)
-        return f"No provider can serve this request ({reasons}). The largest available is {describe(largest.shape)} on {largest.provider}."
+        largest = max(offers, key=lambda offer: _size(request, offer.shape))
+        best = f"The largest available is {describe(largest.shape)} on {largest.provider}."
+        return f"No provider can serve this request ({reasons}). {best}"
     reasons = "; ".join(
         f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available
     )
@@ -108,3 +106,7 @@ def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, fl
         spare,
         offer.provider,
     )
+
+
+def _size(request: Request, shape: Shape) -> tuple[int, float, int]:
+    return (shape.gpus if request.gpus else 0, shape.cpus, shape.memory)

@@ -9,13 +9,13 @@ from datetime import timedelta
 
 from gridcloud.clock import Clock
 from gridcloud.errors import GridcloudError
-from gridcloud.instances.model import Holding, Instance, State
+from gridcloud.instances.model import FINAL, Holding, Instance, State
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
 
 __all__ = ["Difference", "Reconciliation"]
 
-SETTLING = {State.CREATING, State.STARTING, State.CONFIGURING, State.READY, State.DISCARDING, State.STOPPING, State.FAILING}
+SETTLING = frozenset(State) - FINAL - {State.REQUESTED}
 """States in which a provider may rightly hold something of an instance."""
 
 
@@ -34,7 +34,9 @@ class Difference:
 class Reconciliation:
     """Finds and removes what no live instance accounts for."""
 
-    def __init__(self, lives: Lives[Instance], providers: Providers, clock: Clock, grace: float = 0.0) -> None:
+    def __init__(
+        self, lives: Lives[Instance], providers: Providers, clock: Clock, grace: float = 0.0
+    ) -> None:
         self._lives = lives
         self._providers = providers
         self._clock = clock
@@ -57,17 +59,30 @@ class Reconciliation:
                 holdings = await driver.holdings()
         except (GridcloudError, TimeoutError) as error:
             text = f"It cannot be asked what it holds: {error or 'no answer within 60 s'}"
-            return [Difference(name, name, text, "Mend the provider's entry or its machine, then run doctor again.")]
+            return [
+                Difference(
+                    name, name, text, "Mend the provider's entry or its machine, then run doctor again."
+                )
+            ]
         live = {instance.id: instance for instance in await self._lives.live()}
         return [d for holding in holdings if (d := self._judge(name, holding, live.get(holding.instance_id)))]
 
     def _judge(self, name: str, holding: Holding, instance: Instance | None) -> Difference | None:
         if holding.created is not None and self._clock.now() - holding.created < self._grace:
             return None
-        if instance is not None and instance.state in SETTLING and instance.offer and instance.offer.provider == name:
+        if (
+            instance is not None
+            and instance.state in SETTLING
+            and instance.offer
+            and instance.offer.provider == name
+        ):
             return None
-        why = "which the store does not know" if instance is None else f"which is {instance.state} elsewhere"
-        text = f"{name} holds {holding.what} {holding.name} of instance {holding.instance_id}, {why} or which has ended."
+        why = (
+            "of which no live instance is known"
+            if instance is None
+            else f"whose instance is {instance.state} elsewhere"
+        )
+        text = f"{name} holds {holding.what} {holding.name} ({holding.instance_id}), {why}."
         return Difference(name, holding.instance_id, text, "'gridcloud doctor --mend' removes it.", holding)
 
     async def _mend(self, difference: Difference) -> Difference:
@@ -75,7 +90,12 @@ class Reconciliation:
             return difference
         # The wish may have been taken up between looking and mending.
         live = {i.id: i for i in await self._lives.live()}.get(difference.subject)
-        if live is not None and live.state in SETTLING and live.offer and live.offer.provider == difference.provider:
+        if (
+            live is not None
+            and live.state in SETTLING
+            and live.offer
+            and live.offer.provider == difference.provider
+        ):
             return difference
         try:
             driver = await self._providers.holder(difference.provider)
@@ -83,6 +103,8 @@ class Reconciliation:
                 await driver.destroy(difference.subject, difference.holding.handle)
         except (GridcloudError, TimeoutError) as error:
             text = f"{difference.message} Removing it failed: {error or 'no answer within 120 s'}"
-            return Difference(difference.provider, difference.subject, text, "Run it again.", difference.holding)
+            return Difference(
+                difference.provider, difference.subject, text, "Run it again.", difference.holding
+            )
         text = f"Removed {difference.holding.what} {difference.holding.name} from {difference.provider}."
         return Difference(difference.provider, difference.subject, text, "", difference.holding, mended=True)

@@ -1,9 +1,9 @@
 """Run commands on instances and move files, over HTTP.
 
-A command is one websocket. The first message from the client is the command as JSON: ``{"words": [...], "environment":
-{...}, "directory": "", "terminal": {"columns": 80, "rows": 24} | null}``. After that every message is binary, its first
-byte saying what it is: from the client 0 standard input (empty: end of input), 1 a signal's name, 2 a terminal size
-as ``COLUMNSxROWS``; from the service 1 standard output, 2 standard error, 3 the exit code in decimal, 4 a problem document.
+A command is one websocket. The first message from the client is the command as JSON (`documents.Order`). After that
+every message is binary, its first byte saying what it is: from the client 0 standard input (empty: end of input), 1 a
+signal's name, 2 a terminal's size as ``COLUMNSxROWS``; from the service 1 standard output, 2 standard error, 3 the exit
+code in decimal, 4 a problem document.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ async def _start(websocket: WebSocket, connection: Connection) -> Process:
         order = Order.model_validate_json(await websocket.receive_text())
     except (ValidationError, KeyError) as error:
         raise InvalidRequest(f"The command is not valid: {error}") from None
-    size = order.terminal and TerminalSize(order.terminal.columns, order.terminal.rows)
+    size = TerminalSize(order.terminal.columns, order.terminal.rows) if order.terminal else None
     return await connection.start(Command(tuple(order.words), order.environment, order.directory, size))
 
 

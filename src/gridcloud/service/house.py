@@ -17,8 +17,8 @@ from gridcloud.clock import Clock, SystemClock
 from gridcloud.configurers.model import Facts
 from gridcloud.configurers.running import check_all, run_all
 from gridcloud.connections.driver import Connection
-from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.forkserver import ForkServer, Program
+from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
@@ -169,7 +169,7 @@ class House:
         longest = self.settings().limits.time
         if longest and request.time > longest:
             raise InvalidRequest(
-                f"A time of {timedelta(seconds=request.time)} was asked; the longest allowed is {timedelta(seconds=longest)}."
+                f"A time of {timedelta(seconds=request.time)} was asked; {timedelta(seconds=longest)} at most is allowed."
             )
 
     async def check_count(self, owner: str) -> None:
@@ -207,7 +207,7 @@ class House:
 
     async def _connect_for_long(self, address: Address) -> Connection:
         if isinstance(address, SSHAddress):
-            return await Supervised.open(lambda: self._connect(address), self.clock)
+            return await Supervised.open(lambda: self._connect(address), clock=self.clock)
         if isinstance(address, LocalAddress):
             return await LocalConnection.open(address, self._fork_server)
         return await self._connect(address)
