@@ -169,7 +169,7 @@ class Client:
 
     def add_provider(self, name: str, entry: Mapping[str, Any]) -> Provider:
         """Add a provider to the service's configuration file."""
-        return self._portal.call(self._client.add_provider, name, entry)
+        return self._portal.call(lambda: self._client.add_provider(name, entry))
 
     def remove_provider(self, name: str) -> None:
         """Remove a provider from the service's configuration file."""

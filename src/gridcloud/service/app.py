@@ -59,9 +59,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    problem = NotFound(f"There is nothing at {request.url.path}.") if error.status_code == 404 else None
-    if problem is None:
-        problem = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+    problem: GridcloudError = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+    if error.status_code == 404:
+        problem = NotFound(f"There is nothing at {request.url.path}.")
     return JSONResponse(
         problem.problem(), status_code=error.status_code, media_type=PROBLEM, headers=error.headers
     )

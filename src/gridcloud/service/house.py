@@ -169,7 +169,8 @@ class House:
         longest = self.settings().limits.time
         if longest and request.time > longest:
             raise InvalidRequest(
-                f"A time of {timedelta(seconds=request.time)} was asked; {timedelta(seconds=longest)} at most is allowed."
+                f"A time of {timedelta(seconds=request.time)} was asked.",
+                remedy=f"{timedelta(seconds=longest)} at most is allowed.",
             )
 
     async def check_count(self, owner: str) -> None:
@@ -199,8 +200,10 @@ class House:
         leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while await self.instances.records.find(states=leaving):
-                    await asyncio.sleep(0.2)
+                for instance in await self.instances.records.find(states=leaving):
+                    async for now in self.instances.records.follow(instance.id):
+                        if now.state not in leaving:
+                            break
 
     async def _connect(self, address: Address) -> Connection:
         return await connections.open(address, self.credentials)

@@ -26,9 +26,12 @@ async def pack(content: Path) -> AsyncIterator[bytes]:
     reader, writer = os.pipe()
 
     def work() -> None:
-        with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "wb") as sink:
-            with tarfile.open(fileobj=sink, mode="w|", bufsize=CHUNK) as archive:
-                archive.add(content, CONTENT)
+        with (
+            contextlib.suppress(BrokenPipeError),
+            os.fdopen(writer, "wb") as sink,
+            tarfile.open(fileobj=sink, mode="w|", bufsize=CHUNK) as archive,
+        ):
+            archive.add(content, CONTENT)
 
     worker = asyncio.create_task(asyncio.to_thread(work))
     with os.fdopen(reader, "rb") as source:

@@ -20,6 +20,10 @@ from gridcloud.service.house import House
 __all__ = ["serving"]
 
 
+_Door = tuple[socket.socket, Any, dict[str, Any]]
+"""A listening socket, the app behind it, and the server's options for it."""
+
+
 class _Server(uvicorn.Server):
     """A server that leaves signals to whoever runs the process."""
 
@@ -35,7 +39,7 @@ async def serving(house: House, path: Path) -> AsyncIterator[None]:
     Raises PortTaken, InvalidSettings.
     """
     app = build_app(house)
-    listeners = [(_private_socket(path), _private(app), {})]
+    listeners: list[_Door] = [(_private_socket(path), _private(app), {})]
     try:
         listeners += _https(house, app)
         servers = [_start(listener, door, options) for listener, door, options in listeners]
@@ -93,7 +97,7 @@ def _private_socket(path: Path) -> socket.socket:
     return listener
 
 
-def _https(house: House, app: FastAPI) -> list[tuple[socket.socket, Any, dict[str, Any]]]:
+def _https(house: House, app: FastAPI) -> list[_Door]:
     settings = house.settings().service
     if not settings.host:
         return []

@@ -101,7 +101,7 @@ class Runner:
         session = await self.lives.get(session_id)
         reason = Reason.ASKED if session.state is State.RUNNING else Reason.CANCELLED
         while session.state not in FINAL and session.state not in (State.ENDING, State.FAILING):
-            changes = {"reason": reason, "detail": detail or "Stopped as asked."}
+            changes: dict[str, Any] = {"reason": reason, "detail": detail or "Stopped as asked."}
             stopped = await self.lives.happen(session, Event.STOP, changes["detail"], **changes)
             if stopped is not None:
                 self._restart(session_id)
@@ -141,8 +141,8 @@ class Runner:
     def _restart(self, session_id: str) -> None:
         """Break off what is being done for a session and begin with the duty of its new state."""
         task = self._tasks.pop(session_id, None)
-        if task is not None:
-            task.cancel()
+        if task is not None and not task.cancel():
+            log.debug("session %s: its task had ended", session_id)
         self._carry(session_id)
 
     async def _life(self, session_id: str) -> None:
@@ -159,7 +159,7 @@ class Runner:
                 if session.state in FINAL:
                     self._secrets.pop(session_id, None)
                     if self._tasks.get(session_id) is asyncio.current_task():
-                        self._tasks.pop(session_id)
+                        del self._tasks[session_id]
                     return
                 await duties[session.state](session)
             except Transient as error:
