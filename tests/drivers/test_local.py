@@ -15,7 +15,10 @@ from typing import ClassVar
 
 import pytest
 
-from gridcloud.connections.driver import Command
+from gridcloud.connections import local as connections_local
+from gridcloud.connections import programs
+from gridcloud.connections.driver import Command, TerminalSize
+from gridcloud.connections.forkserver import ForkServer, Program
 from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress
 from gridcloud.drivers.instances import local
@@ -91,6 +94,69 @@ class TestLocalDriverAsAnotherAccount(LocalContract):
 
     def owner_named(self, text: str) -> str:
         return "ada"
+
+
+@pytest.mark.needs_root
+class TestLocalDriverWhereRootEnters(TestLocalDriverAsAnotherAccount):
+    """As on machines with unified control groups."""
+
+    @pytest.fixture(autouse=True)
+    def _root_enters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Which control groups a machine has is decided when it boots.
+        monkeypatch.setattr(connections_local, "_UNIFIED", True)
+
+    async def test_becomes_the_account(self, driver: InstanceDriver, account: str) -> None:
+        spec = await self.spec(driver)
+        address = (await self.running(driver, spec, await driver.create(spec))).address
+        assert isinstance(address, LocalAddress)
+        connection = await connect(address)
+        try:
+            told = await read_output(
+                connection, "sh", "-c", 'id; echo "$HOME"; pwd; grep CapEff /proc/self/status'
+            )
+            entry = pwd.getpwnam(account)
+            assert f"uid={entry.pw_uid}({account}) gid={entry.pw_gid}" in told
+            assert told.endswith(f"\n{entry.pw_dir}\n{address.directory}\nCapEff:\t0000000000000000\n")
+            assert "root" not in told
+            process = await connection.start(Command(words=("tty",), terminal=TerminalSize()))
+            assert b"/dev/pts/" in await anext(process.stdout())
+        finally:
+            await connection.close()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+async def test_forked_programs_live_within_the_instance(
+    tmp_path: Path, account: str, open_folder: str, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    driver = make(tmp_path / "local", directory=open_folder)
+    owner = OURSELVES if whose == "ours" else account
+    server = ForkServer(tmp_path / "fork", [Program("sleeper", "tests.connections.toy_program")])
+    await server.start()
+    try:
+        instance_id, address = await start(driver, owner)
+        connection = await LocalConnection.open(address, server)
+        try:
+            program = await programs.launch(
+                connection, Command(("sleeper", "sleep")), name="p", folder="programs"
+            )
+            process = Path(f"/proc/{program.pid}")
+            assert f"GRIDCLOUD_INSTANCE={instance_id}".encode() in (process / "environ").read_bytes().split(
+                b"\0"
+            )
+            assert process.stat().st_uid == pwd.getpwnam(owner).pw_uid
+            assert b"sleeper\0sleep" in (process / "cmdline").read_bytes()
+            if Path("/sys/fs/cgroup/pids").exists():
+                assert f"pids:/gridcloud/{instance_id}\n" in (process / "cgroup").read_text()
+        finally:
+            await connection.close()
+        assert _runs(program.pid)
+        await driver.destroy(instance_id, None)
+        assert not _runs(program.pid)
+        assert server.alive
+    finally:
+        await server.close()
 
 
 @pytest.mark.needs_root

@@ -86,7 +86,7 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
 
 def start(shell: list[str], script: str, *words: str, **more: object) -> subprocess.Popen[str]:
     command = [*shell, "-c", script, "script", *words]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, **more)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, **more)  # type: ignore[call-overload]
 
 
 def run(shell: list[str], script: str, *words: str, **more: object) -> subprocess.CompletedProcess[str]:

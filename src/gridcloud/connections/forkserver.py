@@ -163,7 +163,7 @@ class ForkServer:
 
     async def _launch(self) -> asyncio.subprocess.Process:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        words = [sys.executable, "-m", __name__, "--socket", str(self._folder / "socket")]
+        words = [sys.executable, "-P", "-m", __name__, "--socket", str(self._folder / "socket")]
         words += ["--parent", str(os.getpid())]
         for program in self.programs.values():
             words += ["--program", str(program)]

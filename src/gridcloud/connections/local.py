@@ -131,7 +131,8 @@ class LocalConnection(Connection):
                 os.fchown(slave, user.pw_uid, -1)
             environment = {"TERM": "xterm-256color"} | environment
             attach = ("/bin/sh", "-c", _ATTACH, "sh", os.ttyname(slave), *words)
-            process = await self._execute(attach, environment, directory, asyncio.subprocess.DEVNULL)
+            # Given to it open: a terminal that nobody has open yet reads as one that has ended.
+            process = await self._execute(attach, environment, directory, slave)
             await process.attach(os.dup(master))
             return process
         finally:
