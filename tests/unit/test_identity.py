@@ -40,6 +40,7 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
 async def test_a_token_is_shown_once_and_kept_as_its_hash(
     store: Store, clock: ManualClock, tmp_path: Path
 ) -> None:
+    """Identity, promise A."""
     tokens = Tokens(store, clock)
     token, secret = await tokens.issue("ann", note="for the lab", scopes=["read"])
     text = secret.reveal()
@@ -73,6 +74,7 @@ async def test_a_token_ends_when_it_expires_or_is_revoked(store: Store, clock: M
 
 
 async def test_what_is_no_token_is_refused_in_the_same_words(store: Store, clock: ManualClock) -> None:
+    """Identity, promise A."""
     tokens = Tokens(store, clock)
     token, secret = await tokens.issue("ann")
     good = secret.reveal()
@@ -108,6 +110,7 @@ async def test_users_are_nobody_special_until_kept(store: Store) -> None:
 
 
 def test_a_secret_shows_itself_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Identity, promise B."""
     secret = Secret("hunter2")
     with caplog.at_level(logging.INFO):
         logging.getLogger("test").info("%s %r %s", secret, secret, [secret])

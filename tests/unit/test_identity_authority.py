@@ -208,6 +208,7 @@ def server(tmp_path: Path, authority: Authority) -> Iterator[Server]:
 async def test_a_real_server_lets_in_whom_the_certificate_names(
     server: Server, authority: Authority, clock: ManualClock, key: asyncssh.SSHKey
 ) -> None:
+    """Identity, promise C."""
     credentials: Credentials = SSHCredentials(authority, "ann")
     pair = await credentials.user_certificate(server.user)
     assert await server.log_in(pair) == "hello\n"
@@ -237,6 +238,7 @@ async def test_a_real_server_lets_in_whom_the_certificate_names(
 async def test_a_server_without_our_host_certificate_is_not_believed(
     server: Server, authority: Authority
 ) -> None:
+    """Identity, promise D."""
     pair = await SSHCredentials(authority).user_certificate(server.user)
     authority.rotate("host")
     authority.forget("host")

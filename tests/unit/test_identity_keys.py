@@ -23,7 +23,7 @@ def _mode(path: Path) -> int:
 
 
 def test_a_key_comes_is_there_and_goes(keys: KeyFolder, tmp_path: Path) -> None:
-    """CORC-25: exists no -> yes -> no; the key 0600; only that line removed from authorized_keys."""
+    """Identity, promise E; CORC-25: there no, yes, no; the key 0600; only that line removed from authorized_keys."""
     assert not keys.exists("lab")
     line = keys.generate("lab", "ann at the lab")
     assert keys.exists("lab")

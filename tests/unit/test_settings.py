@@ -117,6 +117,7 @@ def test_a_fault_is_told_at_its_place(text: str, said: str) -> None:
 
 
 def test_every_fault_is_told_at_once() -> None:
+    """Settings, promise A."""
     faults = _faults(
         "hub: {prot: 1}\ncurrency: 3\nproviders:\n  A: {driver: local}\n  b: {driver: fake, x: 1}\n"
     )
@@ -173,6 +174,7 @@ def test_a_secret_is_not_repeated(probe: None) -> None:
 
 
 def test_a_driver_that_cannot_be_loaded_spoils_its_provider_only() -> None:
+    """Settings, promise B."""
     settings = _parse("providers:\n  far: {driver: locl, any: thing}\n  here: {driver: local}\n")
     broken = settings.providers["far"]
     assert isinstance(broken, DriverUnavailable)
@@ -207,6 +209,7 @@ def test_the_environment_goes_before_the_file() -> None:
 
 
 def test_every_setting_has_its_help_and_stands_in_the_reference() -> None:
+    """Settings, promise E."""
     text = reference()
     models: list[type[BaseModel]] = [Settings, *sections().values()]
     models += [plugins.load("instances", "local").Settings, plugins.load("instances", "fake").Settings]
@@ -224,6 +227,7 @@ def _current(file: SettingsFile) -> tuple[int, int]:
 
 
 def test_the_file_is_read_again_when_it_changes_and_a_bad_one_leaves_the_last_good(tmp_path: Path) -> None:
+    """Settings, promise C."""
     path = tmp_path / "config.yaml"
     file = SettingsFile(path, {})
     assert _current(file) == (8000, 0)
@@ -278,6 +282,7 @@ hub:
 
 
 def test_a_provider_comes_and_goes_and_no_other_line_changes(tmp_path: Path) -> None:
+    """Settings, promise D."""
     path = tmp_path / "config.yaml"
     path.write_text(WRITTEN)
     add_provider(path, "far", {"driver": "fake", "location": "Oslo: 'the' #1"})

@@ -86,6 +86,7 @@ async def test_two_of_one_id_are_refused_and_leave_no_event(store: Store) -> Non
 
 
 async def test_a_change_of_what_was_changed_meanwhile_is_refused_with_its_events(store: Store) -> None:
+    """Store, promise A."""
     read = await _make(store)
     await store.update(read, state="ready")
     with pytest.raises(Conflict, match="version 1 was read, 2 is there"):
@@ -119,6 +120,7 @@ async def test_find_by_owner_state_and_number(store: Store) -> None:
 
 
 async def test_two_hundred_writers_at_once_lose_no_update(store: Store) -> None:
+    """Store, promise A."""
     for number in range(20):
         await _make(store, f"i-{number}")
 
@@ -140,6 +142,7 @@ async def test_two_hundred_writers_at_once_lose_no_update(store: Store) -> None:
 
 
 async def test_one_bad_write_takes_no_other_with_it(store: Store) -> None:
+    """Store, promise C."""
     results = await asyncio.gather(
         *(_make(store, f"i-{number % 5}") for number in range(20)), return_exceptions=True
     )
@@ -156,6 +159,7 @@ async def test_what_json_cannot_say_is_refused_before_it_is_written(store: Store
 
 
 async def test_a_watch_replays_then_follows_and_can_be_resumed(store: Store) -> None:
+    """Store, promise D."""
     record = await _make(store)
     await _make(store, "i-other")
     seen: list[Event] = []

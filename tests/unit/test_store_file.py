@@ -59,6 +59,7 @@ def _indexes(path: Path) -> set[str]:
 
 
 async def test_the_file_is_for_its_owner_only(path: Path) -> None:
+    """Store, promise G."""
     old = os.umask(0)
     try:
         async with await open_store(path, ManualClock()) as store:
@@ -99,6 +100,7 @@ def _words(statement: str) -> list[str]:
 
 
 async def test_an_older_store_is_migrated_and_a_copy_of_it_kept(path: Path) -> None:
+    """Store, promise E."""
     await _make_old(path, "0001")
     assert "ix_events_owner" not in _indexes(path)
     async with await open_store(path, ManualClock()) as store:
@@ -114,6 +116,7 @@ async def test_an_older_store_is_migrated_and_a_copy_of_it_kept(path: Path) -> N
 
 
 async def test_a_newer_store_is_refused_with_a_sentence_and_left_alone(path: Path) -> None:
+    """Store, promise E."""
     await (await open_store(path, ManualClock())).close()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '0099'")
@@ -205,6 +208,7 @@ def _write_until_killed(path: Path) -> dict[str, int]:
 
 
 async def test_sudden_death_loses_nothing_that_was_answered(path: Path) -> None:
+    """Store, promise B."""
     answered = _write_until_killed(path)
     assert len(answered) == 8
     async with await open_store(path, ManualClock()) as store:
@@ -227,6 +231,7 @@ time.sleep(60)
 
 
 def test_one_owns_the_store_until_it_dies(path: Path) -> None:
+    """Store, promise F."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None

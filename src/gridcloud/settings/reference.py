@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable
 from gridcloud.settings.model import ProviderSettings, Settings
 from gridcloud.settings.reading import PREFIX, sections
+from gridcloud.settings.values import format_size, parse_duration, parse_size
 
 __all__ = ["reference"]
 
@@ -42,7 +44,7 @@ def _table(above: tuple[str, ...] | None, kind: type[BaseModel], skip: Iterable[
         if name in set(skip):
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
-        written = "required" if default is PydanticUndefined else f"`{_spell(default)}`"
+        written = "required" if default is PydanticUndefined else f"`{_spell(default, field)}`"
         key = f"`{name}`"
         if above is not None:
             key += f"<br>`{PREFIX}{'__'.join([*above, name]).upper()}`"
@@ -50,7 +52,12 @@ def _table(above: tuple[str, ...] | None, kind: type[BaseModel], skip: Iterable[
     return "\n".join(lines) + "\n" if len(lines) > 2 else "No keys of its own.\n"
 
 
-def _spell(value: Any) -> str:
+def _spell(value: Any, field: FieldInfo) -> str:
+    readers = [getattr(one, "func", None) for one in field.metadata]
+    if parse_size in readers and value:
+        return format_size(value)
+    if parse_duration in readers and value:
+        return f"{value}s"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(str, value)) + "]"
     if isinstance(value, bool):
