@@ -398,6 +398,34 @@ async def test_owners_cannot_touch_each_other(ssh_machine: Machine, make: Make, 
     await theirs.close()
 
 
+async def test_owner_joins_a_control_group_of_version_2(ssh_machine: Machine, make: Make, keys: Keys) -> None:
+    ssh_machine.execute(
+        "sh",
+        "-c",
+        "umount -l /sys/fs/cgroup/*; umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup",
+    )
+    driver = make(entry(ssh_machine))
+    spec, handle, ada = await make_one(driver)
+    other, other_handle, grace = await make_one(driver, owner="grace")
+    ours, theirs = await keys.connect(ada), await keys.connect(grace)
+    assert f"0::/gridcloud/{spec.id}\n" in await read_output(ours, "cat", "/proc/self/cgroup")
+    assert f"0::/gridcloud/{other.id}\n" in await read_output(theirs, "cat", "/proc/self/cgroup")
+    for words in (
+        ("sudo", "-n", "true"),
+        ("sudo", "-n", f"{ada.directory}/../adopt", "1"),
+        ("sudo", "-n", str(Path(ada.directory).parent / "adopt"), "1"),
+        ("sudo", "-n", str(Path(grace.directory).parent / "adopt"), "1"),
+    ):
+        attempt = await theirs.start(Command(words))
+        assert await attempt.wait() != 0, words
+    await driver.destroy(spec.id, handle)
+    await driver.destroy(other.id, other_handle)
+    await ours.close()
+    await theirs.close()
+    assert "gridcloud-t-" not in ssh_machine.execute("ls", "/etc/sudoers.d")
+    ssh_machine.execute("sh", "-c", "rmdir /sys/fs/cgroup/gridcloud || :")
+
+
 async def test_links_in_a_home_do_not_lead_root_astray(ssh_machine: Machine, make: Make, keys: Keys) -> None:
     driver = make(entry(ssh_machine))
     _, _, address = await make_one(driver)
@@ -446,6 +474,38 @@ async def test_instance_ends_itself(ssh_machine: Machine, make: Make) -> None:
     ssh_machine.execute("sh", "-c", wait, "sh", str(Path(_spec(spec)).parent))
     assert address.user not in ssh_machine.execute("cat", "/etc/passwd")
     assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.15, 0.2, 0.3])
+async def test_broken_off_while_it_is_made_leaves_nothing(
+    ssh_machine: Machine, make: Make, seconds: float
+) -> None:
+    driver = make(entry(ssh_machine))
+    spec = spec_for((await driver.offers(SMALL))[0])
+    making = asyncio.create_task(driver.create(spec))
+    await asyncio.sleep(seconds)
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    await driver.close()
+    again = make(entry(ssh_machine))
+    await again.destroy(spec.id, None)
+    assert not await again.holdings()
+    assert "gc-" not in ssh_machine.execute("cat", "/etc/passwd", "/etc/group")
+    await make_one(again)
+
+
+async def test_ten_at_once_have_their_shares(ssh_machine: Machine, make: Make) -> None:
+    driver = make(entry(ssh_machine, cpus=8))
+    offer = (await driver.offers(SMALL))[0]
+    specs = [spec_for(offer, owner=f"owner {number}") for number in range(10)]
+    results = await asyncio.gather(*(driver.create(spec) for spec in specs), return_exceptions=True)
+    assert [type(result) for result in results].count(Handle) == 8
+    assert [type(result) for result in results].count(NoCapacity) == 2
+    holdings = await driver.holdings()
+    assert len(holdings) == 8
+    await asyncio.gather(*(driver.destroy(spec.id, None) for spec in specs))
+    assert not await driver.holdings()
+    assert "gc-" not in ssh_machine.execute("cat", "/etc/passwd")
 
 
 async def test_half_made_instance_is_held_and_removed(ssh_machine: Machine, make: Make) -> None:

@@ -8,6 +8,7 @@
 # DIRECTORY/lock                                  held while reservations change
 # DIRECTORY/INSTALLATION/instances/ID/spec        the reservation, one line (see `reserve`); written first, removed last
 # DIRECTORY/INSTALLATION/instances/ID/{enter,leave}  what takes a place in the instance's limits, and what ends it
+# DIRECTORY/INSTALLATION/instances/ID/adopt       what sudo lets the owner's account run (see `open_door`)
 # DIRECTORY/INSTALLATION/instances/ID/ready       the instance can be used
 # DIRECTORY/INSTALLATION/instances/ID/{expires,watcher}  when it ends by itself, and the process that sees to that
 # DIRECTORY/INSTALLATION/instances/ID/files/      the instance's own folder
@@ -21,6 +22,16 @@ PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 say() { printf '%s\n' "$*"; }
 refuse() { code=$1; shift; printf '%s\n' "$*" >&2; exit "$code"; }
 has() { command -v "$1" >/dev/null 2>&1; }
+
+groups=/sys/fs/cgroup
+adopt='# Move a process of the account that asks into the control group of the instance: adopt PID
+case ${1-} in "" | *[!0-9]*) exit 1 ;; esac
+[ "$(stat -c %u "/proc/$1")" = "$SUDO_UID" ] && echo "$1" >"$groups/gridcloud/$id/cgroup.procs"
+'
+ask='if [ -x "${0%/*}/adopt" ] && [ "$(id -u)" != 0 ]; then
+  sudo -n "${0%/*}/adopt" $$ </dev/null >/dev/null 2>&1
+fi
+'
 
 find_directory() {
   case $directory in
@@ -185,7 +196,7 @@ install() {
   lock
   place=$directory/$tag/instances/$id
   [ -f "$place/spec" ] || refuse 77 "the reservation of $id is gone"
-  printf '#!/bin/sh\n%s' "$enter" >"$place/enter" && chmod 755 "$place/enter" &&
+  printf '#!/bin/sh\n%s\n%s' "$ask" "$enter" >"$place/enter" && chmod 755 "$place/enter" &&
     printf '#!/bin/sh\n%s' "$leave" >"$place/leave" && mkdir -p -- "$place/files" ||
     refuse 70 "the instance cannot be written in $directory"
   if [ "$mode" = account ]; then
@@ -193,8 +204,19 @@ install() {
     chown -- "$owner:" "$place/files"
   fi
   sh -c "$prepare" prepare </dev/null >/dev/null 2>&1
+  if [ "$mode" = account ]; then open_door; fi
   : >"$place/ready" || refuse 70 "the instance cannot be written in $directory"
   say "ready $place"
+}
+
+# On control groups v2 only root may move a login into a group: sudo lets the account run the one program that moves
+# the account's own processes into the instance's own group. Where there is no sudo, limits of processes serve.
+open_door() {
+  [ -f "$groups/cgroup.controllers" ] && [ -d /etc/sudoers.d ] && has sudo && has visudo || return 0
+  case $place in *[!A-Za-z0-9/._-]*) return 0 ;; esac
+  printf '#!/bin/sh\nid=%s groups=%s\n%s' "$id" "$groups" "$adopt" >"$place/adopt" && chmod 755 "$place/adopt" &&
+    printf '%s ALL=(root) NOPASSWD: %s\n' "$owner" "$place/adopt" >"$place/sudoers" && chmod 440 "$place/sudoers" &&
+    visudo -cqf "$place/sudoers" >/dev/null 2>&1 && mv -f -- "$place/sudoers" "/etc/sudoers.d/gridcloud-$id"
 }
 
 make_account() {
@@ -261,6 +283,7 @@ remove() {
   if [ -f "$place/spec" ]; then read -r _ owner mode _ <"$place/spec"; fi
   # What is left to lie here if this ends half-way still has its spec, and so is found again.
   rm -rf -- "$place/enter" "$place/files" "$place/ready" || refuse 75 "the files of $id cannot be removed"
+  if [ "$mode" = account ]; then rm -f -- "/etc/sudoers.d/gridcloud-$id"; fi
   if [ "$mode" = account ] && [ "$(each_reservation | awk -v owner="$owner" '$6 == owner' | wc -l)" -le 1 ]; then
     end_account "$owner"
   fi
