@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run debian run demo test test-labs bench lint format docs reference examples clean
+.PHONY: help setup setup-run debian labs run demo test test-labs bench lint format docs reference examples clean
 
 help: ## show these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,10 +25,13 @@ run: setup-run ## start gridcloud and print the login link (= gridcloud up)
 demo: setup-run ## the aluminium-foam example from end to end (= gridcloud demo)
 	@$(BIN)/gridcloud demo $(ARGS)
 
-test: setup debian ## all tests but the labs, docs included
+labs: setup debian
+	@$(BIN)/python -m tests.labs
+
+test: setup debian labs ## all tests but the labs, docs included
 	@$(BIN)/pytest $(ARGS)
 
-test-labs: setup debian ## the heavy scenes on real parts
+test-labs: setup debian labs ## the heavy scenes on real parts
 	@$(BIN)/pytest -m lab $(ARGS)
 
 bench: setup debian ## the benchmarks, each beside its peer

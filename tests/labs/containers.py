@@ -149,7 +149,9 @@ def _configure_docker(folder: Path, storage: Path, images: Path | None) -> tuple
                 symlinks=True,
                 ignore=lambda parent, names: ["diff"] if Path(parent).parent.name == "overlay2" else [],
             )
-        bind = [f"{images / path} {storage / path}" for path in layers]
+        # First both folders on themselves: Docker would do so later, hiding what is mounted below.
+        bind = [f"{path} {path}" for path in (storage, storage / "overlay2")]
+        bind += [f"{images / path} {storage / path}" for path in layers]
     (folder / "daemon.json").write_text("{}")
     command = [
         "dockerd", "--config-file", f"{folder}/daemon.json", "--host", f"unix://{folder}/engine.sock", "--data-root",

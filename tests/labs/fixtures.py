@@ -77,7 +77,7 @@ def docker_engine() -> Iterator[Engine]:
         yield engine
 
 
-@pytest.fixture(params=["podman", "docker"])
+@pytest.fixture(scope="session", params=["podman", "docker"])
 def container_engine(request: pytest.FixtureRequest) -> Engine:
     """Podman and Docker in turn."""
     engine: Engine = request.getfixturevalue(f"{request.param}_engine")

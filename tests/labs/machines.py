@@ -238,6 +238,7 @@ class Lab:
                 "SEED": str(folder / "seed.tar"), "SCRATCH": str(scratch), "DISK": disk, "ADDRESS": f"{host}/25",
             },
             log=log,
+            waits=True,
         )  # fmt: skip
         user = "root" if root_login else "user"
         public = host_key.export_public_key().decode().strip()

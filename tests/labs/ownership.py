@@ -73,10 +73,11 @@ def start_owned(
     cgroups: tuple[Path, ...] = (),
     environment: dict[str, str] | None = None,
     log: Path | None = None,
+    waits: bool = False,
 ) -> "subprocess.Popen[bytes]":
     """Start a program in a session and control groups of its own, dying with the thread that started it.
 
-    Its output goes to `log`; its standard input is a pipe.
+    Its output goes to `log`; its standard input is empty, or with `waits` a pipe.
     """
     join = (
         'for group in $JOIN_CGROUPS; do echo $$ > "$group/cgroup.procs"; done; unset JOIN_CGROUPS; exec "$@"'
@@ -86,7 +87,7 @@ def start_owned(
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "sh", "-c", join, "sh", *command],
             env=base | {"JOIN_CGROUPS": " ".join(map(str, cgroups))},
-            stdin=subprocess.PIPE,
+            stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
