@@ -200,6 +200,8 @@ def _write_until_killed(path: Path) -> dict[str, int]:
     ) as process:
         assert process.stdout is not None
         for number, line in enumerate(process.stdout):
+            if not line.endswith("\n"):
+                break  # what it was saying when it died
             name, version = line.split()
             answered[name] = int(version)
             if number == 200:
