@@ -23,7 +23,8 @@ RLIMIT_AS is not used: threads, numpy and JavaScript engines reserve far more ad
 given by ``CUDA_VISIBLE_DEVICES``, which programs heed but the kernel does not hold them to.
 
 Groups are made at the top of the hierarchy, as container engines do, so that whoever enters finds them. On v2 only
-root may move a process there from elsewhere: a connection that changes the user enters first.
+root may move a process there from elsewhere: a connection that changes the user has root call ``enter --adopt PID``,
+with root's own environment, before the process enters itself.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ if [ "${1-}" = --adopt ]; then adopt=yes; pid=$2; fi
 cpu_held= memory_held=
 join() {
   if [ -f "$groups/cgroup.controllers" ]; then
-    put "$groups/gridcloud/$id/cgroup.procs" "$pid" || return 1
+    put "$groups/gridcloud/$id/cgroup.procs" "$pid" || grep -qs "::/gridcloud/$id\$" "/proc/$pid/cgroup" || return 1
     ! [ -e "$groups/gridcloud/$id/cpu.max" ] || cpu_held=yes
     ! [ -e "$groups/gridcloud/$id/memory.max" ] || memory_held=yes
   else

@@ -92,20 +92,12 @@ def _limit(request: Request, offer: Offer) -> Offer:
     return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
 
 
-def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, float, str]:
-    spare = (
-        offer.shape.cpus / request.cpus
-        + offer.shape.memory / max(request.memory, 1)
-        + 100 * (offer.shape.gpus - request.gpus)
-    )
-    return (
-        not offer.available,
-        not offer.possible,
-        float(offer.price),
-        float(offer.wait),
-        spare,
-        offer.provider,
-    )
+def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, int, float, str]:
+    shape = offer.shape
+    spare = shape.cpus / request.cpus + shape.memory / max(request.memory, 1)
+    idle_gpus = max(0, shape.gpus - request.gpus)
+    free = (not offer.available, not offer.possible)
+    return (*free, float(offer.price), float(offer.wait), idle_gpus, spare, offer.provider)
 
 
 def _size(request: Request, shape: Shape) -> tuple[int, float, int]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
-from gridcloud.instances.model import Duration, Finding, Instance, Offer, Request, Text
+from gridcloud.instances.model import Finding, Instance, Offer, Request, Text
 from gridcloud.sessions.model import Plan, Session
+from gridcloud.settings import Duration
 
 __all__ = [
     "Event",

@@ -59,7 +59,7 @@ if [ "${1-}" = --adopt ]; then adopt=yes; pid=$2; fi
 cpu_held= memory_held=
 join() {
   if [ -f "$groups/cgroup.controllers" ]; then
-    put "$groups/gridcloud/$id/cgroup.procs" "$pid" || return 1
+    put "$groups/gridcloud/$id/cgroup.procs" "$pid" || grep -qs "::/gridcloud/$id\$" "/proc/$pid/cgroup" || return 1
     ! [ -e "$groups/gridcloud/$id/cpu.max" ] || cpu_held=yes
     ! [ -e "$groups/gridcloud/$id/memory.max" ] || memory_held=yes
   else

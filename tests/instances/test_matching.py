@@ -1,0 +1,96 @@
+"""Ranking offers, and saying why none will do."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from gridcloud.errors import NoOffer
+from gridcloud.instances.matching import describe, explain, rank, shortfall, unserved
+from gridcloud.instances.model import Kind, Offer, Request, Shape
+
+GIB = 1024**3
+
+
+def offer(provider: str, **fields: Any) -> Offer:
+    shape = fields.pop("shape", Shape(cpus=4, memory=8 * GIB))
+    return Offer(provider=provider, kind=fields.pop("kind", Kind.VIRTUAL_MACHINE), shape=shape, **fields)
+
+
+def test_free_and_cheap_comes_first() -> None:
+    offers = [
+        offer("dear", price=Decimal(3)),
+        offer("taken", available=False, why_not="all taken"),
+        offer("cheap", price=Decimal(1)),
+        offer("impossible", available=False, possible=False, why_not="no GPUs"),
+        offer("later", wait=60, price=Decimal(1)),
+    ]
+    assert [o.provider for o in rank(Request(), offers)] == ["cheap", "later", "dear", "taken", "impossible"]
+
+
+def test_of_equal_price_the_tighter_fit_wins_and_gpus_are_not_wasted() -> None:
+    offers = [
+        offer("huge", shape=Shape(cpus=64, memory=256 * GIB)),
+        offer("gpu", shape=Shape(cpus=2, memory=4 * GIB, gpus=1)),
+        offer("fits", shape=Shape(cpus=2, memory=4 * GIB)),
+    ]
+    assert [o.provider for o in rank(Request(), offers)] == ["fits", "huge", "gpu"]
+
+
+def test_the_requests_limits_hold_whatever_a_driver_offers() -> None:
+    request = Request(kind=Kind.CONTAINER, location="Bergen", max_price=Decimal(1), memory=16 * GIB)
+    good = Shape(cpus=1, memory=16 * GIB)
+    ranked = rank(
+        request,
+        [
+            offer("kind", shape=good, location="bergen"),
+            offer("place", kind=Kind.CONTAINER, shape=good, location="oslo"),
+            offer("price", kind=Kind.CONTAINER, shape=good, location="bergen", price=Decimal(2)),
+            offer("small", kind=Kind.CONTAINER, location="bergen"),
+            offer("good", kind=Kind.CONTAINER, location="Bergen, hall 2", shape=good),
+        ],
+    )
+    assert [o.provider for o in ranked if o.available] == ["good"]
+    reasons = {o.provider: o.why_not for o in ranked}
+    assert "container was asked" in reasons["kind"]
+    assert "bergen" in reasons["place"].lower()
+    assert "2 per hour" in reasons["price"]
+    assert "16GiB of memory asked, 8GiB at most" in reasons["small"]
+
+
+def test_what_no_provider_can_serve_names_the_largest_there_is() -> None:
+    request = Request(gpus=9000)
+    offers = rank(
+        request,
+        [
+            offer("a", possible=False, available=False, why_not="9000 GPUs asked, 0 at most"),
+            offer(
+                "b",
+                possible=False,
+                available=False,
+                why_not="9000 GPUs asked, 8 at most",
+                shape=Shape(cpus=96, memory=512 * GIB, gpus=8, gpu_model="H100", gpu_memory=80 * GIB),
+            ),
+        ],
+    )
+    error = unserved(request, offers)
+    assert isinstance(error, NoOffer)
+    assert "The largest available is 96 CPUs, 512GiB, 8 H100 80GiB on b." in str(error)
+
+
+def test_without_providers_it_says_so() -> None:
+    assert "No provider is configured" in explain(Request(), [])
+    assert "'nowhere'" in explain(Request(on="nowhere"), [])
+
+
+def test_shortfalls_are_told_one_by_one() -> None:
+    request = Request(cpus=8, memory=16 * GIB, gpus=1, gpu_model="h100")
+    words = shortfall(request, Shape(cpus=4, memory=8 * GIB, gpus=1, gpu_model="NVIDIA A100"))
+    assert "8 CPUs asked, 4 at most" in words
+    assert "16GiB of memory asked, 8GiB at most" in words
+    assert "GPU model h100 asked, NVIDIA A100 there" in words
+    assert shortfall(request, Shape(cpus=8, memory=16 * GIB, gpus=1, gpu_model="NVIDIA H100")) == ""
+
+
+def test_shapes_in_words() -> None:
+    assert describe(Shape(cpus=1.5, memory=GIB)) == "1.5 CPUs, 1GiB"
