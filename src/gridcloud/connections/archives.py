@@ -12,10 +12,13 @@ from typing import IO, Protocol
 from gridcloud.connections.driver import Progress
 from gridcloud.errors import InvalidRequest, Rejected
 
-__all__ = ["ROOT", "install", "pack", "unpack"]
+__all__ = ["ROOT", "WHOLE", "install", "pack", "unpack"]
 
 ROOT = "content"
 """Name that the copied file or folder has within a packed stream."""
+
+WHOLE = "whole"
+"""Last name of a packed stream: without it the stream was cut short, which tar alone does not always notice."""
 
 CHUNK = 1 << 18
 
@@ -31,15 +34,20 @@ class _Writable(Protocol):
 def pack(source: Path, stream: _Writable, progress: Progress | None = None) -> None:
     """Write a file or folder. A link inside a folder stays a link; owners are not told. Raises OSError."""
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT, bufsize=CHUNK) as archive:  # type: ignore[call-overload]
-        if not source.is_dir():
+        if source.is_dir():
+            _pack_folder(archive, source, progress)
+        else:
             _pack_one(archive, source.resolve(), ROOT, source.name, progress)
-            return
-        for folder, names, files in os.walk(source):
-            here = Path(folder)
-            inner = here.relative_to(source)
-            archive.addfile(_described(archive, here if inner.parts else source.resolve(), inner))
-            for name in [*files, *(name for name in names if (here / name).is_symlink())]:
-                _pack_one(archive, here / name, f"{ROOT}/{inner / name}", str(inner / name), progress)
+        archive.addfile(_anonymous(tarfile.TarInfo(WHOLE)))
+
+
+def _pack_folder(archive: tarfile.TarFile, source: Path, progress: Progress | None) -> None:
+    for folder, names, files in os.walk(source):
+        here = Path(folder)
+        inner = here.relative_to(source)
+        archive.addfile(_described(archive, here if inner.parts else source.resolve(), inner))
+        for name in [*files, *(name for name in names if (here / name).is_symlink())]:
+            _pack_one(archive, here / name, f"{ROOT}/{inner / name}", str(inner / name), progress)
 
 
 def _described(archive: tarfile.TarFile, path: Path, inner: Path) -> tarfile.TarInfo:
@@ -107,8 +115,8 @@ def install(source: Path, target: Path) -> None:
     if stat.S_ISDIR(source.lstat().st_mode) and target.is_dir():
         for entry in sorted(source.iterdir()):
             below = target / entry.name
-            if below.is_symlink() and stat.S_ISDIR(entry.lstat().st_mode):
-                raise InvalidRequest(f"{below} is a link, and a folder of that name was to be copied.")
+            if below.is_symlink():
+                below.unlink()  # what it points to is not ours to write to
             install(entry, below)
         return
     if target.is_dir() and not target.is_symlink():

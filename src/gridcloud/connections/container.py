@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import posixpath
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
@@ -18,24 +19,17 @@ from gridcloud.connections.container_ports import BOOT, Relaying, endpoint, list
 from gridcloud.connections.container_process import ContainerProcess
 from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress
 from gridcloud.connections.engine import Engine
-from gridcloud.connections.environment import check_command
+from gridcloud.connections.environment import check_command, encode_command
 from gridcloud.connections.model import ContainerAddress, Endpoint, Socket
-from gridcloud.connections.shell import KEEPER
-from gridcloud.errors import ConnectionLost, GridcloudError, InvalidRequest, NotFound, Rejected, Unreachable
+from gridcloud.connections.shell import KEEPER, START
+from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, Rejected, Unreachable
 
 __all__ = ["ContainerConnection"]
 
 log = logging.getLogger(__name__)
 
-# Goes to its folder, says its process id (the engine has made it the leader of a session), waits until that is
-# noted, and becomes the command. Nothing is ever put into the text.
-PROLOGUE = r"""
-if { [ -z "$1" ] || cd -- "$1"; } && { [ -z "$2" ] || cd -- "$2"; }; then :; else echo "- $$"; exit 1; fi 2> /dev/null
-[ -z "$3" ] || stty columns "$3" rows "$4" 2> /dev/null
-echo "+ $$"
-shift 4
-exec "$@"
-"""
+# Within a terminal the header must be neither echoed nor taken for a line of at most 4 KiB.
+TERMINAL_START = "stty -icanon -echo 2>/dev/null; echo ready; " + START
 
 
 class ContainerConnection(Connection):
@@ -64,11 +58,18 @@ class ContainerConnection(Connection):
 
     async def start(self, command: Command) -> Process:
         check_command(command.words, command.environment)
+        self._check_open()
         keeper = await self._once("_keeper", self._start_keeper)
         process = await self._begin(command)
-        await keeper.write(f"+ {process.session}\n".encode())
-        process.on_end = lambda: keeper.write(f"- {process.session}\n".encode())
-        process.on_signal = lambda name: keeper.write(f"signal {name} {process.session}\n".encode())
+        try:
+            # Registered before it may go on: from here on the keeper ends it, whatever happens to us.
+            await keeper.write(f"+ {process.session}\n".encode())
+            process.on_end = lambda: keeper.write(f"- {process.session}\n".encode())
+            process.on_signal = lambda name: keeper.write(f"signal {name} {process.session}\n".encode())
+            await process.write(b"go\n")
+        except BaseException:
+            await process.abandon()
+            raise
         return process
 
     async def put(self, source: Path, target: str, progress: Progress | None = None) -> None:
@@ -110,9 +111,9 @@ class ContainerConnection(Connection):
         return self._kept(endpoint(where), close)
 
     async def check(self) -> None:
-        if self._closed:
-            raise ConnectionLost(f"The connection to container {self._short} is closed.")
-        if self._relay is not None and self._relay.done() and not self._relay.result().alive:
+        self._check_open()
+        relay = self._relay
+        if relay is not None and relay.done() and not (relay.exception() or relay.result().alive):
             raise ConnectionLost(f"The relay in container {self._short} has ended.")
         try:
             async with asyncio.timeout(10):
@@ -135,50 +136,55 @@ class ContainerConnection(Connection):
         await asyncio.gather(*(process.abandon() for process in list(self._processes)))
         await self._engine.close()
 
-    async def _begin(self, command: Command) -> ContainerProcess:
+    def _check_open(self) -> None:
         if self._closed:
             raise ConnectionLost(f"The connection to container {self._short} is closed.")
-        size = command.terminal
-        place = (self.address.directory, _plain(command.directory))
-        shape = (str(size.columns), str(size.rows)) if size else ("", "")
+
+    async def _begin(self, command: Command) -> ContainerProcess:
+        terminal = command.terminal is not None
+        directory = posixpath.join(self.address.directory, command.directory)
+        header = b"gridcloud\n" + encode_command(command.words, command.environment, directory)
+        process = await self._execute(TERMINAL_START if terminal else START, terminal)
+        try:
+            if command.terminal:
+                await process.resize(command.terminal)
+                await process.first_line()
+            await process.write(header)
+            said = await process.first_line()
+            token, _, session = said.partition(b" ")
+            if token != b"gridcloud":
+                raise await self._refusal(process, said)
+            if not session.isdigit():
+                raise NotFound(f"There is no folder {directory!r} to work in.", remedy="Make it first.")
+            process.session = int(session)
+        except BaseException:
+            await process.abandon()
+            raise
+        return process
+
+    async def _execute(self, program: str, terminal: bool) -> ContainerProcess:
         body: dict[str, Any] = {
             "AttachStdin": True,
             "AttachStdout": True,
             "AttachStderr": True,
-            "Tty": size is not None,
-            "Cmd": ["/bin/sh", "-c", PROLOGUE, "gridcloud", *place, *shape, *command.words],
-            "Env": [f"{name}={value}" for name, value in command.environment.items()],
+            "Tty": terminal,
+            "Cmd": ["/bin/sh", "-c", program],
         }
         if self.address.user:
             body["User"] = self.address.user
-        _check_text(*body["Cmd"], *body["Env"])
         try:
             made = await self._engine.call("POST", f"/containers/{self.address.container}/exec", body)
             streams = await self._engine.stream(
-                f"/exec/{made['Id']}/start", {"Detach": False, "Tty": size is not None}
+                f"/exec/{made['Id']}/start", {"Detach": False, "Tty": terminal}
             )
         except GridcloudError as error:
             why = await self._why_lost(error)
             if why or isinstance(error, Unreachable):
                 raise ConnectionLost(why or str(error)) from error
             raise
-        process = ContainerProcess(self._engine, made["Id"], streams, size is not None, self._why_stopped)
+        process = ContainerProcess(self._engine, made["Id"], streams, terminal, self._why_stopped)
         process.on_close = self._processes.discard
         self._processes.add(process)
-        try:
-            said = await process.first_line()
-            if not said.startswith(b"+ "):
-                if said.startswith(b"- "):
-                    raise NotFound(
-                        f"There is no folder {command.directory or self.address.directory!r} there."
-                    )
-                raise await self._refusal(process, said)
-            process.session = int(said[2:])
-            if size:
-                await process.resize(size)
-        except BaseException:
-            await process.abandon()
-            raise
         return process
 
     async def _refusal(self, process: ContainerProcess, said: bytes) -> GridcloudError:
@@ -201,7 +207,7 @@ class ContainerConnection(Connection):
 
     async def _start_keeper(self) -> ContainerProcess:
         """Start what signals processes, and ends all of them when we are gone, however that came."""
-        keeper = await self._begin(Command(("/bin/sh", "-c", KEEPER, "keeper")))
+        keeper = await self._execute(KEEPER, False)
         await keeper.write(b"keeper\n")
         await keeper.first_line()
         return keeper
@@ -265,18 +271,3 @@ async def _quietly(work: Awaitable[Any]) -> None:
         await work
     except (GridcloudError, TimeoutError, OSError) as error:
         log.debug("while closing a connection to a container: %s", error)
-
-
-def _plain(path: str) -> str:
-    """A path that no program takes for an option."""
-    return path if not path or path.startswith("/") else f"./{path}"
-
-
-def _check_text(*texts: str) -> None:
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest(
-                f"{text[:40]!r} is not text: a container engine takes words and values as UTF-8 only."
-            ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 import shutil
 import tarfile
 import tempfile
@@ -20,13 +21,13 @@ __all__ = ["get", "put"]
 
 # Receives a tar stream beside its target, and moves it there when it is complete.
 RECEIVE = r"""
-target=$1
-export LC_ALL=C
+target=$1; export LC_ALL=C
 case $target in */*) parent=${target%/*}; [ -n "$parent" ] || parent=/;; *) parent=.;; esac
 mkdir -p -- "$parent" || exit 1
-work=$(mktemp -d "$parent/.gridcloud-XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM
-tar -xpf - -o -C "$work" || exit 1
+work=$parent/.gridcloud-$2
+trap 'trap "" HUP INT TERM; rm -rf "$work"' EXIT; trap 'exit 1' HUP INT TERM
+mkdir -m 700 "$work" || exit 1
+tar -xpf - -o -C "$work" && [ -e "$work/whole" ] || exit 1
 if [ -d "$work/content" ] && [ -d "$target" ]; then
   cd "$work/content" && case $target in /*) ;; *) target=$OLDPWD/$target;; esac
   export target
@@ -54,22 +55,33 @@ async def put(connection: Connection, source: Path, target: str, progress: Progr
     """Copy a file or folder into the container; see `Connection.put`."""
     if not source.exists():
         raise NotFound(f"There is no file or folder {source} here.")
-    process = await connection.start(Command(("/bin/sh", "-c", RECEIVE, "receive", _plain(target))))
+    process = await connection.start(
+        Command(("/bin/sh", "-c", RECEIVE, "receive", _plain(target), secrets.token_hex(8)))
+    )
     said = asyncio.gather(drain(process.stdout()), drain(process.stderr()))
     pipe = _Pipe(process)
     ended = asyncio.ensure_future(process.wait())
     ended.add_done_callback(lambda _: pipe.stop())
     try:
-        await _in_thread(pipe, archives.pack, source, pipe, progress)
-    except InterruptedError:
-        pass  # the other side has ended, and says why below
-    except OSError as error:
-        await process.signal("KILL")
-        raise _file_error(str(error), str(source), error) from error
+        try:
+            await _in_thread(pipe, archives.pack, source, pipe, progress)
+        except _Stopped:
+            pass  # the other side has ended, and says why below
+        except OSError as error:
+            raise _file_error(str(error), str(source), error) from error
+        await process.close_input()
+        if await ended:
+            raise _file_error((await said)[1], target)
+    except BaseException:
+        # What came so far is removed there, before the end of input could make it look complete.
+        await process.signal("TERM")
+        await process.close_input()
+        await asyncio.wait([ended], timeout=10)
+        raise
     finally:
-        await asyncio.shield(process.close_input())
-    if await ended:
-        raise _file_error((await said)[1], target)
+        ended.cancel()
+        said.cancel()
+        await asyncio.gather(ended, said, return_exceptions=True)
 
 
 async def get(connection: Connection, source: str, target: Path, progress: Progress | None) -> None:
@@ -97,6 +109,7 @@ async def get(connection: Connection, source: str, target: Path, progress: Progr
     finally:
         await asyncio.shield(process.signal("KILL"))
         complaint.cancel()
+        await asyncio.gather(complaint, return_exceptions=True)
 
 
 async def _unpack(pipe: _Pipe, target: Path, folder: bool, progress: Progress | None) -> None:
@@ -155,8 +168,12 @@ class _Pipe:
     def _wait(self, work: Any) -> Any:
         if self._stopped:
             work.close()
-            raise InterruptedError("the copy was cancelled")
+            raise _Stopped("the copy was stopped")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class _Stopped(OSError):
+    """A thread was told to end."""
 
 
 async def _in_thread(pipe: _Pipe, function: Callable[..., None], *arguments: Any) -> None:
@@ -166,7 +183,7 @@ async def _in_thread(pipe: _Pipe, function: Callable[..., None], *arguments: Any
         await asyncio.shield(work)
     except asyncio.CancelledError:
         pipe.stop()
-        await pipe.process.signal("KILL")
+        await pipe.process.signal("TERM")
         await asyncio.wait([work], timeout=10)
         raise
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from gridcloud.connections.driver import Process, TerminalSize
 from gridcloud.connections.engine import Engine
+from gridcloud.connections.shell import signal_number
 from gridcloud.errors import (
     ConnectionLost,
     GridcloudError,
@@ -29,8 +29,6 @@ ROOM = 1 << 16
 
 POLL = 2
 """Seconds, at most, after which a process is asked for, whose streams may be held open by what it left behind."""
-
-_SIGNAL = re.compile(r"[A-Z][A-Z0-9+-]{1,15}")
 
 
 class ContainerProcess(Process):
@@ -99,10 +97,9 @@ class ContainerProcess(Process):
         return await asyncio.shield(self._following)
 
     async def signal(self, name: str) -> None:
-        if not _SIGNAL.fullmatch(name):
-            raise InvalidRequest(f"{name!r} is no signal.", remedy="Write TERM, INT, KILL, …")
+        number = signal_number(name)
         if self.on_signal is not None and not self._following.done():
-            await self.on_signal(name)
+            await self.on_signal(number.name.removeprefix("SIG"))
 
     async def resize(self, size: TerminalSize) -> None:
         """Set the terminal's size."""
