@@ -97,11 +97,11 @@ class TestLocalDriverAsAnotherAccount(LocalContract):
 
 
 @pytest.mark.needs_root
-class TestLocalDriverWhereRootEnters(TestLocalDriverAsAnotherAccount):
+class TestLocalDriverWhereRootHelpsIn(TestLocalDriverAsAnotherAccount):
     """As on machines with unified control groups."""
 
     @pytest.fixture(autouse=True)
-    def _root_enters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _root_helps(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # Which control groups a machine has is decided when it boots.
         monkeypatch.setattr(connections_local, "_UNIFIED", True)
 
@@ -118,6 +118,19 @@ class TestLocalDriverWhereRootEnters(TestLocalDriverAsAnotherAccount):
             assert f"uid={entry.pw_uid}({account}) gid={entry.pw_gid}" in told
             assert told.endswith(f"\n{entry.pw_dir}\n{address.directory}\nCapEff:\t0000000000000000\n")
             assert "root" not in told
+            # What the user sets for a command must not reach what root does for it.
+            made = Path(address.directory) / "made"
+            environment = {
+                "ENV": f"{made}.sh",
+                "LD_PRELOAD": str(made),
+                "PATH": f"{address.directory}:{os.environ['PATH']}",
+            }
+            script = Path(address.directory) / "grep"
+            script.write_text(f"#!/bin/sh\n/usr/bin/id -u >> {made}\n")
+            script.chmod(0o755)
+            process = await connection.start(Command(("id", "-u"), environment))
+            assert [chunk async for chunk in process.stdout()] == [f"{entry.pw_uid}\n".encode()]
+            assert not made.exists() or "0\n" not in made.read_text().splitlines(keepends=True)
             process = await connection.start(Command(words=("tty",), terminal=TerminalSize()))
             assert b"/dev/pts/" in await anext(process.stdout())
         finally:

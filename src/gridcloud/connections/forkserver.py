@@ -305,7 +305,10 @@ def _read(connection: socket.socket) -> dict[str, Any]:
 def _prepare(request: Mapping[str, Any]) -> int:
     """Take the program's limits, user, environment, output and folder; return its log's folder, open."""
     environment = dict(request["environment"])
-    environment |= _enter(request["enter"], environment)
+    limits = _enter(request["enter"])
+    if "OMP_NUM_THREADS" in environment:
+        limits.pop("OMP_NUM_THREADS", None)  # a hint, which the user may know better
+    environment |= limits
     if request["user"]:
         _become(request["user"])
     _rewrite(environment, request["words"])
@@ -325,8 +328,9 @@ def _prepare(request: Mapping[str, Any]) -> int:
     return folder
 
 
-def _enter(enter: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Enter the instance's limits; return the variables it sets, having seen the one it lets the user choose."""
+def _enter(enter: Sequence[str]) -> dict[str, str]:
+    """Enter the instance's limits; return the variables it sets. Root does it, so nothing of the request's
+    environment takes part."""
     if not enter:
         return {}
     done = subprocess.run(

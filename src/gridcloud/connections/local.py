@@ -36,10 +36,12 @@ __all__ = ["LocalConnection", "LocalProcess"]
 _LIMIT = 1 << 20  # bytes of output kept unread
 _LOOK = 0.02  # seconds between looks at what is left
 _UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+_PATIENCE = 10.0  # seconds for a process to come to where it waits
 _GRACE = 2.0  # seconds between TERM and KILL when the connection closes
 
 # Opening the terminal as a session leader makes it the controlling one; the words follow as arguments.
 _ATTACH = 'terminal=$1; shift; exec "$@" <>"$terminal" >&0 2>&1'
+_WAIT = 'kill -s STOP $$; exec "$@"'
 _MISSING = 'printf "%s: %s\\n" "$1" "$2" >&2; exit "$3"'
 
 
@@ -81,11 +83,15 @@ class LocalConnection(Connection):
         if entry is None or entry.kind != "folder":
             raise NotFound(f"There is no folder {directory!r} to work in.", remedy="Make it first.")
         environment = self._environment(command)
-        words = command.words if self._enters_first() else (*self._address.enter, *command.words)
+        words = (*self._address.enter, *command.words)
+        if self._needs_help():
+            words = ("/bin/sh", "-c", _WAIT, "sh", *words)
         if command.terminal is None:
             process = await self._spawn(words, environment, directory)
         else:
             process = await self._spawn_in_terminal(words, environment, directory, command.terminal)
+        if self._needs_help():
+            await self._help_in(process.pid)
         self._processes = {known for known in self._processes if not known.is_over()} | {process}
         return process
 
@@ -106,9 +112,33 @@ class LocalConnection(Connection):
     def _environment(self, command: Command) -> dict[str, str]:
         return (of_user(self._user) if self._user else inherited()) | dict(command.environment)
 
-    def _enters_first(self) -> bool:
-        """Tell whether to enter the limits as root: with unified control groups another user cannot."""
+    def _needs_help(self) -> bool:
+        """Tell whether only root can move the process into the instance's limits: so with unified control groups.
+
+        The process then waits, as the user and with the user's environment, and nothing of that reaches what root
+        runs meanwhile.
+        """
         return bool(self._user and self._address.enter and _UNIFIED)
+
+    async def _help_in(self, pid: int) -> None:
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while asyncio.get_running_loop().time() < deadline and not _is_stopped(pid):
+            if not psutil.pid_exists(pid):
+                return
+            await asyncio.sleep(0.002)
+        root = await asyncio.create_subprocess_exec(
+            *(*self._address.enter, "--adopt", str(pid)),
+            env=inherited(),
+            cwd="/",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            await root.wait()  # where it fails, the process is told why when it enters itself
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     async def _spawn(
         self, words: tuple[str, ...], environment: dict[str, str], directory: str
@@ -145,18 +175,8 @@ class LocalConnection(Connection):
         identity: dict[str, object] = {}
         if self._user:
             user = pwd.getpwnam(self._user)
-            if self._enters_first():
-                become = (
-                    "setpriv",
-                    f"--reuid={user.pw_uid}",
-                    f"--regid={user.pw_gid}",
-                    "--init-groups",
-                    "--",
-                )
-                words = (*self._address.enter, *become, *words)
-            else:
-                groups = os.getgrouplist(self._user, user.pw_gid)
-                identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
+            groups = os.getgrouplist(self._user, user.pw_gid)
+            identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
         loop = asyncio.get_running_loop()
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(_LIMIT, loop),
@@ -373,6 +393,13 @@ async def _chunks(reader: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
 
 def _set_size(terminal: int, size: TerminalSize) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
 
 
 def _name_of(uid: int) -> str:

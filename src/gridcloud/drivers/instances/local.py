@@ -399,6 +399,7 @@ class LocalDriver(InstanceDriver):
                     user=entry.pw_uid,
                     group=entry.pw_gid,
                     extra_groups=[],
+                    env={"PATH": os.defpath},  # ours may hold secrets
                     stderr=asyncio.subprocess.DEVNULL,
                 )
                 await process.wait()
