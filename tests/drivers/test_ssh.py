@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,29 @@ async def make_one(
     return spec, handle, seen.address
 
 
+@pytest.fixture(scope="class")
+def shared_machine(ssh_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """One machine for a class of tests that leave nothing on it."""
+    options = {"root_login": request.cls.root_login}
+    machine = asyncio.run(ssh_lab.start(ssh_lab.unused_name(), **options))
+    yield machine
+    left = machine.execute(
+        "sh",
+        "-c",
+        "ls -d /var/lib/gridcloud/*/instances/* /home/user/.gridcloud/*/instances/* 2>/dev/null || :",
+    )
+    ssh_lab.stop(machine)
+    assert not left
+
+
 class TestRoot(InstanceDriverContract):
     """Accounts per owner, by root."""
 
+    root_login = True
+
     @pytest.fixture
-    async def driver(self, ssh_machine: Machine, make: Make) -> InstanceDriver:
-        return make(entry(ssh_machine), reserve={"memory": "1GiB"})
+    async def driver(self, shared_machine: Machine, make: Make) -> InstanceDriver:
+        return make(entry(shared_machine), reserve={"memory": "1GiB"})
 
 
 class TestSudo:
@@ -127,11 +144,11 @@ class TestSudo:
 class TestLogin(InstanceDriverContract):
     """One account for all, and so one owner at a time."""
 
+    root_login = False
+
     @pytest.fixture
-    async def driver(self, start_machine: StartMachine, make: Make) -> InstanceDriver:
-        return make(
-            entry(await start_machine(root_login=False)), accounts="login", reserve={"memory": "1GiB"}
-        )
+    async def driver(self, shared_machine: Machine, make: Make) -> InstanceDriver:
+        return make(entry(shared_machine), accounts="login", reserve={"memory": "1GiB"})
 
     async def test_two_owners_beside_each_other(self, driver: InstanceDriver) -> None:
         """Differs from the contract: who shares an account could read the other's files."""
