@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncssh
 
+from gridcloud.connections.batching import Direct
 from gridcloud.connections.driver import Command, Connection, Credentials, Forward, Progress
 from gridcloud.connections.environment import check_command
 from gridcloud.connections.files import Entry, Report, copy
@@ -360,7 +361,7 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
             connection = await asyncssh.connect(
                 address.host,
                 address.port,
-                tunnel=through.connection if through is not None else (),
+                tunnel=through.connection if through is not None else Direct(),
                 options=options,
             )
     except BaseException as error:

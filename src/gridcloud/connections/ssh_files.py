@@ -27,7 +27,7 @@ __all__ = ["SFTPSide", "download", "upload"]
 
 T = TypeVar("T")
 
-_IN_FLIGHT = 48  # requests per file under way
+_IN_FLIGHT = 32  # requests per file under way
 _BLOCK = 255 << 10  # OpenSSH's server takes and gives at most 255 KiB a request
 
 
@@ -129,7 +129,7 @@ async def upload(side: SFTPSide, ours: LocalSide, path: str, to: str, entry: Ent
         try:
             flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
             attributes = asyncssh.SFTPAttrs(permissions=0o600)
-            async with await side.client.open(to, flags, attributes, encoding=None) as file:
+            async with await side.client.open(to, flags, attributes, encoding=None, block_size=0) as file:
 
                 async def send(offset: int) -> int:
                     nonlocal written
@@ -155,7 +155,7 @@ async def download(side: SFTPSide, ours: LocalSide, path: str, to: str, entry: E
     writing = await ours.open_to_write(to)
     try:
         try:
-            async with await side.client.open(path, asyncssh.FXF_READ, encoding=None) as file:
+            async with await side.client.open(path, asyncssh.FXF_READ, encoding=None, block_size=0) as file:
 
                 async def fetch(offset: int) -> int:
                     got = 0
