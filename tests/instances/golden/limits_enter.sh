@@ -123,4 +123,6 @@ export GRIDCLOUD_INSTANCE="$id" OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"
 [ -n "$memory_held" ] || ulimit -d $((memory / 1024)) 2>/dev/null
 [ -z "$picked" ] || taskset -cp "$picked" $$ >/dev/null 2>&1
 [ -n "$cpu_held" ] || renice -n 5 -p $$ >/dev/null 2>&1
+# Once more at the last moment: from its exec on it carries the name by which it is found and ended.
+[ -d "$directory" ] || gone
 exec "$@"

@@ -345,7 +345,7 @@ def _remove(instance_id: str, folder: Path) -> None:
     """End all that runs under the instance's name, then remove its folder."""
     mark = f"GRIDCLOUD_INSTANCE={instance_id}".encode()
     for _ in range(50):
-        living = [pid for pid in _processes() if mark in _environment(pid)]
+        living = [pid for pid in _processes() if mark in _words(pid)]
         if not living:
             break
         for pid in living:
@@ -361,8 +361,12 @@ def _processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+def _words(pid: int) -> list[bytes]:
+    """Return the environment of a process, and its command, for one that is only about to get the environment."""
+    found: list[bytes] = []
+    for name in ("cmdline", "environ"):
+        try:
+            found += Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
