@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.houses import open_house
 
 from gridcloud import connections
 from gridcloud.connections.driver import Command
-from gridcloud.errors import Conflict, ConfigurationFailed, InvalidRequest, NoOffer, NotFound
+from gridcloud.errors import ConfigurationFailed, Conflict, InvalidRequest, NoOffer, NotFound
 from gridcloud.instances.model import FINAL, Instance, Reason, Request, State
 from gridcloud.service.house import House
-from tests.houses import open_house
 
 SMALL = {"name": "small", "cpus": 2, "memory": "4GiB", "count": 2}
 
@@ -39,14 +39,17 @@ async def test_a_whole_life(tmp_path: Path) -> None:
     async with open_house(tmp_path, {"cloud": fake()}) as house:
         instance = await house.instances.submit("ada", Request(time=3600), name="first")
         ready = await house.instances.wait(instance.id)
-        assert ready.offer and ready.offer.provider == "cloud"
-        assert ready.address and ready.expires == (ready.ready_at or ready.created) + timedelta(hours=1)
+        assert ready.offer
+        assert ready.offer.provider == "cloud"
+        assert ready.address
+        assert ready.expires == (ready.ready_at or ready.created) + timedelta(hours=1)
         connection = await house.links.get(ready.id, ready.address)
         assert (await connections.run(connection, Command(("echo", "hello")))).stdout == b"hello\n"
         await house.instances.stop(instance.id)
         last = await ended(house, instance.id)
         assert (last.state, last.reason) == (State.STOPPED, Reason.ASKED)
-        assert last.handle is None and last.address is None
+        assert last.handle is None
+        assert last.address is None
         states = ["requested", "creating", "starting", "configuring", "ready", "stopping", "stopped"]
         assert await story(house, instance.id) == states
         assert await house.reconciliation.examine() == []
@@ -61,7 +64,8 @@ async def test_refused_offers_fall_over_to_the_next_provider_and_are_told(tmp_pa
     }
     async with open_house(tmp_path, providers) as house:
         ready = await house.instances.wait((await house.instances.submit("ada", Request())).id)
-        assert ready.offer and ready.offer.provider == "good"
+        assert ready.offer
+        assert ready.offer.provider == "good"
         assert [offer.provider for offer in ready.refused] == ["full", "poor", "gone"]
         assert all(offer.why_not for offer in ready.refused)
         # What the third made before its answer was lost is gone.
@@ -174,7 +178,8 @@ async def test_configuration_is_told_as_it_goes(tmp_path: Path) -> None:
         )
         events = await house.store.events(subject=ready.id)
         told = "\n".join(event.message for event in events if event.type == "output")
-        assert "one" in told and "two" in told
+        assert "one" in told
+        assert "two" in told
         await house.instances.stop(ready.id)
         await ended(house, ready.id)
 

@@ -423,8 +423,9 @@ def _observation(reservation: _Reservation | None) -> Observation:
     enter = Path(reservation.folder) / "enter"
     if not Path(reservation.work).is_dir() or not enter.exists():
         return Observation(phase=Phase.GONE, detail="its folder was removed")
+    home = pwd.getpwnam(reservation.account).pw_dir if reservation.account else str(Path.home())
     address = LocalAddress(
-        directory=reservation.work, user=reservation.account, enter=("/bin/sh", str(enter))
+        directory=reservation.work, home=home, user=reservation.account, enter=("/bin/sh", str(enter))
     )
     return Observation(phase=Phase.RUNNING, address=address)
 
