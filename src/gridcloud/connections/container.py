@@ -132,7 +132,7 @@ class ContainerConnection(Connection):
         if self._relay is not None:
             await _quietly(self._end_relay(self._relay))
         if self._keeper is not None:
-            await _quietly(self._end_keeper(self._keeper))
+            await _quietly(self._end_all(self._keeper))
         await asyncio.gather(*(process.abandon() for process in list(self._processes)))
         await self._engine.close()
 
@@ -212,9 +212,12 @@ class ContainerConnection(Connection):
         await keeper.first_line()
         return keeper
 
-    async def _end_keeper(self, starting: asyncio.Task[ContainerProcess]) -> None:
+    async def _end_all(self, starting: asyncio.Task[ContainerProcess]) -> None:
         keeper = await starting
         await keeper.close_input()
+        # Output that nobody reads would keep an engine from noticing that a command, even the keeper, has ended.
+        others = [process for process in self._processes if process is not keeper]
+        await asyncio.gather(*(process.abandon() for process in others))
         async with asyncio.timeout(5):
             await keeper.wait()
 

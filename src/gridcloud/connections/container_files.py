@@ -107,8 +107,8 @@ async def get(connection: Connection, source: str, target: Path, progress: Progr
     except OSError as error:
         raise _file_error(str(error), str(target), error) from error
     finally:
-        await asyncio.shield(process.signal("KILL"))
         complaint.cancel()
+        await asyncio.shield(_give_up(pipe))
         await asyncio.gather(complaint, return_exceptions=True)
 
 
@@ -174,6 +174,12 @@ class _Pipe:
 
 class _Stopped(OSError):
     """A thread was told to end."""
+
+
+async def _give_up(pipe: _Pipe) -> None:
+    """End a process that may not have been read to its end."""
+    await pipe.process.signal("KILL")
+    await pipe.rest()
 
 
 async def _in_thread(pipe: _Pipe, function: Callable[..., None], *arguments: Any) -> None:

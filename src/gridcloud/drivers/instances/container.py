@@ -205,7 +205,7 @@ class ContainerDriver(InstanceDriver):
     def _offer(self, engine: ContainerEngine, request: Request) -> Offer:
         whole = self._whole(engine)
         image = request.image or self.settings.image
-        why = shortfall(request, whole) or self._why_no_image(engine, image)
+        why = self._why_no_image(engine, image) or shortfall(request, whole)
         if why:
             return self._made_offer(request, image, whole, possible=False, available=False, why_not=why)
         shape = Shape(
