@@ -67,7 +67,8 @@ class SSHAddress(Record):
     jump: SSHAddress | None = Field(default=None, description="machine to go through")
     directory: str = Field(default="", description="the instance's own folder there; empty: the login folder")
     home: str = Field(
-        default="", description="where the owner's own files lie, kept between instances; empty: the login folder"
+        default="",
+        description="where the owner's own files lie, kept between instances; empty: the login folder",
     )
     enter: tuple[str, ...] = Field(default=(), description="as for LocalAddress")
 
@@ -81,7 +82,8 @@ class ContainerAddress(Record):
     user: str = Field(default="", description="user within the container; empty: the image's")
     directory: str = Field(default="", description="working directory within; empty: the image's")
     home: str = Field(
-        default="", description="where the owner's own files lie, kept between instances; empty: the same folder"
+        default="",
+        description="where the owner's own files lie, kept between instances; empty: the same folder",
     )
 
 
