@@ -150,7 +150,8 @@ class SSHConnection(Connection):
             try:
                 if isinstance(remote, Port):
                     return await self._main.open_connection(remote.host, remote.port, encoding=None)
-                return await self._main.open_unix_connection(self._place(remote.path), encoding=None)
+                path = await self._place_socket(remote.path)
+                return await self._main.open_unix_connection(path, encoding=None)
             except asyncssh.Error as error:
                 raise self._lost(error) from error
 
@@ -158,6 +159,8 @@ class SSHConnection(Connection):
 
     async def expose(self, local: Endpoint, remote: Endpoint) -> Forward:
         self._require_open()
+        if isinstance(remote, Socket):
+            remote = Socket(path=await self._place_socket(remote.path))
         clients: set[asyncio.Task[None]] = set()
 
         async def serve(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
@@ -182,7 +185,7 @@ class SSHConnection(Connection):
                 task.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
             if isinstance(remote, Socket) and not self._closed:
-                await self._remove_socket(self._place(remote.path))
+                await self._remove_socket(remote.path)
 
         return self._keep(Forward(remote, close))
 
@@ -194,7 +197,7 @@ class SSHConnection(Connection):
                 return await self._main.start_server(
                     lambda *_: serve, remote.host, remote.port, encoding=None
                 )
-            path = self._place(remote.path)
+            path = remote.path
             try:
                 return await self._main.start_unix_server(lambda *_: serve, path, encoding=None)
             except asyncssh.ChannelListenError:
@@ -290,6 +293,16 @@ class SSHConnection(Connection):
 
     def _place(self, path: str) -> str:
         return posixpath.join(self._address.directory, path) if path else self._address.directory
+
+    async def _place_socket(self, path: str) -> str:
+        """Return where a socket lies, absolute: a server forwards sockets from a directory of its own choosing."""
+        path = self._place(path)
+        if path.startswith("/"):
+            return path
+        try:
+            return posixpath.join(str(await (await self._files()).client.realpath(".")), path)
+        except (asyncssh.Error, OSError) as error:
+            raise self._lost(error) from error
 
     def _keep(self, forward: Forward) -> Forward:
         self._forwards.append(forward)
