@@ -34,6 +34,9 @@ class LocalAddress(Record):
     directory: str = Field(
         description="the instance's own folder, absolute; also the default working directory"
     )
+    home: str = Field(
+        default="", description="where the owner's own files lie, kept between instances; empty: the same folder"
+    )
     user: str = Field(
         default="", description="OS user that commands run as; empty: the user gridcloud runs as"
     )
