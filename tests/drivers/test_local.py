@@ -285,6 +285,22 @@ async def test_gpus_are_given_to_one_instance_each(tmp_path: Path) -> None:
     await driver.destroy(first, None)
 
 
+@pytest.mark.needs_root
+async def test_an_account_that_was_removed_keeps_nothing_alive(tmp_path: Path, open_folder: str) -> None:
+    driver = make(tmp_path, directory=open_folder)
+    name = f"gct{secrets.token_hex(3)}"
+    await asyncio.to_thread(subprocess.run, ["useradd", name], check=True)
+    try:
+        instance_id, _ = await start(driver, name)
+    finally:
+        await asyncio.to_thread(subprocess.run, ["userdel", name], check=True)
+    seen = await driver.observe({instance_id: Handle(data={})})
+    assert seen[instance_id].phase is Phase.FAILED
+    await driver.destroy(instance_id, None)
+    assert await driver.holdings() == []
+    assert [path.name for path in Path(open_folder).iterdir()] == [".gone"]
+
+
 async def test_an_image_is_never_possible_here(tmp_path: Path) -> None:
     (offer,) = await make(tmp_path).offers(Request(memory=1 << 20, image="debian"))
     assert not offer.possible

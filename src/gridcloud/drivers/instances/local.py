@@ -391,8 +391,8 @@ class LocalDriver(InstanceDriver):
 
     async def _bury(self, graves: Path, account: str) -> None:
         """Remove the folders: what the account can remove as the account, so that no link leads root astray."""
-        if account:
-            for work in graves.glob("*/work"):
+        with contextlib.suppress(KeyError):  # the account was removed meanwhile
+            for work in graves.glob("*/work") if account else ():
                 entry = pwd.getpwnam(account)
                 process = await asyncio.create_subprocess_exec(
                     *("rm", "-rf", "--", str(work)),
@@ -423,7 +423,10 @@ def _observation(reservation: _Reservation | None) -> Observation:
     enter = Path(reservation.folder) / "enter"
     if not Path(reservation.work).is_dir() or not enter.exists():
         return Observation(phase=Phase.GONE, detail="its folder was removed")
-    home = pwd.getpwnam(reservation.account).pw_dir if reservation.account else str(Path.home())
+    try:
+        home = pwd.getpwnam(reservation.account).pw_dir if reservation.account else str(Path.home())
+    except KeyError:
+        return Observation(phase=Phase.FAILED, detail=f"the account {reservation.account!r} was removed")
     address = LocalAddress(
         directory=reservation.work, home=home, user=reservation.account, enter=("/bin/sh", str(enter))
     )
