@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -28,7 +28,7 @@ from gridcloud.configurers.model import Facts
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import ConfigurationFailed, Unreachable
 
-__all__ = ["Cases", "ConfigurerContract", "facts"]
+__all__ = ["HOSTILE", "Cases", "ConfigurerContract", "facts"]
 
 TRAP = "gridcloud-was-here"
 HOSTILE = (
@@ -74,6 +74,8 @@ class ConfigurerContract:
 
     patience: float = 60
     """Seconds that one configuration may take."""
+    owners: ClassVar[tuple[str, ...]] = HOSTILE
+    """Names to try; a suite whose tool is slow may try one that holds them all."""
 
     @pytest.fixture
     def connection(self) -> Any:
@@ -112,6 +114,10 @@ class ConfigurerContract:
         try:
             async with asyncio.timeout(self.patience):
                 await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            raise
         finally:
             waiting.cancel()
         if not begun.is_set():
@@ -124,11 +130,15 @@ class ConfigurerContract:
         return (await run(connection, Command(words=("/bin/sh", "-c", test)), lambda line: None)).code == 0
 
     async def left(self, connection: Connection, mark: str) -> list[str]:
-        """Return the command lines on the machine that hold the mark."""
+        """Return the command lines on the machine that hold the mark, once what is ending had a moment to end."""
         told: list[str] = []
-        await run(
-            connection, Command(words=("/bin/sh", "-c", _LOOK), environment={"MARK": mark}), told.append
-        )
+        look = Command(words=("/bin/sh", "-c", _LOOK), environment={"MARK": mark})
+        for _ in range(20):
+            told.clear()
+            await run(connection, look, told.append)
+            if not told:
+                break
+            await asyncio.sleep(0.1)
         return told
 
     async def test_checks(self, cases: Cases) -> None:
@@ -136,7 +146,7 @@ class ConfigurerContract:
             await cases.works.check()
             await cases.fails.check()
 
-    async def test_configures_and_tells(self, cases: Cases, connection: Connection) -> None:
+    async def test_configures_tells_and_may_be_repeated(self, cases: Cases, connection: Connection) -> None:
         assert not await self.holds(connection, cases.made)
         told = await self.configure(cases.works, connection)
         assert await self.holds(connection, cases.made)
@@ -144,28 +154,23 @@ class ConfigurerContract:
         assert not [
             line for line in told if not line or any(character < " " for character in line.replace("\t", ""))
         ]
-
-    async def test_may_be_repeated(self, cases: Cases, connection: Connection) -> None:
-        await self.configure(cases.works, connection)
         await self.configure(cases.works, connection)
         assert await self.holds(connection, cases.made)
 
-    async def test_failure_has_the_tools_own_words(self, cases: Cases, connection: Connection) -> None:
+    async def test_failure_has_the_tools_own_words_and_may_be_mended(
+        self, cases: Cases, connection: Connection
+    ) -> None:
         with pytest.raises(ConfigurationFailed) as failure:
             await self.configure(cases.fails, connection)
         assert cases.words in str(failure.value)
-
-    async def test_works_after_a_failure(self, cases: Cases, connection: Connection) -> None:
-        with pytest.raises(ConfigurationFailed):
-            await self.configure(cases.fails, connection)
         await self.configure(cases.works, connection)
         assert await self.holds(connection, cases.made)
 
-    @pytest.mark.parametrize("owner", HOSTILE)
-    async def test_owners_name_is_only_text(self, cases: Cases, connection: Connection, owner: str) -> None:
-        await self.configure(cases.works, connection, owner)
-        assert await self.holds(connection, cases.made)
-        assert not await self.holds(connection, f"test -e {TRAP} || test -e /tmp/{TRAP}")
+    async def test_owners_name_is_only_text(self, cases: Cases, connection: Connection) -> None:
+        for owner in self.owners:
+            await self.configure(cases.works, connection, owner)
+            assert await self.holds(connection, cases.made)
+            assert not await self.holds(connection, f"test -e {TRAP} || test -e /tmp/{TRAP}"), owner
 
     async def test_cancelled_leaves_no_process(self, cases: Cases, connection: Connection) -> None:
         work = await self.begin(cases, connection)
@@ -173,7 +178,8 @@ class ConfigurerContract:
         with contextlib.suppress(asyncio.CancelledError):
             await work
         assert work.cancelled()
-        assert await self.left(connection, cases.mark) == []
+        left = await self.left(connection, cases.mark)
+        assert not left, left
         await self.configure(cases.works, connection)
 
     async def test_lost_connection_is_told_apart(
@@ -185,13 +191,14 @@ class ConfigurerContract:
             async with asyncio.timeout(self.patience):
                 await work
         if onlooker is not connection:
-            assert await self.left(onlooker, cases.mark) == []
+            left = await self.left(onlooker, cases.mark)
+            assert not left, left
 
 
 # The mark comes as a variable, so that looking is not found.
 _LOOK = r"""
 for file in /proc/[0-9]*/cmdline; do
-    line=$(tr '\0' ' ' <"$file" 2>/dev/null) || continue
+    line=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
     case $line in *"$MARK"*) printf '%s %s\n' "$file" "$line";; esac
 done
 """
