@@ -103,13 +103,15 @@ class ContainerDriver(InstanceDriver):
         """Return the images that are there and may be asked for, the default one first."""
 
         def look(engine: ContainerEngine) -> list[str]:
-            return [
-                name
+            # An engine may list an image under a longer name than the one it takes.
+            tails = [
+                "/".join(name.split("/")[skip:])
                 for name in engine.images()
-                if self._allowed(name) and not _same(name, self.settings.image)
+                for skip in range(name.count("/") + 1)
             ]
+            return [name for name in tails if self._allowed(name) and not _same(name, self.settings.image)]
 
-        return [self.settings.image, *await self._ask(look)]
+        return list(dict.fromkeys([self.settings.image, *await self._ask(look)]))
 
     async def create(self, spec: Spec) -> Handle:
         """Create and start the container; see the contract. Raises InvalidRequest for an image that may not be
@@ -251,9 +253,7 @@ class ContainerDriver(InstanceDriver):
         if not self._allowed(image):
             return self._not_allowed(image)
         if self.settings.pull == "never":
-            there = engine.images()
-            if not any(_same(image, name) for name in there):
-                return _no_image(image, there)
+            return "" if _is_there(engine, image) else _no_image(image, engine.images())
         return ""
 
     def _why_full(self, shape: Shape, whole: Shape, taken: Sequence[Shape]) -> str:
@@ -284,14 +284,7 @@ class ContainerDriver(InstanceDriver):
     async def _fetch(self, image: str) -> None:
         """See that the image is there. Raises Transient while it still comes, Rejected when it never will."""
 
-        def missing(engine: ContainerEngine) -> bool:
-            try:
-                engine.image(image)
-            except NotFound:
-                return True
-            return False
-
-        if not await self._ask(missing):
+        if await self._ask(lambda engine: _is_there(engine, image)):
             return
         there = await self._ask(ContainerEngine.images)
         if self.settings.pull == "never":
@@ -474,15 +467,14 @@ class ContainerDriver(InstanceDriver):
         else:
             version = said.get("CgroupVersion", "?")
             findings.append(self._finding(True, f"limits are held by control groups (version {version})"))
-        there = engine.images()
         image = self.settings.image
-        if any(_same(image, name) for name in there):
+        if _is_there(engine, image):
             findings.append(self._finding(True, f"the image {image} is there"))
         elif self.settings.pull == "missing":
             findings.append(self._finding(True, f"the image {image} is not there yet and will be fetched"))
         else:
             findings.append(
-                self._finding(False, _no_image(image, there), "Import or build it, or set 'image'.")
+                self._finding(False, _no_image(image, engine.images()), "Import or build it, or set 'image'.")
             )
         numbered = [gpu for gpu in self.settings.gpus if "=" not in gpu]
         if numbered and "nvidia" not in (said.get("Runtimes") or {}):
@@ -519,13 +511,20 @@ def _gpus(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names mean one image: Podman puts ``localhost/`` before, and ``:latest`` is understood."""
+    """Whether two names are one: ``:latest`` is understood."""
 
     def whole(name: str) -> str:
-        name = name.removeprefix("localhost/")
         return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
 
     return whole(one) == whole(other)
+
+
+def _is_there(engine: ContainerEngine, image: str) -> bool:
+    try:
+        engine.image(image)
+    except NotFound:
+        return False
+    return True
 
 
 def _no_image(image: str, there: Sequence[str]) -> str:
