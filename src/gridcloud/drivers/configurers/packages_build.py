@@ -34,30 +34,32 @@ def main() -> None:
     order: dict[str, Any] = json.load(sys.stdin)
     wanted = order["requirements"] or order["conda"]
     if order["session"] and not wanted:
-        if has_session(order["session"]):
-            say("the programs of a session are there already")
-            if shutil.which("jupyterhub-singleuser") != os.path.join(own_programs(), "jupyterhub-singleuser"):
-                record(own_programs())
+        if _has_session(order["session"]):
+            _say("the programs of a session are there already")
+            if shutil.which("jupyterhub-singleuser") != os.path.join(
+                _own_programs(), "jupyterhub-singleuser"
+            ):
+                _record(_own_programs())
             return
         wanted = True
     if wanted:
-        record(os.path.join(provide(order), "bin"))
+        _record(os.path.join(_provide(order), "bin"))
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def fail(text: str) -> None:
+def _fail(text: str) -> None:
     sys.stdout.flush()
     sys.exit(text)
 
 
-def own_programs() -> str:
+def _own_programs() -> str:
     return os.path.dirname(sys.executable)
 
 
-def has_session(jupyterhub: str) -> bool:
+def _has_session(jupyterhub: str) -> bool:
     try:
         versions = [metadata.version(name) for name in SESSION]
     except metadata.PackageNotFoundError:
@@ -65,7 +67,7 @@ def has_session(jupyterhub: str) -> bool:
     return versions[0] == jupyterhub
 
 
-def provide(order: dict[str, Any]) -> str:
+def _provide(order: dict[str, Any]) -> str:
     """Return the folder of a complete environment."""
     told = (
         json.dumps(order, sort_keys=True)
@@ -79,21 +81,21 @@ def provide(order: dict[str, Any]) -> str:
         os.makedirs(shelf, mode=0o700, exist_ok=True)
         lock = os.open(os.path.join(shelf, f"{key}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        fail(f"environments are kept in {shelf}, which cannot be used: {error.strerror}")
+        _fail(f"environments are kept in {shelf}, which cannot be used: {error.strerror}")
     place = os.path.join(shelf, key)
     complete = os.path.join(place, COMPLETE)
     # The lock is let go of when this program ends.
     if not os.path.exists(complete):
-        take(lock)
+        _take(lock)
     if os.path.exists(complete):
-        say(f"using the environment {place}, which was built before")
+        _say(f"using the environment {place}, which was built before")
         return place
     if os.path.lexists(place):
-        say("removing what a build that was stopped has left")
+        _say("removing what a build that was stopped has left")
         shutil.rmtree(place)
-    say(f"building the environment {place}")
+    _say(f"building the environment {place}")
     try:
-        build(place, order)
+        _build(place, order)
         with open(complete, "w"):
             return place
     finally:
@@ -101,15 +103,15 @@ def provide(order: dict[str, Any]) -> str:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def take(lock: int) -> None:
+def _take(lock: int) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        say("waiting for another instance that builds the same environment")
+        _say("waiting for another instance that builds the same environment")
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def build(place: str, order: dict[str, Any]) -> None:
+def _build(place: str, order: dict[str, Any]) -> None:
     papers = place + ".files"
     shutil.rmtree(papers, ignore_errors=True)
     os.mkdir(papers, 0o700)
@@ -118,9 +120,9 @@ def build(place: str, order: dict[str, Any]) -> None:
             with open(os.path.join(papers, name), "w", encoding="utf-8") as file:
                 file.write(text)
         if order["conda"]:
-            make_conda(place, os.path.join(papers, order["conda"]))
+            _make_conda(place, os.path.join(papers, order["conda"]))
         else:
-            make_virtual(place, order["system_site_packages"])
+            _make_virtual(place, order["system_site_packages"])
         arguments: list[str] = []
         if order["requirements"]:
             arguments += ["-r", os.path.join(papers, order["requirements"])]
@@ -129,36 +131,36 @@ def build(place: str, order: dict[str, Any]) -> None:
         if arguments:
             python = os.path.join(place, "bin", "python")
             quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-            run([python, "-m", "pip", "install", *quiet, *arguments], "pip could not install the packages")
+            _run([python, "-m", "pip", "install", *quiet, *arguments], "pip could not install the packages")
         if order["session"]:
-            make_session_program(place)
+            _make_session_program(place)
     finally:
         shutil.rmtree(papers, ignore_errors=True)
 
 
-def make_virtual(place: str, system_site_packages: bool) -> None:
+def _make_virtual(place: str, system_site_packages: bool) -> None:
     options = ["--system-site-packages"] if system_site_packages else []
     for module, needed in (("venv", "ensurepip"), ("virtualenv", "virtualenv")):
         if importlib.util.find_spec(needed) and importlib.util.find_spec(module):
-            run([sys.executable, "-m", module, *options, place], "no virtual environment could be made")
+            _run([sys.executable, "-m", module, *options, place], "no virtual environment could be made")
             return
-    fail(
+    _fail(
         f"{sys.executable} can make no virtual environment: its module venv is not complete. "
         "On Debian and Ubuntu add `apt: [python3-venv]`."
     )
 
 
-def make_conda(place: str, paper: str) -> None:
+def _make_conda(place: str, paper: str) -> None:
     for name in ("micromamba", "mamba", "conda"):
         program = shutil.which(name)
         if program:
             words = [program, "create", "--yes"] if name == "micromamba" else [program, "env", "create"]
-            run([*words, "--prefix", place, "--file", paper], f"{name} could not make the environment")
+            _run([*words, "--prefix", place, "--file", paper], f"{name} could not make the environment")
             return
-    fail("environment.yml needs micromamba, mamba or conda on the machine, and none is on its path")
+    _fail("environment.yml needs micromamba, mamba or conda on the machine, and none is on its path")
 
 
-def make_session_program(place: str) -> None:
+def _make_session_program(place: str) -> None:
     """A session's packages that come from the system bring no program that runs in this environment."""
     path = os.path.join(place, "bin", "jupyterhub-singleuser")
     if not os.path.exists(path):
@@ -167,13 +169,13 @@ def make_session_program(place: str) -> None:
         os.chmod(path, 0o700)
 
 
-def run(words: list[str], trouble: str) -> None:
+def _run(words: list[str], trouble: str) -> None:
     code = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=False).returncode
     if code:
-        fail(f"{trouble} (exit code {code})")
+        _fail(f"{trouble} (exit code {code})")
 
 
-def record(programs: str) -> None:
+def _record(programs: str) -> None:
     """Put a folder first into the instance's list of folders with programs."""
     os.makedirs(".gridcloud", mode=0o700, exist_ok=True)
     path = os.path.join(".gridcloud", "path")
