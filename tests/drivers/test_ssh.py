@@ -71,9 +71,8 @@ async def make(keys: Keys, tmp_path: Path) -> AsyncIterator[Make]:
         folder.mkdir(mode=0o700, exist_ok=True)
         authority = keys.authority.export_public_key().decode()
         context = Context("pool", installation, folder, keys.connect, authority)
-        made.append(
-            SSHDriver(SSHSettings.model_validate({"driver": "ssh", "hosts": hosts, **settings}), context)
-        )
+        values = {"driver": "ssh", "hosts": hosts, "keep_homes": False, **settings}
+        made.append(SSHDriver(SSHSettings.model_validate(values), context))
         return made[-1]
 
     yield make_driver

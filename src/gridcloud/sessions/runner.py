@@ -26,7 +26,7 @@ from gridcloud.instances.model import Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
-from gridcloud.sessions.sockets import private_socket, remove_socket
+from gridcloud.sessions.places import find_home, private_socket, remove_socket
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -234,7 +234,8 @@ class Runner:
         if isinstance(remote, Socket):
             words += [_fill(word, values) for word in plan.listening]
         filled = {name: _fill(value, values) for name, value in plan.environment.items()}
-        command = Command(tuple(words), {**environment, **filled}, plan.directory or _home(instance))
+        directory = plan.directory or await find_home(connection, instance)
+        command = Command(tuple(words), {**environment, **filled}, directory)
         await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")
         folder = f"{_directory(instance)}/.gridcloud/{session.id}"
         program = await programs.launch(connection, command, name=secrets.token_hex(4), folder=folder)
@@ -277,7 +278,10 @@ class Runner:
         url = f"http://{endpoint.host}:{endpoint.port}{session.plan.probe}"
         deadline = self.clock.monotonic() + self._up
         pause, looked = 0.02, self.clock.monotonic()
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
+        # No name is looked up, and the other resolver leaves a thread behind.
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                     async with client.get(url, allow_redirects=False):
@@ -395,10 +399,6 @@ def _fill(text: str, values: Mapping[str, str]) -> str:
 
 def _directory(instance: Instance) -> str:
     return getattr(instance.address, "directory", "") or "."
-
-
-def _home(instance: Instance) -> str:
-    return getattr(instance.address, "home", "") or getattr(instance.address, "directory", "")
 
 
 def _free_port() -> int:

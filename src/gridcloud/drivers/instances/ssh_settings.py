@@ -138,8 +138,8 @@ class SSHSettings(ProviderSettings):
         "account we log in with, and a host serves one owner at a time; auto: per-owner where it can be",
     )
     keep_homes: bool = Field(
-        default=False,
-        description="keep an owner's account (locked) and home when the last instance has ended",
+        default=True,
+        description="keep an owner's account (locked) and home when the last instance has ended: their work is there",
     )
     reserve: SSHReserve = Field(default=SSHReserve(), description="what is kept back on each host")
     processes: int = Field(default=4096, ge=16, description="processes and threads of one instance, at most")

@@ -1,4 +1,4 @@
-"""A place for a program's socket on a machine of others: in a folder that only its user may enter."""
+"""Places on a machine: its owner's home, and a folder for sockets that only its user may enter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import secrets
 from gridcloud.connections import run
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected
+from gridcloud.instances.model import Instance
 
-__all__ = ["private_socket", "remove_socket"]
+__all__ = ["find_home", "private_socket", "remove_socket"]
 
 LONGEST = 100
 """Unix sockets may have paths of 107 bytes; some systems take fewer."""
@@ -23,6 +24,15 @@ MAKE = (
 )
 
 REMOVE = f'rm -f -- "$1"; case ${{1%/*}} in /tmp/{PREFIX}*) rmdir -- "${{1%/*}}";; esac'
+
+
+async def find_home(connection: Connection, instance: Instance) -> str:
+    """Return the folder of the owner's own files: the address's, else the home that commands there have."""
+    if home := getattr(instance.address, "home", ""):
+        return str(home)
+    done = await run(connection, Command(("/bin/sh", "-c", 'cd -- "$HOME" && pwd')))
+    home = done.stdout.decode(errors="surrogateescape").removesuffix("\n")
+    return home if done.code == 0 and home.startswith("/") else ""
 
 
 async def private_socket(connection: Connection, directory: str) -> str:
