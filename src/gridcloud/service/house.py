@@ -192,8 +192,9 @@ class House:
             raise InvalidRequest(f"An instance may live {timedelta(seconds=longest)} at most.")
 
     async def check_configure(self, entries: Sequence[dict[str, Any]], admin: bool) -> None:
-        """Raise InvalidSettings for entries of ``configure`` that cannot work."""
-        await check_all(entries, self.settings_file.path.parent)
+        """Raise InvalidSettings for entries of ``configure`` that cannot work, or that name files of this computer
+        though no administrator asks: a playbook runs programs here, and a script's text would show what it holds."""
+        await check_all(entries, self.settings_file.path.parent if admin else None)
 
     async def settle(self, seconds: float = 120.0) -> None:
         """Wait until no instance is on its way out, or the time is over."""
