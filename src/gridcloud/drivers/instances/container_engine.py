@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import stat
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,7 @@ class ContainerEngine:
 
     def _ask(self, seconds: int, call: Callable[[docker.APIClient], T], what: str = "") -> T:
         try:
+            self._knock()
             client = self._clients.get(seconds)
             if client is None:
                 client = docker.APIClient(base_url=self.url, timeout=seconds)
@@ -151,8 +153,15 @@ class ContainerEngine:
         except (DockerException, requests.exceptions.RequestException, OSError) as error:
             raise self._unreachable(error) from error
 
+    def _knock(self) -> None:
+        """Raise OSError when nobody answers: the SDK then leaves its socket open, and hides why."""
+        if self.url.startswith("unix://"):
+            with socket.socket(socket.AF_UNIX) as door:
+                door.settimeout(_QUICK)
+                door.connect(self.url.removeprefix("unix://"))
+
     def _unreachable(self, error: Exception) -> GridcloudError:
-        if "Permission denied" in str(error):
+        if isinstance(error, PermissionError):
             return Forbidden(
                 f"The container engine at {self.url} does not let this user in.",
                 remedy="Add the user to the socket's group, or run a rootless engine of the user's own.",
