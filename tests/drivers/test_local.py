@@ -60,7 +60,7 @@ class LocalContract(InstanceDriverContract):
 class TestLocalDriver(LocalContract):
     @pytest.fixture
     async def driver(self, tmp_path: Path) -> AsyncIterator[LocalDriver]:
-        driver = make(tmp_path / "local", allow_root=True)
+        driver = make(tmp_path / "local", allow_root=True, share_account=True)
         yield driver
         await driver.close()
 
@@ -331,3 +331,15 @@ def _runs(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+async def test_owners_share_no_account_unless_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether gridcloud is root is decided when it starts; here it is, and must think that it is not.
+    monkeypatch.setattr(local.os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
+    with pytest.raises(Forbidden, match="'ada' would share its files"):
+        make(tmp_path / "a")._account("ada")
+    assert make(tmp_path / "b")._account("nobody") == ""
+    assert make(tmp_path / "c", accounts={"ada": "nobody"})._account("ada") == ""
+    assert make(tmp_path / "d", share_account=True)._account("ada") == ""

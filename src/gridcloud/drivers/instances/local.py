@@ -6,8 +6,9 @@ folder, changed under a lock; nothing is overcommitted, whoever asks and however
 
 Whose account commands run as:
 
-- gridcloud does not run as root: its own account, for every owner. People who must be kept apart need root, or
-  the ``container`` driver.
+- gridcloud does not run as root: its own account, and only for the owner of that name (or mapped to it), for whoever
+  shares an account reads the other's files. ``share_account`` lets all owners share it. People who must be kept
+  apart need root, or the ``container`` driver.
 - gridcloud runs as root: the account of the owner's name (``accounts`` may map it), which must be an ordinary one
   (uid 1000 or above). Root's own account serves only the owner who is root, or one mapped to it in so many words;
   all other owners are refused, unless ``allow_root`` is set.
@@ -92,11 +93,15 @@ class LocalSettings(ProviderSettings):
     )
     accounts: Mapping[str, str] = Field(
         default_factory=dict,
-        description="owner to account of this computer, where the names differ (as root only)",
+        description="owner to account of this computer, where the names differ",
     )
     allow_root: bool = Field(
         default=False,
         description="let owners without an account here run as root, when gridcloud runs as root",
+    )
+    share_account: bool = Field(
+        default=False,
+        description="let all owners share the account gridcloud runs as, and so read each other's files",
     )
 
 
@@ -250,9 +255,16 @@ class LocalDriver(InstanceDriver):
 
     def _account(self, owner: str) -> str:
         """Return the account for an owner, empty for gridcloud's own; raises Forbidden when there is none."""
-        if os.geteuid() != 0:
-            return ""
         name = self.settings.accounts.get(owner, owner)
+        if os.geteuid() != 0:
+            own = pwd.getpwuid(os.geteuid()).pw_name
+            if name == own or self.settings.share_account:
+                return ""
+            raise Forbidden(
+                f"gridcloud runs as {own} here, and {owner!r} would share its files",
+                remedy="Run gridcloud as root so that each owner has an account, use the container driver, or set "
+                "'share_account' of this provider.",
+            )
         try:
             entry = pwd.getpwnam(name)
         except (KeyError, ValueError):
