@@ -203,7 +203,12 @@ def _file_error(said: str, path: str, error: OSError | None = None) -> Gridcloud
     """Return our error for what `tar`, `mv` or the operating system says (in the C locale)."""
     number = error.errno if error else None
     text = said.strip().splitlines()[0] if said.strip() else "it ended without a word"
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in said or "quota exceeded" in said.lower():
+    if (
+        number in (errno.ENOSPC, errno.EDQUOT)
+        or "No space left" in said
+        or "Wrote only" in said
+        or "quota exceeded" in said.lower()
+    ):
         return StorageFull(
             f"No space is left for {path}.", remedy="Remove something, or ask for a larger disk."
         )
