@@ -156,7 +156,7 @@ class _Counted:
         if progress and not size:
             progress(shown, 0, 0)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(size)
         data += bytes(size - len(data))
         self._done += len(data)

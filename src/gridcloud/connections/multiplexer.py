@@ -111,12 +111,12 @@ class Multiplexer:
             # Each end numbers its own channels: a number of ours would take over another's connection.
             ours = number % 2 == (1 if self._near else 0)
             if channel is not None or ours or len(self._channels) >= CHANNELS:
-                self._spawn(self._send(CLOSE, number))
+                _ = self._spawn(self._send(CLOSE, number))
                 return
             opened = self._channels[number] = _Channel(number)
             opened.task = self._spawn(self._open(opened, payload))
         elif kind == LISTEN and not self._near:
-            self._spawn(self._listen(number, json.loads(payload)))
+            _ = self._spawn(self._listen(number, json.loads(payload)))
         elif kind == UNLISTEN and not self._near:
             self._stop_listening(number)
         elif kind in (LISTENING, FAILED):
@@ -283,9 +283,7 @@ async def listen_on(
     """Listen, and return the server and where it listens. A socket is for its owner alone; one that nobody
     answers on is replaced. Raises OSError (EADDRINUSE when somebody listens)."""
     if "path" not in endpoint:
-        server: asyncio.AbstractServer = await asyncio.start_server(
-            accept, endpoint["host"], endpoint["port"]
-        )
+        server = await asyncio.start_server(accept, endpoint["host"], endpoint["port"])
         port = server.sockets[0].getsockname()[1]
         return server, {"host": endpoint["host"], "port": port}
     path = endpoint["path"]

@@ -68,10 +68,9 @@ class ContainerEngine:
     def pull(self, name: str) -> None:
         """Fetch an image from where its name says; takes as long as it takes. Raises Rejected, Transient."""
 
-        def pull(client: docker.APIClient) -> None:
-            for line in client.pull(
-                name, stream=True, decode=True, **({} if _tagged(name) else {"tag": "latest"})
-            ):
+        def pull(client: Any) -> None:
+            tag = None if _tagged(name) else "latest"
+            for line in client.pull(name, tag, stream=True, decode=True):
                 if "error" in line:
                     raise _explained(0, str(line["error"]), f"the image {name}")
 
@@ -90,7 +89,7 @@ class ContainerEngine:
     def create(self, name: str, host: Mapping[str, Any], **what: Any) -> str:
         """Create a container and return its id. Raises NameTaken, NotFound (no such image), NoCapacity, Rejected."""
 
-        def create(client: docker.APIClient) -> str:
+        def create(client: Any) -> str:
             config = client.create_host_config(**host)
             return str(client.create_container(name=name, host_config=config, **what)["Id"])
 
@@ -115,7 +114,7 @@ class ContainerEngine:
     def read(self, container: str, path: str) -> bytes:
         """Return a small file of a container. Raises NotFound."""
 
-        def read(client: docker.APIClient) -> bytes:
+        def read(client: Any) -> bytes:
             chunks, _ = client.get_archive(container, path)
             with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
                 file = archive.extractfile(archive.getmembers()[0])
@@ -126,7 +125,7 @@ class ContainerEngine:
     def has_program(self, container: str, name: str) -> bool:
         """Tell whether a shell in the container finds the program."""
 
-        def look(client: docker.APIClient) -> bool:
+        def look(client: Any) -> bool:
             command = ["/bin/sh", "-c", 'command -v -- "$1"', "sh", name]
             made = client.exec_create(container, command)["Id"]
             client.exec_start(made)
@@ -134,7 +133,7 @@ class ContainerEngine:
 
         return self._ask(_QUICK, look)
 
-    def _ask(self, seconds: int, call: Callable[[docker.APIClient], T], what: str = "") -> T:
+    def _ask(self, seconds: int, call: Callable[[Any], T], what: str = "") -> T:
         try:
             self._knock()
             client = self._clients.get(seconds)
