@@ -26,7 +26,10 @@ PLAYBOOK = """
 @pytest.mark.needs_root
 async def test_container_is_configured(podman_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "site.yml").write_text(PLAYBOOK)
-    entries = [{"use": "script", "text": "id -u"}, {"use": "ansible", "playbooks": ["site.yml"]}]
+    entries: list[dict[str, object]] = [
+        {"use": "script", "text": "id -u"},
+        {"use": "ansible", "playbooks": ["site.yml"]},
+    ]
     client = docker.APIClient(base_url=podman_engine.url)
     host = client.create_host_config(network_mode="none", init=True, tmpfs={"/tmp": "mode=1777"})
     made = client.create_container(SESSION_IMAGE, ["sleep", "600"], user="1000:1000", host_config=host)["Id"]
