@@ -23,7 +23,7 @@ class Wire:
     """One place to ask."""
 
     def __init__(self, *, socket: Path | None = None, url: str = "", token: str = "") -> None:
-        connector = aiohttp.UnixConnector(str(socket)) if socket else aiohttp.TCPConnector(ssl=_verified())
+        connector = aiohttp.UnixConnector(str(socket), limit=0) if socket else aiohttp.TCPConnector(ssl=_verified())
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=15)
         self.place = str(socket) if socket else url

@@ -97,6 +97,12 @@ class HubSettings(Section):
         default=(), description="users who may log in, for an authenticator"
     )
     admin_users: tuple[str, ...] = Field(default=(), description="users who may administer the hub")
+    named_servers: int = Field(
+        default=0, ge=0, le=1000, description="sessions with names that each user may have beside the first"
+    )
+    configuration: str = Field(
+        default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
+    )
 
 
 class ServiceSettings(Section):

@@ -1,0 +1,80 @@
+"""JupyterHub's configuration, made from gridcloud's."""
+
+from __future__ import annotations
+
+import getpass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gridcloud.settings import HubSettings
+from gridcloud.spawner.authenticator import LinkAuthenticator
+from gridcloud.spawner.desk import Desk, the_desk
+from gridcloud.spawner.handlers import HANDLERS
+from gridcloud.spawner.hub_files import HubFiles
+from gridcloud.spawner.notes import notes_for
+from gridcloud.spawner.session_spawner import GridcloudSpawner
+
+__all__ = ["configure"]
+
+FOREVER = 30 * 86400
+"""Seconds. The service gives up on a start after times of its own; the hub waits for what it says."""
+
+
+def configure(c: Any) -> None:
+    """Configure JupyterHub for the gridcloud of this environment (GRIDCLOUD_CONFIG, GRIDCLOUD_DATA)."""
+    desk = the_desk()
+    files = HubFiles(desk.data)
+    _places(c, desk, files)
+    _people(c, desk.settings().hub, files)
+    _sessions(c, desk)
+
+
+def _places(c: Any, desk: Desk, files: HubFiles) -> None:
+    hub, ports = desk.settings().hub, files.ports()
+    host = f"[{hub.bind}]" if ":" in hub.bind else hub.bind
+    c.JupyterHub.bind_url = f"http://{host}:{ports.public}{hub.base_url}"
+    c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports.hub}"
+    c.JupyterHub.public_url = hub.public_url
+    c.JupyterHub.db_url = f"sqlite:///{files.database}"
+    c.JupyterHub.cookie_secret_file = str(files.cookie_secret)
+    c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.cleanup_proxy = False
+    c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
+    c.JupyterHub.template_vars = {"gridcloud_notes": partial(notes_for, desk)}
+    c.JupyterHub.extra_handlers = HANDLERS
+    c.ConfigurableHTTPProxy.should_start = False
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy_api}"
+    c.ConfigurableHTTPProxy.auth_token = files.secret("proxy-token")
+
+
+def _people(c: Any, hub: HubSettings, files: HubFiles) -> None:
+    c.Authenticator.allowed_users = set(hub.allowed_users)
+    c.Authenticator.admin_users = set(hub.admin_users)
+    if hub.authenticator:
+        c.JupyterHub.authenticator_class = hub.authenticator
+    else:
+        me = getpass.getuser()
+        c.JupyterHub.authenticator_class = LinkAuthenticator
+        c.LinkAuthenticator.files = files
+        c.Authenticator.allowed_users = {me}
+        c.Authenticator.admin_users = {me}
+    c.JupyterHub.services = [{"name": "gridcloud", "api_token": files.secret("api-token")}]
+    c.JupyterHub.load_roles = [
+        {
+            "name": "gridcloud",
+            "description": "gridcloud's own commands",
+            "services": ["gridcloud"],
+            "scopes": ["admin:users", "admin:servers", "access:servers", "read:hub"],
+        }
+    ]
+
+
+def _sessions(c: Any, desk: Desk) -> None:
+    c.JupyterHub.spawner_class = GridcloudSpawner
+    names = desk.settings().hub.named_servers
+    c.JupyterHub.allow_named_servers = names > 0
+    c.JupyterHub.named_server_limit_per_user = names
+    c.Spawner.start_timeout = FOREVER
+    c.Spawner.http_timeout = 600
+    c.Spawner.poll_interval = 5

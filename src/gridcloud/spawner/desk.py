@@ -1,0 +1,58 @@
+"""What all spawners of one hub share: the client, the configuration, and why sessions ended."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from gridcloud.client import AsyncClient, connect_async
+from gridcloud.errors import Unreachable
+from gridcloud.settings import Settings, SettingsFile, config_path, data_folder
+
+__all__ = ["Desk", "the_desk"]
+
+PATIENCE = 20.0
+"""Seconds to wait for a service that is being started again."""
+
+
+class Desk:
+    """Shared by the spawners of one hub."""
+
+    def __init__(self, settings_file: SettingsFile, data: Path) -> None:
+        self.data = data
+        self.ended: dict[tuple[str, str], str] = {}
+        """Why the last session of (user, server) ended by itself, for its user to see."""
+        self.expires: dict[tuple[str, str], datetime] = {}
+        """When the running session of (user, server) will end."""
+        self._settings_file = settings_file
+        self._client: AsyncClient | None = None
+
+    def settings(self) -> Settings:
+        """Return the settings as they are now."""
+        return self._settings_file.current()[0]
+
+    async def client(self, patience: float = PATIENCE) -> AsyncClient:
+        """Return a client of the service. Raises Unreachable when there is none for ``patience`` seconds."""
+        deadline = asyncio.get_running_loop().time() + patience
+        while self._client is None:
+            try:
+                self._client = await connect_async(data=self.data, alone=True)
+            except Unreachable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        return self._client
+
+    async def close(self) -> None:
+        """Let go of the service."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+@cache
+def the_desk() -> Desk:
+    """Return this hub's desk, at the service and configuration of its environment."""
+    return Desk(SettingsFile(config_path()), data_folder())

@@ -1,0 +1,135 @@
+"""The spawn page, made from the live configuration at every visit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gridcloud.errors import GridcloudError
+from gridcloud.instances.model import Kind, Offer, Request, format_size
+from gridcloud.service.documents import Provider
+from gridcloud.settings import Settings
+from gridcloud.spawner.desk import Desk
+
+__all__ = ["free_now", "render_form"]
+
+PATIENCE = 2.0
+"""Seconds that a page waits for providers; what comes later is fetched by the page."""
+
+KINDS = {
+    Kind.BARE_METAL: "a share of a machine",
+    Kind.CONTAINER: "a container",
+    Kind.VIRTUAL_MACHINE: "a virtual machine",
+}
+
+_pages = Environment(
+    loader=PackageLoader("gridcloud.spawner", "templates"), autoescape=True, undefined=StrictUndefined
+)
+
+
+async def render_form(spawner: Any) -> str:
+    """Return the HTML of the form for a spawner: what may be chosen, what is free now, the values of last time."""
+    desk: Desk = spawner.desk
+    settings = desk.settings()
+    providers, offers = await asyncio.gather(_providers(desk), _soon(free_now(desk)))
+    return _pages.get_template("gridcloud_form.html").render(
+        providers=[provider for provider in providers if not provider.problem],
+        broken=[provider for provider in providers if provider.problem],
+        kinds={str(kind): words for kind, words in KINDS.items()},
+        images={provider.name: provider.images for provider in providers if provider.images},
+        models=sorted({offer["gpu_model"] for offer in offers or () if offer["gpu_model"]}),
+        offers=offers,
+        values=_values(spawner, settings),
+        defaults=_defaults(settings),
+        longest=_time(settings.limits.time),
+        offers_url=f"{spawner.hub.base_url}gridcloud/offers",
+    )
+
+
+async def free_now(desk: Desk) -> list[dict[str, Any]]:
+    """Return a row for every provider: what the largest piece is that can be had now, or why none. Best first."""
+    client = await desk.client(patience=PATIENCE)
+    found = await client.offers(Request(cpus=0.001, memory=1, disk=0))
+    return [_row(offer) for offer in _one_each(found.offers)]
+
+
+def _row(offer: Offer) -> dict[str, Any]:
+    shape = offer.shape
+    gpus = f"{shape.gpus} × {shape.gpu_model}".rstrip(" ×") if shape.gpus else ""
+    return {
+        "provider": offer.provider,
+        "kind": str(offer.kind),
+        "location": offer.location,
+        "cpus": f"{shape.cpus:g}",
+        "memory": format_size(shape.memory),
+        "gpus": gpus,
+        "gpu_model": shape.gpu_model,
+        "price": f"{offer.price.normalize():f}" if offer.price else "",
+        "free": offer.available,
+        "why_not": offer.why_not,
+    }
+
+
+def _one_each(offers: Iterable[Offer]) -> list[Offer]:
+    best: dict[str, Offer] = {}
+    for offer in offers:
+        best.setdefault(offer.provider, offer)
+    return list(best.values())
+
+
+async def _providers(desk: Desk) -> Sequence[Provider]:
+    """Return the providers, with their images where those are told soon."""
+    try:
+        client = await desk.client(patience=PATIENCE)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await client.providers(images=True)
+        except TimeoutError:
+            return await client.providers()
+    except GridcloudError:
+        return ()
+
+
+async def _soon(offers: Any) -> list[dict[str, Any]] | None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            rows: list[dict[str, Any]] = await offers
+            return rows
+    except (GridcloudError, TimeoutError):
+        return None
+
+
+def _values(spawner: Any, settings: Settings) -> dict[str, str]:
+    """Return what the fields show: a link's ``opt-`` values, those of last time, or the defaults."""
+    kept: Mapping[str, Any] = spawner.orm_spawner.user_options or {}
+    values = _defaults(settings) | {
+        name: str(value) for name, value in kept.items() if isinstance(value, str | int | float)
+    }
+    handler = spawner.handler
+    if handler is not None:
+        for name, given in handler.request.arguments.items():
+            field = name.removeprefix("opt-")
+            if field in Request.model_fields and given:
+                values[field] = given[-1].decode("utf-8", "replace").strip()
+    return {name: values.get(name, "") for name in Request.model_fields}
+
+
+def _defaults(settings: Settings) -> dict[str, str]:
+    return {
+        "cpus": f"{settings.defaults.cpus:g}",
+        "memory": format_size(settings.defaults.memory),
+        "time": _time(settings.defaults.time or settings.limits.time),
+    }
+
+
+def _time(seconds: int) -> str:
+    """Return ``2h30m`` for 9000; nothing for 0."""
+    text = ""
+    for size, letter in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        if seconds >= size:
+            text += f"{seconds // size}{letter}"
+            seconds %= size
+    return text

@@ -1,0 +1,36 @@
+"""What the hub's pages tell a user of the sessions: why one ended, when one will."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from gridcloud.spawner.desk import Desk
+
+__all__ = ["notes_for"]
+
+
+def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[str, str]]:
+    """Return the notes for a user, each with ``level`` (of the page's style) and ``text``."""
+    now = now or datetime.now(UTC)
+    notes = [
+        {"level": "warning", "text": f"{text}{_of(server)}"}
+        for (owner, server), text in sorted(desk.ended.items())
+        if owner == user
+    ]
+    warning = timedelta(seconds=desk.settings().limits.warning)
+    for (owner, server), expires in sorted(desk.expires.items()):
+        if owner == user:
+            left = max(0, int((expires - now).total_seconds() // 60))
+            near = expires - now <= warning
+            text = f"Your session{_of(server)} ends at {expires:%Y-%m-%d %H:%M} UTC, in {left} minutes."
+            notes.append(
+                {
+                    "level": "danger" if near else "info",
+                    "text": text + (" Save your work." if near else ""),
+                }
+            )
+    return notes
+
+
+def _of(server: str) -> str:
+    return f" ({server})" if server else ""

@@ -1,0 +1,251 @@
+"""Starts the sessions of a hub's users through gridcloud: thin, for the service owns everything that lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from jupyterhub.spawner import Spawner, SpawnException
+from traitlets import default
+
+from gridcloud.connections.model import Port
+from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, Unreachable
+from gridcloud.instances.model import Request
+from gridcloud.sessions.model import FINAL, Plan, Session, State
+from gridcloud.settings import Settings
+from gridcloud.spawner.desk import Desk, the_desk
+from gridcloud.spawner.form import render_form
+from gridcloud.spawner.options import from_form, to_request
+from gridcloud.spawner.steps import Steps
+
+__all__ = ["GridcloudSpawner", "Refused"]
+
+STOPPING = 60.0
+"""Seconds to wait for a session to be gone before its stop counts as done; it goes on in the service."""
+
+ALLOW_ROOT = "--ServerApp.allow_root=True"
+"""The driver decides whose account a session runs as; Jupyter's own objection to root is for those who cannot."""
+
+
+class Refused(SpawnException):
+    """Why a session was not started, in words for its user."""
+
+    def __init__(self, error: GridcloudError) -> None:
+        status = 400 if error.status == 422 else error.status
+        super().__init__(str(error), reason=type(error).__name__, status_code=status)
+        self.jupyterhub_message = str(error)
+
+
+class GridcloudSpawner(Spawner):
+    """One user's server as a session. Its only state is the session's id."""
+
+    session_id = ""
+    _recovered = False
+    _told: asyncio.Event | None = None
+
+    @property
+    def desk(self) -> Desk:
+        """What the spawners of this hub share."""
+        return the_desk()
+
+    @default("env_keep")
+    def _env_keep(self) -> list[str]:
+        return ["LANG", "LC_ALL"]
+
+    @default("options_form")
+    def _options_form(self) -> Any:
+        return render_form
+
+    # State -----------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what finds the session again after the hub's restart."""
+        state: dict[str, Any] = super().get_state()
+        return state | ({"session": self.session_id} if self.session_id else {})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up a session that outlived its hub."""
+        super().load_state(state)
+        self.session_id = str(state.get("session", ""))
+        self._recovered = True
+
+    def clear_state(self) -> None:
+        """Forget the session."""
+        super().clear_state()
+        self.session_id = ""
+        self._recovered = False
+        self._told = asyncio.Event()
+        self.desk.expires.pop(self._key, None)
+
+    # Options ---------------------------------------------------------------------------------------------------
+
+    def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
+        """Return the options of a sent form. Raises Refused."""
+        try:
+            return from_form(form_data)
+        except InvalidRequest as error:
+            raise Refused(error) from None
+
+    def options_from_query(self, query_data: dict[str, list[str]]) -> dict[str, Any]:
+        """Raise Refused: a link may fill in the form, but only its user starts anything."""
+        self.run_options_from_form(query_data)
+        raise Refused(InvalidRequest("The link filled in the form below. Check it, then press Start."))
+
+    # Life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> tuple[str, int]:
+        """Return where the session answers. Raises Refused; cancelled, it leaves nothing."""
+        self.desk.ended.pop(self._key, None)
+        told = self._told = self._told or asyncio.Event()
+        try:
+            request = to_request(self.user_options)
+            session = await self._submit(request)
+            self.session_id = session.id
+            self._keep_state()
+            told.set()
+            endpoint = await self._wait()
+        except GridcloudError as error:
+            raise Refused(error) from error
+        await self._note_expiry(session)
+        return endpoint.host, endpoint.port
+
+    async def poll(self) -> int | None:
+        """Return None while the session lives, else 0, or 1 when it ended by itself."""
+        if not self.session_id:
+            return 0
+        try:
+            client = await self.desk.client(patience=5)
+            session = await client.session(self.session_id)
+        except NotFound:
+            return 0
+        except GridcloudError as error:
+            self.log.info("session %s: nobody to ask: %s", self.session_id, error)
+            return None
+        if session.state is State.RUNNING:
+            await self._note_expiry(session)
+            return None
+        if session.state in (State.PLACING, State.LAUNCHING):
+            if not self._recovered:
+                return None
+            # Its hub died while it was being started: nobody waits for it any more.
+            await client.stop_session(self.session_id)
+            return 0
+        self._note_end(session)
+        return 0 if session.state in (State.ENDING, State.ENDED) else 1
+
+    async def stop(self, now: bool = False) -> None:
+        """End the session with its instance; return when nothing is left of it, or it takes long."""
+        if not self.session_id:
+            return
+        with contextlib.suppress(NotFound):
+            client = await self.desk.client()
+            await client.stop_session(self.session_id)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5 if now else STOPPING):
+                    await self._ended()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the live steps of a pending start."""
+        told = self._told = self._told or asyncio.Event()
+        await told.wait()
+        steps = Steps()
+        client = await self.desk.client()
+        async for event in client.session_events(self.session_id, follow=True):
+            for step in steps.of(event):
+                yield step
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> tuple[str, str]:
+        return self.user.name, self.name
+
+    async def _submit(self, request: Request) -> Session:
+        """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""
+        client = await self.desk.client()
+        settings = self.desk.settings()
+        if request.on and request.on not in settings.providers:
+            known = ", ".join(settings.providers) or "none"
+            raise InvalidRequest(f"There is no provider {request.on!r}; there are: {known}.")
+        asking = asyncio.ensure_future(
+            client.start_session(
+                request,
+                self._plan(settings),
+                owner=self.user.name,
+                name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
+                configure=_configure(settings),
+                environment=self.get_env(),
+            )
+        )
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with contextlib.suppress(GridcloudError):
+                await client.stop_session((await asking).id)
+            raise
+
+    async def _wait(self) -> Port:
+        """Return where it answers; however this ends otherwise, the session ends."""
+        try:
+            while True:
+                client = await self.desk.client()
+                try:
+                    return await client.wait_session(self.session_id)
+                except Unreachable as error:  # the service is being started again
+                    self.log.info("session %s: %s", self.session_id, error)
+                    await asyncio.sleep(0.5)
+        except BaseException:
+            with contextlib.suppress(GridcloudError):
+                await asyncio.shield(self._stop_soon(self.session_id))
+            raise
+
+    async def _stop_soon(self, session_id: str) -> None:
+        client = await self.desk.client()
+        await client.stop_session(session_id)
+
+    async def _ended(self) -> None:
+        client = await self.desk.client()
+        async for _ in client.session_events(self.session_id, follow=True):
+            pass
+
+    def _plan(self, settings: Settings) -> Plan:
+        base = urlsplit(self.server.base_url).path
+        api = self.hub.base_url.rstrip("/") + "/api"
+        user = self.user.escaped_name
+        return Plan(
+            words=(*settings.session.command, ALLOW_ROOT, *self.get_args()),
+            listening=("--ServerApp.sock={socket}",),
+            environment={
+                "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
+                "JUPYTERHUB_API_URL": "http://{hub}" + api,
+                "JUPYTERHUB_ACTIVITY_URL": "http://{hub}" + f"{api}/users/{user}/activity",
+            },
+            exposed={"hub": Port(port=self.hub.port)},
+            probe=f"{base}api",
+        )
+
+    def _keep_state(self) -> None:
+        """Store the session's id at once, so that a hub that dies now finds it again."""
+        self.orm_spawner.state = self.get_state()
+        self.user.db.commit()
+
+    async def _note_expiry(self, session: Session) -> None:
+        with contextlib.suppress(GridcloudError):
+            client = await self.desk.client(patience=5)
+            expires = (await client.instance(session.instance_id)).expires
+            if expires is None:
+                self.desk.expires.pop(self._key, None)
+            else:
+                self.desk.expires[self._key] = expires
+
+    def _note_end(self, session: Session) -> None:
+        if session.state in (State.FAILING, *FINAL) and session.reason not in ("asked", "cancelled"):
+            self.desk.ended[self._key] = f"Your session has ended: {session.detail or session.reason}"
+
+
+def _configure(settings: Settings) -> list[dict[str, Any]]:
+    wanted = list(settings.session.packages)
+    return [{"use": "packages", "requirements": wanted}] if wanted else []

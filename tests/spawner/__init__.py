@@ -1,0 +1,1 @@
+"""The hub, whole: service, proxy and hub as `gridcloud up` runs them."""

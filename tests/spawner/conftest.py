@@ -1,0 +1,43 @@
+"""One hub for most tests; those that hurt it have their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.spawner.uphouse import UpHouse
+
+HERE: dict[str, Any] = {"driver": "local"} | (
+    {"allow_root": True} if os.geteuid() == 0 else {"share_account": True}
+)
+
+
+@pytest.fixture(scope="module")
+def make_house() -> Iterator[Callable[..., UpHouse]]:
+    """Make houses that end with the module."""
+    made: list[UpHouse] = []
+
+    def make(providers: dict[str, Any] | None = None, **settings: Any) -> UpHouse:
+        folder = Path(tempfile.mkdtemp(prefix="gcu-"))  # short: sockets lie below it
+        house = UpHouse(folder, providers or {"here": HERE}, **settings)
+        made.append(house)
+        return house
+
+    yield make
+    for house in made:
+        house.stop()
+        shutil.rmtree(house.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def house(make_house: Callable[..., UpHouse]) -> UpHouse:
+    """A house that is up, with this computer as its only provider."""
+    house = make_house()
+    house.start()
+    return house
