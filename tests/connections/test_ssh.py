@@ -14,6 +14,7 @@ import asyncssh
 import pytest
 
 from gridcloud import connections
+from gridcloud.connections import shell
 from gridcloud.connections.driver import Command
 from gridcloud.connections.model import Port, SSHAddress
 from gridcloud.connections.ssh import SSHConnection, Timing
@@ -39,27 +40,39 @@ class TestSSH(ConnectionContract):
         return lambda: connections.open(address, ssh_server.credentials())
 
 
-@pytest.mark.skipif(not os.access("/bin/bash", os.X_OK), reason="no bash")
-class TestWithBashAsShell(ConnectionContract):
-    """The same where /bin/sh is bash: a namespace of its own in which it is."""
+@pytest.mark.skipif(not os.access("/bin/bash", os.X_OK), reason="there is no bash")
+@pytest.mark.parametrize("interpreter", ["/bin/bash --posix", "/bin/bash"])
+async def test_other_shells_read_our_programs_alike(
+    ssh_server: SSHServer, folder: Path, monkeypatch: pytest.MonkeyPatch, interpreter: str
+) -> None:
+    plain = shell.command_line
+    # On this machine /bin/sh is one shell; the other is put into the command that the login shell gets.
+    monkeypatch.setattr(shell, "command_line", lambda text: plain(text).replace("/bin/sh", interpreter, 1))
+    address = ssh_server.address(directory=str(folder))
+    suite = ConnectionContract()
+    connection = await connections.open(address, ssh_server.credentials())
+    await suite.test_words_arrive_as_they_are(connection)
+    await suite.test_values_of_variables_arrive_as_they_are(connection)
+    await suite.test_a_long_value_arrives(connection)
+    await suite.test_a_working_directory_that_does_not_exist_is_not_found(connection)
+    await suite.test_a_signal_reaches_children(connection)
+    await suite.test_a_terminal_has_its_size_and_takes_another(connection)
+    await suite.test_what_was_started_ends_with_it(
+        lambda: connections.open(address, ssh_server.credentials()), connection
+    )
+    await connection.close()
 
-    @pytest.fixture
-    async def connect(self, ssh_server: SSHServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Connect:
-        from gridcloud.connections import shell
 
-        plain = shell.command_line
-        monkeypatch.setattr(
-            shell, "command_line", lambda text: plain(text).replace("/bin/sh", "/bin/bash --posix", 1)
-        )
-        address = ssh_server.address(directory=str(folder))
-        return lambda: connections.open(address, ssh_server.credentials())
-
-
-class TestThroughAnother(ConnectionContract):
-    @pytest.fixture
-    async def connect(self, ssh_server: SSHServer, folder: Path) -> Connect:
-        address = ssh_server.address(directory=str(folder), jump=ssh_server.address())
-        return lambda: connections.open(address, ssh_server.credentials())
+async def test_through_another_host_all_goes_the_same_way(
+    ssh_server: SSHServer, folder: Path, tmp_path: Path
+) -> None:
+    address = ssh_server.address(directory=str(folder), jump=ssh_server.address())
+    suite = ConnectionContract()
+    connection = await connections.open(address, ssh_server.credentials())
+    await suite.test_streams_come_apart_and_the_exit_code_is_told(connection)
+    await suite.test_folders_travel_both_ways(connection, tmp_path)
+    await suite.test_a_port_that_is_taken_is_refused(connection, tmp_path)
+    await connection.close()
 
 
 # Trust
@@ -153,7 +166,7 @@ async def test_keys_and_settings_of_the_user_are_not_looked_at(
     try:
         (home / "id_ed25519").write_bytes((ssh_server.folder / "user_key").read_bytes())
         (home / "known_hosts").write_text(f"[127.0.0.1]:{ssh_server.port} {ssh_server.host_key}\n")
-        (home / "config").write_text("Host *\n  StrictHostKeyChecking off\n  User nobody\n")
+        (home / "config").write_text("Host *\n  User nobody\n  Port 1\n")
         asyncssh.generate_private_key("ssh-ed25519").write_private_key(tmp_path / "key")
         wrong = FileCredentials(tmp_path / "key")
         with pytest.raises(Forbidden):

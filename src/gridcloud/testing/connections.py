@@ -35,7 +35,7 @@ from gridcloud.errors import (
     PortTaken,
 )
 
-__all__ = ["Connect", "ConnectionContract", "FileCredentials", "talk"]
+__all__ = ["Connect", "ConnectionContract", "FileCredentials", "answers", "echo_server", "talk"]
 
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -122,7 +122,7 @@ class ConnectionContract:
     # Commands
 
     async def test_streams_come_apart_and_the_exit_code_is_told(self, connection: Connection) -> None:
-        done = await connections.run(connection, shell("echo out; echo err >&2; exit 3"))
+        done = await connections.run(connection, _shell("echo out; echo err >&2; exit 3"))
         assert (done.code, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
 
     async def test_a_program_that_does_not_exist_ends_with_127(self, connection: Connection) -> None:
@@ -170,7 +170,7 @@ class ConnectionContract:
     async def test_values_of_variables_stand_in_no_argument_vector(self, connection: Connection) -> None:
         secret = secrets.token_hex(16)
         process = await connection.start(Command(("sh", "-c", "echo on; exec sleep 60"), {"SECRET": secret}))
-        assert await first(process) == b"on\n"
+        assert await _first(process) == b"on\n"
         # The pattern comes in two halves, and is matched by the shell, or the search would find itself.
         look = (
             'for f in /proc/[0-9]*/cmdline; do w=$(tr "\\0" " " <$f); case $w in *$1$2*) echo $f;; esac; done'
@@ -195,7 +195,7 @@ class ConnectionContract:
         assert await process.wait() == 0
 
     async def test_much_output_arrives_whole(self, connection: Connection) -> None:
-        done = await connections.run(connection, shell("head -c 10000000 /dev/zero"), timeout=60)
+        done = await connections.run(connection, _shell("head -c 10000000 /dev/zero"), timeout=60)
         assert done.stdout == bytes(10_000_000)
 
     async def test_many_run_at_once(self, connection: Connection) -> None:
@@ -204,17 +204,17 @@ class ConnectionContract:
 
     @pytest.mark.parametrize("name", ["TERM", "INT", "KILL", "HUP", "USR1"])
     async def test_a_signal_ends_it_with_128_and_its_number(self, connection: Connection, name: str) -> None:
-        process = await connection.start(shell("trap - INT; echo on; exec sleep 60"))
-        await first(process)
+        process = await connection.start(_shell("trap - INT; echo on; exec sleep 60"))
+        await _first(process)
         await process.signal(name)
         assert await process.wait() == 128 + signal.Signals[f"SIG{name}"]
 
     async def test_a_signal_reaches_children(self, connection: Connection) -> None:
-        process = await connection.start(shell("sleep 61 & echo $!; wait; sleep 62"))
-        child = int(await first(process))
+        process = await connection.start(_shell("sleep 61 & echo $!; wait; sleep 62"))
+        child = int(await _first(process))
         await process.signal("TERM")
         await process.wait()
-        assert await gone(connection, child)
+        assert await _gone(connection, child)
 
     async def test_an_unknown_signal_is_refused(self, connection: Connection) -> None:
         process = await connection.start(Command(("true",)))
@@ -269,11 +269,11 @@ class ConnectionContract:
         assert (await connections.run(connection, Command(("cat", "file")))).stdout == b"second"
 
     async def test_folders_travel_both_ways(self, connection: Connection, here: Path) -> None:
-        tree = make_tree(here / "tree")
+        tree = _make_tree(here / "tree")
         await connection.put(tree, "copy")
         await connection.put(tree, "copy")  # onto itself: nothing changes
         await connection.get("copy", here / "back")
-        assert contents(here / "back") == contents(tree)
+        assert _contents(here / "back") == _contents(tree)
 
     async def test_many_small_files_travel(self, connection: Connection, here: Path) -> None:
         (here / "many").mkdir()
@@ -281,7 +281,7 @@ class ConnectionContract:
             (here / "many" / f"{number}").write_text(f"{number}")
         await connection.put(here / "many", "many")
         await connection.get("many", here / "back")
-        assert contents(here / "back") == contents(here / "many")
+        assert _contents(here / "back") == _contents(here / "many")
 
     async def test_what_is_missing_is_not_found(self, connection: Connection, here: Path) -> None:
         with pytest.raises(NotFound):
@@ -313,7 +313,7 @@ class ConnectionContract:
         (here / "outside").mkdir()
         (here / "back").mkdir()
         (here / "back" / "sub").symlink_to(here / "outside")
-        await connections.run(connection, shell("mkdir -p tree/sub; echo x >tree/sub/file"))
+        await connections.run(connection, _shell("mkdir -p tree/sub; echo x >tree/sub/file"))
         await connection.get("tree", here / "back")
         assert list((here / "outside").iterdir()) == []
         assert (here / "back" / "sub" / "file").read_text() == "x\n"
@@ -371,11 +371,11 @@ class ConnectionContract:
     async def test_what_was_started_ends_with_it(self, connect: Connect, connection: Connection) -> None:
         another = await connect()
         try:
-            process = await another.start(shell('trap "" TERM HUP; sleep 64 & echo $$ $!; wait; sleep 65'))
-            ids = [int(word) for word in (await first(process)).split()]
+            process = await another.start(_shell('trap "" TERM HUP; sleep 64 & echo $$ $!; wait; sleep 65'))
+            ids = [int(word) for word in (await _first(process)).split()]
         finally:
             await another.close()
-        assert [await gone(connection, pid) for pid in ids] == [True, True]
+        assert [await _gone(connection, pid) for pid in ids] == [True, True]
 
     async def test_closing_cuts_forwards(self, connect: Connect, here: Path) -> None:
         connection = await connect()
@@ -413,7 +413,7 @@ class ConnectionContract:
             await programs.stop(connection, program, grace=0.1)
 
     async def test_a_detached_program_is_stopped_with_all_it_started(self, connection: Connection) -> None:
-        stubborn = shell(
+        stubborn = _shell(
             'setsid sleep 66 & echo $!; trap "" TERM; (trap "" TERM; sleep 67) & echo $!; wait; sleep 68'
         )
         program = await programs.launch(connection, stubborn, name="two", folder="programs")
@@ -422,7 +422,7 @@ class ConnectionContract:
             pids = (await programs.tail(connection, program)).split()
         await programs.stop(connection, program, grace=0.3)
         assert await programs.status(connection, program) == programs.Exited(128 + signal.SIGKILL)
-        assert [await gone(connection, int(pid)) for pid in pids] == [True, True]
+        assert [await _gone(connection, int(pid)) for pid in pids] == [True, True]
         await programs.stop(connection, program)
 
     async def test_a_detached_program_that_cannot_start_says_so(self, connection: Connection) -> None:
@@ -439,12 +439,12 @@ class ConnectionContract:
             )
 
 
-def shell(text: str) -> Command:
+def _shell(text: str) -> Command:
     """A command of the suite's own text."""
     return Command(("sh", "-c", text))
 
 
-async def first(process: Process) -> bytes:
+async def _first(process: Process) -> bytes:
     """Return the first line of output."""
     seen = b""
     async for chunk in process.stdout():
@@ -454,7 +454,7 @@ async def first(process: Process) -> bytes:
     return seen
 
 
-async def gone(connection: Connection, pid: int) -> bool:
+async def _gone(connection: Connection, pid: int) -> bool:
     """Tell whether a process of the instance ends within five seconds (a zombie has ended)."""
     look = (
         'n=0; while [ $n -lt 100 ]; do case $(cat /proc/$1/stat 2>/dev/null) in ""|*") Z "*) exit 0;; esac;'
@@ -488,7 +488,7 @@ async def answers(endpoint: Endpoint) -> bool:
         return False
 
 
-def make_tree(folder: Path) -> Path:
+def _make_tree(folder: Path) -> Path:
     """A folder with every kind of name, nested, with links, an empty file and an empty folder."""
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "empty folder").mkdir()
@@ -503,7 +503,7 @@ def make_tree(folder: Path) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, tuple[int, bytes | str | None]]:
+def _contents(folder: Path) -> dict[str, tuple[int, bytes | str | None]]:
     """Every path below a folder with its permission bits and what it holds."""
     found: dict[str, tuple[int, bytes | str | None]] = {}
     for path in sorted(folder.rglob("*")):
