@@ -14,6 +14,7 @@ from gridcloud import connections
 from gridcloud.connections.driver import Command
 from gridcloud.errors import ConfigurationFailed, Conflict, InvalidRequest, NoOffer, NotFound
 from gridcloud.instances.model import FINAL, Instance, Reason, Request, State
+from gridcloud.instances.paths import find_programs
 from gridcloud.service.house import House
 
 SMALL = {"name": "small", "cpus": 2, "memory": "4GiB", "count": 2}
@@ -247,3 +248,18 @@ async def test_what_nothing_accounts_for_is_found_and_removed_and_nothing_else(t
         assert [holding.instance_id for holding in await house.providers.get("cloud").holdings()] == [kept.id]
         await house.instances.stop(kept.id)
         await ended(house, kept.id)
+
+
+async def test_what_configurers_installed_comes_first_on_the_path(tmp_path: Path) -> None:
+    script = "mkdir -p bin .gridcloud; printf '#!/bin/sh\\necho mine\\n' >bin/tool; chmod +x bin/tool; echo $PWD/bin >.gridcloud/path"
+    async with open_house(tmp_path, {"cloud": fake()}) as house:
+        wish = await house.instances.submit("ada", Request(), configure=[{"use": "script", "text": script}])
+        ready = await house.instances.wait(wish.id)
+        connection = await house.connection_to(ready)
+        command = await find_programs(ready, connection, Command(("tool",), {"A": "b"}))
+        assert (await connections.run(connection, command)).stdout == b"mine\n"
+        assert command.environment["A"] == "b"
+        given = Command(("tool",), {"PATH": "/bin"})
+        assert await find_programs(ready, connection, given) == given
+        await house.instances.stop(ready.id)
+        await ended(house, ready.id)

@@ -19,9 +19,10 @@ from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
-from gridcloud.connections.driver import Command, Connection, Process, Resizable, TerminalSize
+from gridcloud.connections.driver import Command, Process, Resizable, TerminalSize
 from gridcloud.errors import GridcloudError, InvalidRequest
-from gridcloud.instances.model import State
+from gridcloud.instances.model import Instance, State
+from gridcloud.instances.paths import find_programs
 from gridcloud.service import packing
 from gridcloud.service.access import Asking, Caller, TheHouse, caller_of, house_of
 from gridcloud.service.documents import Order
@@ -43,8 +44,8 @@ async def run(websocket: WebSocket, instance_id: str) -> None:
     house = house_of(websocket)
     try:
         caller = await caller_of(websocket)
-        connection = await connection_to(house, caller, instance_id)
-        process = await _start(websocket, connection)
+        instance = await ready(house, caller, instance_id)
+        process = await _start(websocket, house, instance)
     except GridcloudError as error:
         await websocket.send_bytes(bytes([PROBLEM]) + json.dumps(error.problem()).encode())
         await websocket.close()
@@ -63,7 +64,7 @@ async def put(
     house: TheHouse,
 ) -> None:
     """Copy a file or folder to ``path`` on the instance; the body is a tar archive with one member ``content``."""
-    connection = await connection_to(house, caller, instance_id)
+    connection = await house.connection_to(await ready(house, caller, instance_id))
     with tempfile.TemporaryDirectory(prefix="put-", dir=house.scratch) as folder:
         content = await packing.unpack(request.stream(), Path(folder))
         await connection.put(content, path)
@@ -74,7 +75,7 @@ async def get(
     instance_id: str, path: Annotated[str, Query(min_length=1)], caller: Asking, house: TheHouse
 ) -> StreamingResponse:
     """Copy a file or folder from ``path`` on the instance; the answer is a tar archive with one member ``content``."""
-    connection = await connection_to(house, caller, instance_id)
+    connection = await house.connection_to(await ready(house, caller, instance_id))
     folder = tempfile.TemporaryDirectory(prefix="get-", dir=house.scratch)
     content = Path(folder.name) / packing.CONTENT
     try:
@@ -91,24 +92,26 @@ async def get(
     return StreamingResponse(body(), media_type="application/x-tar")
 
 
-async def connection_to(house: House, caller: Caller, instance_id: str) -> Connection:
-    """Return the connection to a ready instance of the caller. Raises NotFound, InvalidRequest."""
+async def ready(house: House, caller: Caller, instance_id: str) -> Instance:
+    """Return a ready instance of the caller. Raises NotFound, InvalidRequest."""
     instance = await owned(house, caller, instance_id)
     if instance.state is not State.READY or instance.address is None:
         raise InvalidRequest(
             f"Instance {instance_id} is not ready: it is {instance.state}. {instance.detail}".strip(),
             remedy=f"'gridcloud instance events {instance_id}' tells its story.",
         )
-    return await house.links.get(instance.id, instance.address)
+    return instance
 
 
-async def _start(websocket: WebSocket, connection: Connection) -> Process:
+async def _start(websocket: WebSocket, house: House, instance: Instance) -> Process:
     try:
         order = Order.model_validate_json(await websocket.receive_text())
     except (ValidationError, KeyError) as error:
         raise InvalidRequest(f"The command is not valid: {error}") from None
     size = TerminalSize(order.terminal.columns, order.terminal.rows) if order.terminal else None
-    return await connection.start(Command(tuple(order.words), order.environment, order.directory, size))
+    connection = await house.connection_to(instance)
+    command = Command(tuple(order.words), order.environment, order.directory, size)
+    return await connection.start(await find_programs(instance, connection, command))
 
 
 async def _serve(websocket: WebSocket, process: Process) -> None:

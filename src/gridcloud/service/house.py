@@ -196,6 +196,12 @@ class House:
         though no administrator asks: a playbook runs programs here, and a script's text would show what it holds."""
         await check_all(entries, self.settings_file.path.parent if admin else None)
 
+    async def connection_to(self, instance: Instance) -> Connection:
+        """Return the kept connection to a ready instance. Raises what opening it raises."""
+        if instance.address is None:
+            raise InvalidRequest(f"Instance {instance.id} is {instance.state}: it cannot be reached.")
+        return await self.links.get(instance.id, instance.address)
+
     async def settle(self, seconds: float = 120.0) -> None:
         """Wait until no instance is on its way out, or the time is over."""
         leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}

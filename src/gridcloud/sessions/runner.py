@@ -24,6 +24,7 @@ from gridcloud.instances import runner as instances
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
 from gridcloud.instances.model import Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
+from gridcloud.instances.paths import find_programs
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.sessions.places import find_home, private_socket, remove_socket
@@ -236,6 +237,7 @@ class Runner:
         filled = {name: _fill(value, values) for name, value in plan.environment.items()}
         directory = plan.directory or await find_home(connection, instance)
         command = Command(tuple(words), {**environment, **filled}, directory)
+        command = await find_programs(instance, connection, command)
         await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")
         folder = f"{_directory(instance)}/.gridcloud/{session.id}"
         program = await programs.launch(connection, command, name=secrets.token_hex(4), folder=folder)
