@@ -15,15 +15,15 @@ __all__ = ["find_home", "private_socket", "remove_socket"]
 LONGEST = 100
 """Unix sockets may have paths of 107 bytes; some systems take fewer."""
 
-PREFIX = "gridcloud-socket-"
-
+# The short folder is named after the instance: its provider removes it when nobody else was left to do so.
 MAKE = (
     'umask 077; folder="$PWD/.gridcloud"; mkdir -p -- "$folder" && chmod 700 -- "$folder" || exit 1\n'
-    f'if [ "${{#folder}}" -gt {LONGEST - 12} ]; then folder=$(mktemp -d "/tmp/{PREFIX}XXXXXXXX") || exit 1; fi\n'
-    'printf %s "$folder"'
+    f'if [ "${{#folder}}" -gt {LONGEST - 12} ]; then folder="/tmp/gridcloud-$1"; mkdir -- "$folder" 2>/dev/null\n'
+    '[ -O "$folder" ] && [ ! -L "$folder" ] && chmod 700 -- "$folder" || { echo "$folder is not ours" >&2; exit 1; }\n'
+    'fi; printf %s "$folder"'
 )
 
-REMOVE = f'rm -f -- "$1"; case ${{1%/*}} in /tmp/{PREFIX}*) rmdir -- "${{1%/*}}";; esac'
+REMOVE = 'rm -f -- "$1"; case ${1%/*} in /tmp/gridcloud-*) rmdir -- "${1%/*}";; esac'
 
 
 async def find_home(connection: Connection, instance: Instance) -> str:
@@ -35,18 +35,18 @@ async def find_home(connection: Connection, instance: Instance) -> str:
     return home if done.code == 0 and home.startswith("/") else ""
 
 
-async def private_socket(connection: Connection, directory: str) -> str:
-    """Return the path of a socket yet to be made, below ``directory`` where that is short enough.
+async def private_socket(connection: Connection, directory: str, instance_id: str) -> str:
+    """Return the path of a socket yet to be made, below ``directory`` where that is short enough, else below
+    ``/tmp/gridcloud-ID``.
 
     Raises Rejected when no folder can be made for it.
     """
-    done = await run(
-        connection, Command(("/bin/sh", "-c", MAKE), directory="" if directory == "." else directory)
-    )
+    words = ("/bin/sh", "-c", MAKE, "sh", instance_id)
+    done = await run(connection, Command(words, directory="" if directory == "." else directory))
     folder = done.stdout.decode(errors="surrogateescape")
     if done.code or not folder.startswith("/"):
-        words = done.stderr.decode(errors="replace").strip()
-        raise Rejected(f"No folder can be made for the session's socket: {words}")
+        said = done.stderr.decode(errors="replace").strip()
+        raise Rejected(f"No folder can be made for the session's socket: {said}")
     return posixpath.join(folder, secrets.token_hex(4))
 
 

@@ -271,7 +271,7 @@ class Runner:
         """Choose where the program listens: a port on this computer, a socket in a private folder elsewhere."""
         if isinstance(instance.address, LocalAddress):
             return Port(port=_free_port())
-        return Socket(path=await private_socket(connection, _directory(instance)))
+        return Socket(path=await private_socket(connection, _directory(instance), instance.id))
 
     async def _answer(
         self, session: Session, connection: Connection, program: programs.Program, endpoint: Port

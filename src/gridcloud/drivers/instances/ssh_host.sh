@@ -13,6 +13,7 @@
 # DIRECTORY/INSTALLATION/instances/ID/{expires,watcher}  when it ends by itself, and the process that sees to that
 # DIRECTORY/INSTALLATION/instances/ID/files/      the instance's own folder
 # DIRECTORY/homes/ACCOUNT/                        homes of the owners' accounts
+# /tmp/gridcloud-ID/                              sockets that its owner's programs made
 
 set -u
 umask 077
@@ -282,7 +283,7 @@ remove() {
   mode= owner=
   if [ -f "$place/spec" ]; then read -r _ owner mode _ <"$place/spec"; fi
   # What is left to lie here if this ends half-way still has its spec, and so is found again.
-  rm -rf -- "$place/enter" "$place/files" "$place/ready" || refuse 75 "the files of $id cannot be removed"
+  rm -rf -- "$place/enter" "$place/files" "$place/ready" "/tmp/gridcloud-$id" || refuse 75 "the files of $id cannot be removed"
   if [ "$mode" = account ]; then rm -f -- "/etc/sudoers.d/gridcloud-$id"; fi
   if [ "$mode" = account ] && [ "$(each_reservation | awk -v owner="$owner" '$6 == owner' | wc -l)" -le 1 ]; then
     end_account "$owner"

@@ -1,0 +1,3 @@
+"""Sessions on real instances."""
+
+__all__: list[str] = []

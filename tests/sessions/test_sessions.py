@@ -1,0 +1,137 @@
+"""Sessions on real instances of each kind: a program there, reached from here, that reaches back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gridcloud.connections.model import Port, Socket
+from gridcloud.errors import Rejected
+from gridcloud.instances.model import Request
+from gridcloud.service.house import House
+from gridcloud.sessions.model import FINAL, Plan, Session, State
+from tests.houses import containers, ended, here, machines, open_house, story
+from tests.labs.containers import SESSION_IMAGE, Engine
+from tests.labs.machines import Machine
+
+PAGE = Path(__file__).with_name("page.py").read_text()
+SMALL = Request(cpus=0.25, memory=128 << 20)
+PLAN = Plan(
+    words=("python3", "-c", PAGE),
+    listening=("--socket", "{socket}"),
+    environment={"PORT": "{port}"},
+)
+
+
+async def fetch(session: Session, path: str = "/") -> bytes:
+    """Return a page of a running session."""
+    assert session.endpoint is not None
+    url = f"http://{session.endpoint.host}:{session.endpoint.port}{path}"
+
+    def get() -> bytes:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return bytes(answer.read())
+
+    return await asyncio.to_thread(get)
+
+
+async def begin(house: House, plan: Plan = PLAN, **more: Any) -> Session:
+    """Return a session once it answers."""
+    session = await house.sessions.submit("ada", SMALL, plan, **more)
+    async with asyncio.timeout(60):
+        return await house.sessions.wait(session.id)
+
+
+async def over(house: House, session: Session, seconds: float = 40) -> Session:
+    """Return a session once nothing is left of it."""
+    async with asyncio.timeout(seconds):
+        async for now in house.sessions.lives.follow(session.id):
+            if now.state in FINAL:
+                return now
+    raise AssertionError("it never ended")
+
+
+@pytest.fixture
+async def back() -> AsyncIterator[Port]:
+    """A server here that a session is to reach."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nfrom home")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield Port(port=server.sockets[0].getsockname()[1])
+
+
+async def live_a_life(folder: Path, provider: dict[str, Any], back: Port) -> Session:
+    plan = PLAN.model_copy(
+        update={"exposed": {"back": back}, "environment": {"PORT": "{port}", "BACK": "{back}"}}
+    )
+    async with open_house(folder, {"there": provider}) as house:
+        session = await begin(house, plan, environment={"SECRET": "x{port}y $HOME\n'\""})
+        assert await fetch(session) == b"here"
+        assert await fetch(session, "/back") == b"from home"
+        given = json.loads(await fetch(session, "/environment"))
+        assert given["SECRET"] == "x{port}y $HOME\n'\""
+        assert "SECRET" not in session.model_dump_json()
+        await house.sessions.stop(session.id)
+        last = await over(house, session)
+        assert last.state is State.ENDED, await story(house, session.id)
+        assert last.endpoint is None
+        with pytest.raises(OSError, match="refused"):
+            await fetch(session)
+        assert (await ended(house, session.instance_id)).handle is None
+        assert await house.providers.get("there").holdings() == []
+        assert await house.reconciliation.examine() == []
+        return session
+
+
+async def test_on_this_computer(tmp_path: Path, back: Port) -> None:
+    session = await live_a_life(tmp_path, here(), back)
+    assert isinstance(session.remote, Port)
+
+
+@pytest.mark.needs_root
+async def test_on_a_machine(tmp_path: Path, ssh_machine: Machine, back: Port) -> None:
+    session = await live_a_life(tmp_path, machines(ssh_machine), back)
+    # Nobody else on the machine can reach it: it listens on a socket in a private folder.
+    assert isinstance(session.remote, Socket)
+    assert session.remote.path not in ssh_machine.execute("cat", "/proc/net/unix")
+    assert "page" not in ssh_machine.execute("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+
+
+@pytest.mark.needs_root
+async def test_in_a_container(tmp_path: Path, container_engine: Engine, back: Port) -> None:
+    session = await live_a_life(tmp_path, containers(container_engine, SESSION_IMAGE), back)
+    assert isinstance(session.remote, Socket)
+
+
+async def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"here": here()}) as house:
+        plan = Plan(words=("sh", "-c", "echo the reason is this; exit 9"))
+        session = await house.sessions.submit("ada", SMALL, plan)
+        with pytest.raises(Rejected, match="exit code 9: the reason is this"):
+            await house.sessions.wait(session.id)
+        assert (await over(house, session)).state is State.FAILED
+        assert await house.providers.get("here").holdings() == []
+
+
+async def test_stopped_at_every_step_leaves_nothing(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"here": here()}) as house:
+        for step in (State.PLACING, State.LAUNCHING):
+            session = await house.sessions.submit("ada", SMALL, Plan(words=("sleep", "60")))
+            async for now in house.sessions.lives.follow(session.id):
+                if now.state is step:
+                    break
+            await house.sessions.stop(session.id)
+            assert (await over(house, session)).state is State.ENDED
+            assert await house.providers.get("here").holdings() == []
