@@ -229,17 +229,8 @@ class Lab:
             folder / "seed.tar", name, config, host_key, self.private_key.with_suffix(".pub"), files or {}
         )
         log = folder / "log"
-        process = ownership.start_owned(
-            ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child",
-             "--propagation", "private", "sh", str(Path(__file__).with_name("machine.sh"))],
-            cgroups=ownership.make_cgroups(self.folder.name, f"m{index}", memory=memory, cpus=cpus),
-            environment={
-                "PATH": os.environ["PATH"], "ROOT_FILESYSTEM": str(self._root_filesystem), "NAME": name,
-                "SEED": str(folder / "seed.tar"), "SCRATCH": str(scratch), "DISK": disk, "ADDRESS": f"{host}/25",
-            },
-            log=log,
-            waits=True,
-        )  # fmt: skip
+        environment = {"NAME": name, "SCRATCH": str(scratch), "DISK": disk, "ADDRESS": f"{host}/25"}
+        process = self._boot(folder, environment, memory=memory, cpus=cpus)
         user = "root" if root_login else "user"
         public = host_key.export_public_key().decode().strip()
         machine = Machine(name, host, user, self.private_key, public, log, behind=behind, process=process)
@@ -255,6 +246,21 @@ class Lab:
             self.stop(machine)
             raise
         return machine
+
+    def _boot(
+        self, folder: Path, environment: dict[str, str], *, memory: str | None, cpus: float | None
+    ) -> subprocess.Popen[bytes]:
+        return ownership.start_owned(
+            ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child",
+             "--propagation", "private", "sh", str(Path(__file__).with_name("machine.sh"))],
+            cgroups=ownership.make_cgroups(self.folder.name, folder.name, memory=memory, cpus=cpus),
+            environment={
+                "PATH": os.environ["PATH"], "ROOT_FILESYSTEM": str(self._root_filesystem),
+                "SEED": str(folder / "seed.tar"), **environment,
+            },
+            log=folder / "log",
+            waits=True,
+        )  # fmt: skip
 
     def unused_name(self) -> str:
         return f"m{self._addresses + 1}"

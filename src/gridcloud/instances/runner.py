@@ -133,7 +133,7 @@ class Runner:
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
         instance = await self.records.insert(
-            instance, "requested", f"Asked for {describe_request(request)}.", data
+            instance, "requested", f"Asked for {_in_words(request)}.", data
         )
         self._carry(instance.id)
         return instance
@@ -521,7 +521,7 @@ _ENDINGS = {
 }
 
 
-def describe_request(request: Request) -> str:
+def _in_words(request: Request) -> str:
     """Return a request in a few words."""
     words = [f"{request.cpus:g} CPUs", f"{request.memory / 1024**3:.3g} GiB"]
     words += [f"{request.gpus} {request.gpu_model} GPUs".replace("  ", " ")] if request.gpus else []

@@ -29,7 +29,7 @@ from gridcloud.service.documents import Order
 from gridcloud.service.house import House
 from gridcloud.service.instances import owned
 
-__all__ = ["router"]
+__all__ = ["ready", "router"]
 
 router = APIRouter(tags=["commands"])
 

@@ -8,7 +8,7 @@ from gridcloud.service.access import Admin, Asking, TheHouse
 from gridcloud.service.documents import Sessions, SessionWish
 from gridcloud.sessions.model import Session
 
-__all__ = ["router"]
+__all__ = ["owned", "router"]
 
 router = APIRouter(tags=["sessions"])
 

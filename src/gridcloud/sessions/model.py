@@ -12,7 +12,7 @@ from gridcloud.connections.model import Endpoint, Port
 from gridcloud.connections.programs import Program
 from gridcloud.instances.model import Reason, Request
 
-__all__ = ["FINAL", "Plan", "Session", "State"]
+__all__ = ["FINAL", "Plan", "Record", "Session", "State"]
 
 
 class Record(BaseModel):
