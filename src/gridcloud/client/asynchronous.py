@@ -45,6 +45,11 @@ class AsyncClient:
         self._wire = wire
         self._closing = closing
 
+    @property
+    def embedded(self) -> bool:
+        """Whether this process is the owner itself: what it began goes on only while it lives."""
+        return self._closing is not None
+
     async def version(self) -> Version:
         """Return who answers, and who it takes us for."""
         return await self._wire.ask("GET", "/version", Version)

@@ -48,6 +48,7 @@ class Offers(BaseModel):
 
     offers: list[Offer]
     problem: str = ""
+    currency: str = Field(default="", description="of all prices (ISO 4217)")
 
 
 class Version(BaseModel):

@@ -31,4 +31,4 @@ async def offers(request: Request, caller: Asking, house: TheHouse) -> Offers:
     """Ask every provider at once what it can give; nothing is started."""
     found = await house.providers.offers(house.complete(request))
     problem = "" if any(offer.available for offer in found) else explain(request, found)
-    return Offers(offers=found, problem=problem)
+    return Offers(offers=found, problem=problem, currency=house.settings().currency)

@@ -1,0 +1,50 @@
+"""What the shell may complete: read from files and a service that runs, never started for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+__all__ = ["drivers", "instances", "providers", "sessions"]
+
+
+def providers() -> list[str]:
+    """Return the names of the configured providers."""
+    from gridcloud.errors import GridcloudError
+    from gridcloud.settings import SettingsFile, config_path
+
+    try:
+        return list(SettingsFile(config_path()).current()[0].providers)
+    except GridcloudError:
+        return []
+
+
+def drivers() -> list[str]:
+    """Return the installed instance drivers."""
+    from gridcloud import plugins
+
+    return list(plugins.names("instances"))
+
+
+def instances() -> list[str]:
+    """Return the ids of live instances, where a service runs."""
+    return _ask("instances")
+
+
+def sessions() -> list[str]:
+    """Return the ids of live sessions, where a service runs."""
+    return _ask("sessions")
+
+
+def _ask(what: str) -> list[str]:
+    from gridcloud.client import connect_async
+    from gridcloud.errors import GridcloudError
+
+    async def work() -> list[Any]:
+        async with asyncio.timeout(2), await connect_async(alone=True) as client:
+            return list(await getattr(client, what)())
+
+    try:
+        return [thing.id for thing in asyncio.run(work())]
+    except (GridcloudError, TimeoutError):
+        return []

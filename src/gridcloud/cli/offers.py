@@ -1,0 +1,58 @@
+"""``gridcloud offers``."""
+
+from __future__ import annotations
+
+import typer
+
+from gridcloud.cli.frame import Frame, framed
+from gridcloud.cli.printing import error_console, print_table
+from gridcloud.cli.steps import waiting
+from gridcloud.errors import NoOffer
+from gridcloud.instances.matching import describe
+from gridcloud.instances.model import Offer, Request
+from gridcloud.service.documents import Offers
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("offers")
+@framed
+async def offers(frame: Frame, request: Request) -> None:
+    """Show what every provider can give for a request, the best first. Nothing is started."""
+    async with await frame.connect() as client:
+        with waiting(frame, "Asking every provider"):
+            found = await client.offers(request)
+    if frame.json:
+        frame.show(found)
+    elif found.offers:
+        _print(found)
+    if found.problem:
+        raise NoOffer(found.problem, remedy="" if found.offers else "Add one: gridcloud provider add")
+    if not frame.json and not request.model_fields_set:
+        error_console().print(
+            "Ask for more with --cpus, --memory, --gpus …: gridcloud offers --help", style="dim"
+        )
+
+
+def _print(found: Offers) -> None:
+    rows = [
+        (
+            offer.provider,
+            offer.kind.replace("_", " "),
+            describe(offer.shape) if offer.shape.cpus else "",
+            offer.location,
+            f"{offer.price:f} {found.currency}" if offer.price else "0",
+            _when(offer),
+        )
+        for offer in found.offers
+    ]
+    unavailable = [number for number, offer in enumerate(found.offers) if not offer.available]
+    print_table(("PROVIDER", "KIND", "SHAPE", "LOCATION", "PER HOUR", "NOW"), rows, dim=unavailable)
+
+
+def _when(offer: Offer) -> str:
+    if not offer.available:
+        return offer.why_not or "not now"
+    return f"in about {offer.wait} s" if offer.wait else "free"

@@ -1,0 +1,149 @@
+"""``gridcloud provider …``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from gridcloud.cli.completion import drivers, providers
+from gridcloud.cli.frame import Frame, framed
+from gridcloud.cli.printing import error_console, plain, print_table
+from gridcloud.cli.steps import waiting
+from gridcloud.errors import InvalidRequest, Unreachable
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Where instances come from.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The provider's name.", autocompletion=providers)]
+
+
+@app.command("list")
+@framed
+async def list_(
+    frame: Frame, images: Annotated[bool, typer.Option("--images", help="The images of each, too.")] = False
+) -> None:
+    """List the configured providers and what is wrong with any of them."""
+    async with await frame.connect() as client:
+        with waiting(frame, "Asking"):
+            found = await client.providers(images=images)
+    if frame.json:
+        frame.show({"providers": [provider.model_dump(mode="json") for provider in found]})
+        return
+    headings = ["NAME", "DRIVER", "LOCATION", "PER HOUR", "PROBLEM"]
+    rows: list[tuple[object, ...]] = [
+        (one.name, one.driver, one.location, one.price, one.problem) for one in found
+    ]
+    if images:
+        headings.insert(4, "IMAGES")
+        rows = [(*row[:4], " ".join(one.images), row[4]) for row, one in zip(rows, found, strict=True)]
+    print_table(headings, rows)
+
+
+@app.command("check")
+@framed
+async def check(frame: Frame, name: Name) -> int:
+    """Try a provider's access and images without starting anything. Exits 1 where something is wrong."""
+    async with await frame.connect() as client:
+        with waiting(frame, f"Trying {name}"):
+            findings = await client.check_provider(name)
+    if frame.json:
+        frame.show({"findings": [finding.model_dump(mode="json") for finding in findings]})
+    else:
+        for finding in findings:
+            mark = "ok   " if finding.ok else "wrong"
+            print(plain(f"{mark}  {finding.subject}: {finding.message}"))
+            if finding.remedy and not finding.ok:
+                print(plain(f"       {finding.remedy}"))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+@app.command("add")
+@framed
+async def add(
+    frame: Frame,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A new name.")],
+    driver: Annotated[
+        str,
+        typer.Option(
+            "--driver", help="Which driver serves it: local, container, ssh …", autocompletion=drivers
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE…]",
+            help="The driver's settings. VALUE is YAML; a.b=c goes inside a; a key given twice makes a list.",
+        ),
+    ] = None,
+) -> None:
+    """Add a provider to the configuration file, once its settings are checked."""
+    entry = {"driver": driver, **_read_settings(settings or ())}
+    try:
+        async with await frame.connect(alone=True) as client:
+            await client.add_provider(name, entry)
+    except Unreachable:
+        _change_file(frame, "add", name, entry)
+    if frame.json:
+        frame.show({"name": name, **entry})
+    else:
+        console = error_console()
+        console.print(f"Added {name}. Try it: gridcloud provider check {name}")
+
+
+@app.command("remove")
+@framed
+async def remove(frame: Frame, name: Name) -> None:
+    """Take a provider out of the configuration file. What it holds lives on until it ends."""
+    try:
+        async with await frame.connect(alone=True) as client:
+            await client.remove_provider(name)
+    except Unreachable:
+        _change_file(frame, "remove", name, {})
+    if frame.json:
+        frame.show({"removed": name})
+    else:
+        error_console().print(f"Removed {name}.")
+
+
+def _change_file(frame: Frame, verb: str, name: str, entry: dict[str, Any]) -> None:
+    """Change the configuration where no service runs; one that cannot be reached is never gone round."""
+    from gridcloud.settings import add_provider, remove_provider
+
+    if frame.is_remote:
+        raise Unreachable("The service cannot be reached.", remedy="Check --url and GRIDCLOUD_URL.")
+    if verb == "add":
+        add_provider(frame.config_path, name, entry)
+    else:
+        remove_provider(frame.config_path, name)
+
+
+def _read_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that ``key=value`` words mean. Raises InvalidRequest."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in words:
+        key, has_value, text = word.partition("=")
+        parts = key.split(".")
+        if not has_value or not all(parts):
+            raise InvalidRequest(
+                f"{word!r} is no KEY=VALUE.", remedy="Write for example hosts=[a,b] or user=amy."
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InvalidRequest(f"{key}: {text!r} is no YAML: {error}") from None
+        place = found
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InvalidRequest(f"{key}: {part} has a value of its own already.")
+        last = parts[-1]
+        if last in place:
+            before = place[last] if isinstance(place[last], list) else [place[last]]
+            value = [*before, *(value if isinstance(value, list) else [value])]
+        place[last] = value
+    return found

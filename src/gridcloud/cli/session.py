@@ -1,0 +1,103 @@
+"""``gridcloud session …``: the Jupyter sessions of the hub, seen without it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gridcloud.cli.completion import sessions as session_ids
+from gridcloud.cli.frame import Frame, framed
+from gridcloud.cli.printing import ago, plain, print_table
+from gridcloud.cli.steps import Steps, describe_event
+from gridcloud.sessions.model import Session
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="See and stop sessions; the hub starts them."
+)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.", autocompletion=session_ids)]
+
+
+@app.command("list")
+@framed
+async def list_(
+    frame: Frame, all: Annotated[bool, typer.Option("--all", "-a", help="Ended ones too.")] = False
+) -> None:
+    """List your sessions; an administrator sees everybody's."""
+    async with await frame.connect() as client:
+        found = await client.sessions(all=all)
+    if frame.json:
+        frame.show({"sessions": [_document(session) for session in found]})
+        return
+    rows = [
+        (session.id, session.name, session.state, session.owner, session.instance_id, ago(session.created))
+        for session in found
+    ]
+    ended = [number for number, session in enumerate(found) if session.ended]
+    print_table(("ID", "NAME", "STATE", "OWNER", "INSTANCE", "CREATED"), rows, dim=ended)
+
+
+@app.command("show")
+@framed
+async def show(frame: Frame, id: Id) -> None:
+    """Show all about one session."""
+    async with await frame.connect() as client:
+        session = await client.session(id)
+    if frame.json:
+        frame.show(_document(session))
+        return
+    lines = {
+        "id": session.id,
+        "name": session.name,
+        "owner": session.owner,
+        "state": f"{session.state} {f'({session.reason})' if session.reason else ''}",
+        "detail": session.detail,
+        "instance": session.instance_id,
+        "created": session.created,
+        "started": session.started or "",
+        "ended": session.ended or "",
+        "log": f"\n{session.log}" if session.log else "",
+    }
+    for key, value in lines.items():
+        if str(value).strip():
+            print(f"{key:10}{plain(value)}".rstrip())
+
+
+@app.command("stop")
+@framed
+async def stop(frame: Frame, id: Id) -> None:
+    """Stop a session and its instance, and wait until nothing is left."""
+    async with await frame.connect() as client:
+        session = await client.stop_session(id)
+        with Steps(frame, f"Stopping {id}") as steps:
+            async for _ in client.session_events(id, follow=True):
+                pass
+            await client.wait_ended(session.instance_id)
+            session = await client.session(id)
+            steps.tell(f"Stopped {id}: {session.detail or 'nothing is left of it.'}")
+    if frame.json:
+        frame.show(_document(session))
+
+
+@app.command("events")
+@framed
+async def events(
+    frame: Frame,
+    id: Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it ends.")] = False,
+) -> None:
+    """Tell a session's story, its instance's included. With --json one document a line."""
+    async with await frame.connect() as client:
+        async for event in client.session_events(id, follow=follow):
+            if frame.json:
+                print(event.model_dump_json(), flush=True)
+                continue
+            for line in describe_event(event):
+                print(f"{event.at:%Y-%m-%d %H:%M:%S} {line}", flush=True)
+
+
+def _document(session: Session) -> object:
+    return session.model_dump(mode="json", exclude={"plan"})
