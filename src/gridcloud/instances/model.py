@@ -232,6 +232,5 @@ class Instance(Record):
     ended_at: datetime | None = None
     expires: datetime | None = None
     warned: bool = False
-    attempts: int = Field(default=0, description="failed tries of the present step")
     deadline: datetime | None = Field(default=None, description="when the present step is given up")
     version: int = 0

@@ -54,6 +54,7 @@ class Timing:
     boot: float = 900.0
     poll: float = 0.5
     watch: float = 5.0
+    first_pause: float = 1.0
     longest_pause: float = 60.0
     warning: float = 600.0
     longest_life: float = 0.0
@@ -132,9 +133,7 @@ class Runner:
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
-        instance = await self.records.insert(
-            instance, "requested", f"Asked for {_in_words(request)}.", data
-        )
+        instance = await self.records.insert(instance, "requested", f"Asked for {_in_words(request)}.", data)
         self._carry(instance.id)
         return instance
 
@@ -148,7 +147,6 @@ class Runner:
             changes: dict[str, Any] = {
                 "reason": why,
                 "detail": detail or _ENDINGS.get(why, ""),
-                "attempts": 0,
             }
             try:
                 stopped = await self.records.happen(
@@ -277,7 +275,6 @@ class Runner:
             offer=offer,
             handle=None,
             address=None,
-            attempts=0,
         )
 
     async def _create(self, instance: Instance) -> None:
@@ -316,7 +313,6 @@ class Runner:
             f"{offer.provider} refused: {error}",
             {"error": error.problem(), "provider": offer.provider},
             refused=(*instance.refused, refused),
-            attempts=0,
         )
 
     async def _await(self, instance: Instance) -> None:
@@ -339,7 +335,7 @@ class Runner:
                     seen = seen.model_copy(update={"detail": str(error)})
                 else:
                     await self.records.happen(
-                        instance, Event.RUNNING, "It runs and answers.", address=seen.address, attempts=0
+                        instance, Event.RUNNING, "It runs and answers.", address=seen.address
                     )
                     return
             if instance.deadline is not None and self.clock.now() >= instance.deadline:
@@ -428,7 +424,7 @@ class Runner:
                 await self.clock.sleep(pause)
 
     def _pause(self, attempt: int) -> float:
-        limit: float = min(self.timing.longest_pause, self.timing.poll * 2.0 ** min(attempt, 16))
+        limit: float = min(self.timing.longest_pause, self.timing.first_pause * 2.0 ** min(attempt - 1, 16))
         return limit * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
 
     def _ended(self, instance: Instance, changes: dict[str, Any]) -> dict[str, Any]:

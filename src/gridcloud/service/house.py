@@ -7,10 +7,11 @@ import contextlib
 import getpass
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from gridcloud import connections
 from gridcloud.clock import Clock, SystemClock
@@ -27,7 +28,7 @@ from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.instances import runner as instances
 from gridcloud.instances.links import Links
-from gridcloud.instances.model import FINAL, Instance, Request, State
+from gridcloud.instances.model import Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Reconciliation
 from gridcloud.sessions import runner as sessions
@@ -37,6 +38,9 @@ from gridcloud.store import Store, open_store
 __all__ = ["House"]
 
 log = logging.getLogger(__name__)
+
+LONGEST = 100 * 365 * 24 * 3600
+"""Seconds that an instance may live where the configuration sets no limit: what a date can still hold."""
 
 RECONCILE = 300.0
 """Seconds between looks for what nothing accounts for."""
@@ -78,12 +82,14 @@ class House:
             boot=settings.limits.start,
             warning=settings.limits.warning,
             longest_life=settings.defaults.time or settings.limits.time,
+            first_pause=settings.limits.retry_first,
             longest_pause=settings.limits.retry_longest,
         )
         self.instances = instances.Runner(store, self.providers, self.links, clock, self._configure, timing)
         self.sessions = sessions.Runner(store, self.instances, clock, up=settings.session.start)
         self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
         self._fork_server = fork_server
+        self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reconciling: asyncio.Task[None] | None = None
 
     @classmethod
@@ -108,7 +114,7 @@ class House:
             authority = await asyncio.to_thread(Authority, data / "authority", clock)
             fork_server = ForkServer(data / "run" / "fork", programs, block) if programs else None
             house = cls(settings_file, data, store, authority, clock, fork_server)
-            shutil.rmtree(house.scratch, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, house.scratch, ignore_errors=True)
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:
                 await fork_server.start()
@@ -132,7 +138,7 @@ class House:
                 await self._fork_server.close()
             await self.credentials.close()
             await self.store.close()
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self.scratch, ignore_errors=True)
 
     async def user_of(self, token: str) -> User:
         """Return whose API token this is. Raises NotAuthenticated."""
@@ -166,29 +172,37 @@ class House:
 
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what the limits forbid."""
-        longest = self.settings().limits.time
-        if longest and request.time > longest:
+        longest = self.settings().limits.time or LONGEST
+        if request.time > longest:
             raise InvalidRequest(
                 f"A time of {timedelta(seconds=request.time)} was asked.",
                 remedy=f"{timedelta(seconds=longest)} at most is allowed.",
             )
 
-    async def check_count(self, owner: str) -> None:
-        """Raise QuotaExceeded when the owner has as many instances as the limits allow."""
+    @contextlib.asynccontextmanager
+    async def admitting(self, owner: str) -> AsyncIterator[None]:
+        """Let one more instance be asked for within, one at a time of an owner, so that the count holds.
+
+        Raises QuotaExceeded when the owner has as many instances as the limits allow, counting those that sessions
+        are about to ask for.
+        """
         most = self.settings().limits.instances
-        if most:
-            there = await self.instances.records.find(
-                owner=owner, states=[s for s in State if s not in FINAL]
-            )
+        if not most:
+            yield
+            return
+        async with self._admissions.setdefault(owner, asyncio.Lock()):
+            there = {one.id for one in await self.instances.records.live(owner)}
+            there |= {one.instance_id for one in await self.sessions.lives.live(owner)}
             if len(there) >= most:
                 raise QuotaExceeded(
                     f"{owner} has {len(there)} instances; {most} at once are allowed.", remedy="Stop one."
                 )
+            yield
 
     def check_expiry(self, instance: Instance, expires: datetime) -> None:
         """Raise InvalidRequest for an expiry that the limits forbid."""
-        longest = self.settings().limits.time
-        if longest and expires > (instance.ready_at or instance.created) + timedelta(seconds=longest):
+        longest = self.settings().limits.time or LONGEST
+        if expires > (instance.ready_at or instance.created) + timedelta(seconds=longest):
             raise InvalidRequest(f"An instance may live {timedelta(seconds=longest)} at most.")
 
     async def check_configure(self, entries: Sequence[dict[str, Any]], admin: bool) -> None:

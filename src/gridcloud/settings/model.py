@@ -63,14 +63,14 @@ class LimitSettings(Section):
         default=900, ge=1, description="longest time from a chosen offer to a machine that answers"
     )
     configure: Duration = Field(default=3600, ge=1, description="longest time for configuring a machine")
-    attempts: int = Field(
-        default=5, ge=1, le=100, description="tries of a step that fails for a passing reason"
-    )
     retry_first: float = Field(
-        default=1.0, gt=0, le=3600, description="seconds before the second try; then doubled"
+        default=1.0,
+        gt=0,
+        le=3600,
+        description="seconds before a removal that failed is tried again; then doubled",
     )
     retry_longest: float = Field(
-        default=60.0, gt=0, le=86400, description="longest pause between two tries in seconds"
+        default=60.0, gt=0, le=86400, description="longest pause between two tries, in seconds"
     )
 
 
@@ -128,9 +128,6 @@ class SessionSettings(Section):
     )
     packages: tuple[str, ...] = Field(
         default=(), description="Python packages that an instance must have before its session starts"
-    )
-    idle: Duration = Field(
-        default=0, description="stop a session after this long without use, e.g. 1h; 0: never"
     )
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"
