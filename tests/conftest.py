@@ -34,7 +34,8 @@ for _variable, _folder in {
     (_HOME / _folder).mkdir(mode=0o700, exist_ok=True)
     os.environ[_variable] = str(_HOME / _folder)
 for _variable in [name for name in os.environ if name.startswith(("GRIDCLOUD_", "JUPYTER"))]:
-    del os.environ[_variable]
+    if _variable != "GRIDCLOUD_SCREENSHOTS":  # the browser test's own
+        del os.environ[_variable]
 
 pytest_plugins = ["tests.labs.fixtures"]
 

@@ -40,12 +40,18 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.cookie_secret_file = str(files.cookie_secret)
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False
+    c.JupyterHub.last_activity_interval = 30  # also how often the proxy's routes are looked after
     c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
-    c.JupyterHub.template_vars = {"gridcloud_notes": partial(notes_for, desk)}
+    c.JupyterHub.template_vars = {"gridcloud_notes": partial(_notes, desk)}
     c.JupyterHub.extra_handlers = HANDLERS
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy_api}"
     c.ConfigurableHTTPProxy.auth_token = files.secret("proxy-token")
+
+
+def _notes(desk: Desk, user: Any) -> list[dict[str, str]]:
+    """Return the notes for who looks at a page: JupyterHub's user, or None."""
+    return notes_for(desk, user.name) if user else []
 
 
 def _people(c: Any, hub: HubSettings, files: HubFiles) -> None:
@@ -65,7 +71,7 @@ def _people(c: Any, hub: HubSettings, files: HubFiles) -> None:
             "name": "gridcloud",
             "description": "gridcloud's own commands",
             "services": ["gridcloud"],
-            "scopes": ["admin:users", "admin:servers", "access:servers", "read:hub"],
+            "scopes": ["admin:users", "admin:servers", "access:servers", "proxy", "read:hub"],
         }
     ]
 

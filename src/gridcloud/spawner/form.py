@@ -19,6 +19,9 @@ __all__ = ["free_now", "render_form"]
 PATIENCE = 2.0
 """Seconds that a page waits for providers; what comes later is fetched by the page."""
 
+SMALLEST = Request(cpus=0.001, memory=1, disk=0)
+TOO_MUCH = Request(cpus=1_000_000)
+
 KINDS = {
     Kind.BARE_METAL: "a share of a machine",
     Kind.CONTAINER: "a container",
@@ -50,14 +53,18 @@ async def render_form(spawner: Any) -> str:
 
 
 async def free_now(desk: Desk) -> list[dict[str, Any]]:
-    """Return a row for every provider: what the largest piece is that can be had now, or why none. Best first."""
+    """Return a row for every provider: the largest machine it has, and whether any is free now. Best first.
+
+    A provider of shares offers what it is asked for: only of what is too much for it does it say what it has.
+    """
     client = await desk.client(patience=PATIENCE)
-    found = await client.offers(Request(cpus=0.001, memory=1, disk=0))
-    return [_row(offer) for offer in _one_each(found.offers)]
+    smallest, largest = await asyncio.gather(client.offers(SMALLEST), client.offers(TOO_MUCH))
+    whole = {offer.provider: offer for offer in largest.offers if not offer.possible}
+    return [_row(offer, whole.get(offer.provider, offer)) for offer in _one_each(smallest.offers)]
 
 
-def _row(offer: Offer) -> dict[str, Any]:
-    shape = offer.shape
+def _row(offer: Offer, largest: Offer) -> dict[str, Any]:
+    shape = largest.shape
     gpus = f"{shape.gpus} × {shape.gpu_model}".rstrip(" ×") if shape.gpus else ""
     return {
         "provider": offer.provider,
@@ -67,7 +74,7 @@ def _row(offer: Offer) -> dict[str, Any]:
         "memory": format_size(shape.memory),
         "gpus": gpus,
         "gpu_model": shape.gpu_model,
-        "price": f"{offer.price.normalize():f}" if offer.price else "",
+        "price": f"{largest.price.normalize():f}" if largest.price else "",
         "free": offer.available,
         "why_not": offer.why_not,
     }

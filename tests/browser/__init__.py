@@ -1,0 +1,1 @@
+"""The hub as people see it: through a browser."""
