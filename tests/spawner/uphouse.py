@@ -17,7 +17,13 @@ import aiohttp
 import psutil
 import yaml
 
-__all__ = ["PROGRAM", "TOKEN", "UpHouse"]
+from gridcloud.settings import SettingsFile
+from gridcloud.spawner.up import new_link
+
+__all__ = ["NAVIGATE", "PROGRAM", "TOKEN", "UpHouse"]
+
+NAVIGATE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Sec-Fetch-Site": "none"}
+"""What a browser says when a person opens a page."""
 
 TOKEN = "t" * 40
 """Token of the tests' own service, which may do anything."""
@@ -129,6 +135,24 @@ class UpHouse:
         async with aiohttp.ClientSession(
             self.url, headers=headers, timeout=timeout, connector=connector
         ) as client:
+            yield client
+
+    @asynccontextmanager
+    async def browser(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Open a browser of sorts, logged in by a new link as the user who runs the hub."""
+        async with self.stranger() as client:
+            link = new_link(SettingsFile(self.config), self.data)
+            async with client.get(link, headers=NAVIGATE) as answer:
+                assert answer.status == 200, await answer.text()
+                assert "token=" not in str(answer.url)
+            yield client
+
+    @asynccontextmanager
+    async def stranger(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Open a browser of sorts that is not logged in."""
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        jar = aiohttp.CookieJar(unsafe=True)  # it keeps cookies of addresses
+        async with aiohttp.ClientSession(self.url, cookie_jar=jar, connector=connector) as client:
             yield client
 
     async def user(self, client: aiohttp.ClientSession, name: str) -> str:

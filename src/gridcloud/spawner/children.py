@@ -26,7 +26,10 @@ FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.2, 30.0, 60.0
 
 
 class Child:
-    """One process. `start` returns once it is ready; from then on it is kept alive until `stop`."""
+    """One process. `start` returns once it is ready; from then on it is kept alive until `stop`.
+
+    ``again`` is called whenever it had to be started again; it raises GridcloudError where that did not help.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Child:
         log: Path,
         report: Report,
         ready: Callable[[], Awaitable[bool]],
+        again: Callable[[], Awaitable[None]] | None = None,
         environment: Mapping[str, str] | None = None,
         patience: float = 60.0,
         grace: float = 10.0,
@@ -45,6 +49,7 @@ class Child:
         self._words = [sys.executable, "-I", "-S", str(TIED), str(os.getpid()), *words]
         self._report = report
         self._ready = ready
+        self._again = again
         self._environment = {**os.environ, **(environment or {})}
         self._patience = patience
         self._grace = grace
@@ -132,6 +137,8 @@ class Child:
             pause, born = min(pause * 2, LONGEST_PAUSE), time.monotonic()
             try:
                 await self._launch()
+                if self._again is not None:
+                    await self._again()
                 self._report(f"The {self.name} is back.")
             except GridcloudError as error:
                 self._report(str(error))

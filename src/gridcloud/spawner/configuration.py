@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,19 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.cleanup_proxy = False
     c.JupyterHub.last_activity_interval = 30  # also how often the proxy's routes are looked after
     c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
-    c.JupyterHub.template_vars = {"gridcloud_notes": partial(_notes, desk)}
+    c.JupyterHub.template_vars = {"gridcloud_notes": _notes}
     c.JupyterHub.extra_handlers = HANDLERS
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy_api}"
     c.ConfigurableHTTPProxy.auth_token = files.secret("proxy-token")
 
 
-def _notes(desk: Desk, user: Any) -> list[dict[str, str]]:
-    """Return the notes for who looks at a page: JupyterHub's user, or None."""
-    return notes_for(desk, user.name) if user else []
+def _notes(user: Any) -> list[dict[str, str]]:
+    """Return the notes for who looks at a page: JupyterHub's user, or None.
+
+    JupyterHub copies its configuration deeply, so the desk is fetched here: a copy would know nothing new.
+    """
+    return notes_for(the_desk(), user.name) if user else []
 
 
 def _people(c: Any, hub: HubSettings, files: HubFiles) -> None:

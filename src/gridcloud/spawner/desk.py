@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from gridcloud.client import AsyncClient, connect_async
 from gridcloud.errors import Unreachable
@@ -13,7 +15,9 @@ from gridcloud.settings import Settings, SettingsFile, config_path, data_folder
 
 __all__ = ["Desk", "the_desk"]
 
-PATIENCE = 20.0
+Answer = TypeVar("Answer")
+
+PATIENCE = 30.0
 """Seconds to wait for a service that is being started again."""
 
 
@@ -44,6 +48,20 @@ class Desk:
                     raise
                 await asyncio.sleep(0.2)
         return self._client
+
+    async def ask(
+        self, verb: Callable[[AsyncClient], Awaitable[Answer]], patience: float = PATIENCE
+    ) -> Answer:
+        """Return what the service answers, asking again while it is being started again. Raises GridcloudError."""
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            client = await self.client(patience)
+            try:
+                return await verb(client)
+            except Unreachable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
 
     async def close(self) -> None:
         """Let go of the service."""

@@ -38,9 +38,10 @@ async def render_form(spawner: Any) -> str:
     desk: Desk = spawner.desk
     settings = desk.settings()
     providers, offers = await asyncio.gather(_providers(desk), _soon(free_now(desk)))
+    told = {offer["provider"] for offer in offers or ()}
     return _pages.get_template("gridcloud_form.html").render(
         providers=[provider for provider in providers if not provider.problem],
-        broken=[provider for provider in providers if provider.problem],
+        broken=[one for one in providers if one.problem and one.name not in told],
         kinds={str(kind): words for kind, words in KINDS.items()},
         images={provider.name: provider.images for provider in providers if provider.images},
         models=sorted({offer["gpu_model"] for offer in offers or () if offer["gpu_model"]}),
@@ -110,18 +111,24 @@ async def _soon(offers: Any) -> list[dict[str, Any]] | None:
 
 
 def _values(spawner: Any, settings: Settings) -> dict[str, str]:
-    """Return what the fields show: a link's ``opt-`` values, those of last time, or the defaults."""
+    """Return what the fields show: what was just typed, a link's values, those of last time, or defaults."""
     kept: Mapping[str, Any] = spawner.orm_spawner.user_options or {}
     values = _defaults(settings) | {
         name: str(value) for name, value in kept.items() if isinstance(value, str | int | float)
     }
-    handler = spawner.handler
-    if handler is not None:
-        for name, given in handler.request.arguments.items():
-            field = name.removeprefix("opt-")
-            if field in Request.model_fields and given:
-                values[field] = given[-1].decode("utf-8", "replace").strip()
+    asked = {name.removeprefix("opt-"): given for name, given in _linked(spawner).items()}
+    for name, given in {**asked, **(spawner.typed or {})}.items():
+        if name in Request.model_fields and given and isinstance(given[-1], str):
+            values[name] = given[-1].strip()
     return {name: values.get(name, "") for name in Request.model_fields}
+
+
+def _linked(spawner: Any) -> dict[str, list[str]]:
+    """Return the values in the page's own address."""
+    if spawner.handler is None:
+        return {}
+    query = spawner.handler.request.query_arguments
+    return {name: [one.decode("utf-8", "replace") for one in given] for name, given in query.items()}
 
 
 def _defaults(settings: Settings) -> dict[str, str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from jupyterhub.app import JupyterHub
 
 from gridcloud.errors import GridcloudError
+from gridcloud.sessions.model import Session
 from gridcloud.spawner.desk import the_desk
 
 __all__ = ["Hub", "main"]
+
+STRAY = 120.0
+"""Seconds after which a session that is no server's is taken for lost."""
 
 CONFIGURATION = Path(__file__).with_name("jupyterhub_config.py")
 
@@ -19,22 +24,36 @@ CONFIGURATION = Path(__file__).with_name("jupyterhub_config.py")
 class Hub(JupyterHub):
     """JupyterHub, which also ends sessions that no server of its users accounts for."""
 
+    _looking: asyncio.Task[None] | None = None
+
     async def init_spawners(self) -> Any:
         """Find the running sessions again, then stop those that were being started for nobody."""
         before = datetime.now(UTC)
         found = await super().init_spawners()
-        try:
-            await self._stop_strays(before)
-        except GridcloudError as error:
-            self.log.warning("sessions without a server could not be looked for: %s", error)
+        await self._stop_strays(before)
+        self._looking = asyncio.create_task(self._look_for_strays())
         return found
 
     async def cleanup(self) -> None:
         """Let go of the service, too."""
+        if self._looking is not None:
+            self._looking.cancel()
         await super().cleanup()
         await the_desk().close()
 
+    async def _look_for_strays(self) -> None:
+        while True:
+            await asyncio.sleep(STRAY)
+            await self._stop_strays(datetime.now(UTC) - timedelta(seconds=STRAY))
+
     async def _stop_strays(self, before: datetime) -> None:
+        """Stop the sessions from before this time that are no server's."""
+        try:
+            await self._stop(await self._strays(before))
+        except GridcloudError as error:
+            self.log.warning("sessions without a server could not be looked for: %s", error)
+
+    async def _strays(self, before: datetime) -> list[Session]:
         client = await the_desk().client()
         known = {
             spawner.session_id
@@ -42,12 +61,18 @@ class Hub(JupyterHub):
             for spawner in user.spawners.values()
             if spawner.session_id
         }
-        for session in await client.sessions():
-            # One hub belongs to a store: what was to reach a hub was started by this one, or by it in an earlier life.
-            ours = "hub" in session.plan.exposed and session.created < before
-            if ours and session.id not in known:
-                self.log.warning("stopping session %s of %s: no server is it", session.id, session.owner)
-                await client.stop_session(session.id)
+        # One hub belongs to a store: what was to reach a hub was started by this one, or by it in an earlier life.
+        return [
+            session
+            for session in await client.sessions()
+            if "hub" in session.plan.exposed and session.created < before and session.id not in known
+        ]
+
+    async def _stop(self, strays: list[Session]) -> None:
+        client = await the_desk().client()
+        for session in strays:
+            self.log.warning("stopping session %s of %s: no server is it", session.id, session.owner)
+            await client.stop_session(session.id)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from jupyterhub.spawner import Spawner, SpawnException
 from traitlets import default
 
 from gridcloud.connections.model import Port
-from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, Unreachable
+from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
 from gridcloud.instances.model import Request
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
@@ -43,6 +43,8 @@ class GridcloudSpawner(Spawner):
     """One user's server as a session. Its only state is the session's id."""
 
     session_id = ""
+    typed: Mapping[str, list[Any]] | None = None
+    """What was sent with a form that could not be taken, for the form to show again."""
     _recovered = False
     _told: asyncio.Event | None = None
 
@@ -54,6 +56,10 @@ class GridcloudSpawner(Spawner):
     @default("env_keep")
     def _env_keep(self) -> list[str]:
         return ["LANG", "LC_ALL"]
+
+    @default("apply_user_options")
+    def _apply_user_options(self) -> Any:
+        return lambda spawner, options: None  # `start` reads them
 
     @default("options_form")
     def _options_form(self) -> Any:
@@ -84,6 +90,7 @@ class GridcloudSpawner(Spawner):
 
     def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
         """Return the options of a sent form. Raises Refused."""
+        self.typed = form_data
         try:
             return from_form(form_data)
         except InvalidRequest as error:
@@ -98,6 +105,7 @@ class GridcloudSpawner(Spawner):
 
     async def start(self) -> tuple[str, int]:
         """Return where the session answers. Raises Refused; cancelled, it leaves nothing."""
+        self.typed = None
         self.desk.ended.pop(self._key, None)
         told = self._told = self._told or asyncio.Event()
         try:
@@ -141,8 +149,7 @@ class GridcloudSpawner(Spawner):
         if not self.session_id:
             return
         with contextlib.suppress(NotFound):
-            client = await self.desk.client()
-            await client.stop_session(self.session_id)
+            await self._stop_soon(self.session_id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5 if now else STOPPING):
                     await self._ended()
@@ -165,46 +172,41 @@ class GridcloudSpawner(Spawner):
 
     async def _submit(self, request: Request) -> Session:
         """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""
-        client = await self.desk.client()
         settings = self.desk.settings()
         if request.on and request.on not in settings.providers:
             known = ", ".join(settings.providers) or "none"
             raise InvalidRequest(f"There is no provider {request.on!r}; there are: {known}.")
+        plan, environment = self._plan(settings), self.get_env()
         asking = asyncio.ensure_future(
-            client.start_session(
-                request,
-                self._plan(settings),
-                owner=self.user.name,
-                name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
-                configure=_configure(settings),
-                environment=self.get_env(),
+            self.desk.ask(
+                lambda client: client.start_session(
+                    request,
+                    plan,
+                    owner=self.user.name,
+                    name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
+                    configure=_configure(settings),
+                    environment=environment,
+                )
             )
         )
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
             with contextlib.suppress(GridcloudError):
-                await client.stop_session((await asking).id)
+                await self._stop_soon((await asking).id)
             raise
 
     async def _wait(self) -> Port:
         """Return where it answers; however this ends otherwise, the session ends."""
         try:
-            while True:
-                client = await self.desk.client()
-                try:
-                    return await client.wait_session(self.session_id)
-                except Unreachable as error:  # the service is being started again
-                    self.log.info("session %s: %s", self.session_id, error)
-                    await asyncio.sleep(0.5)
+            return await self.desk.ask(lambda client: client.wait_session(self.session_id))
         except BaseException:
             with contextlib.suppress(GridcloudError):
                 await asyncio.shield(self._stop_soon(self.session_id))
             raise
 
     async def _stop_soon(self, session_id: str) -> None:
-        client = await self.desk.client()
-        await client.stop_session(session_id)
+        await self.desk.ask(lambda client: client.stop_session(session_id))
 
     async def _ended(self) -> None:
         client = await self.desk.client()

@@ -272,8 +272,27 @@ def _proxy(
             await writer.wait_closed()
         return True
 
+    async def again() -> None:
+        """Have the hub tell the new proxy its routes."""
+        url = f"http://127.0.0.1:{ports.hub}{hub.base_url}hub/api/proxy"
+        headers = {"Authorization": f"token {files.secret('api-token')}"}
+        try:
+            async with aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=30), headers=headers
+            ) as client:
+                await (await client.post(url)).read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            report(f"The hub could not tell the proxy its routes: {error}")  # it does so when it starts
+
     return Child(
-        "proxy", words, log=logs / "proxy.log", report=report, ready=ready, environment=secret, grace=3
+        "proxy",
+        words,
+        log=logs / "proxy.log",
+        report=report,
+        ready=ready,
+        again=again,
+        environment=secret,
+        grace=3,
     )
 
 

@@ -1,0 +1,57 @@
+"""Sessions on machines of others: all their traffic, the hub's API included, goes through the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests import houses
+from tests.labs.containers import SESSION_IMAGE, Engine
+from tests.labs.machines import Machine
+from tests.spawner.kernel import open_kernel
+from tests.spawner.uphouse import UpHouse
+
+REACH = """
+import json, os, urllib.request
+token = os.environ["JUPYTERHUB_API_TOKEN"]
+url = os.environ["JUPYTERHUB_API_URL"] + "/user"
+request = urllib.request.Request(url, headers={"Authorization": "token " + token})
+print(json.load(urllib.request.urlopen(request))["name"], os.getcwd())
+"""
+
+
+async def check(house: UpHouse) -> None:
+    """Run a cell that reaches the hub, and see that nothing is left."""
+    async with house.api() as client:
+        path = await house.spawn(client, "ada", {"cpus": 0.5, "memory": "512MiB"})
+        async with open_kernel(client, path) as kernel:
+            assert (await kernel.run(REACH)).startswith("ada /")
+            listeners = await kernel.run("print(open('/proc/net/tcp').read())")
+        await house.stop_server(client, "ada")
+    for line in listeners.splitlines()[1:]:
+        words = line.split()
+        if words[3:4] == ["0A"] and not words[1].endswith(":0016"):  # what listens, save sshd
+            assert words[1].startswith(("0100007F", "0B00007F")), listeners
+
+
+@pytest.mark.needs_root
+async def test_on_a_machine_reached_by_ssh(make_house: Callable[..., UpHouse], ssh_machine: Machine) -> None:
+    house = make_house({"lab": houses.machines(ssh_machine)})
+    house.start()
+    try:
+        await check(house)
+    finally:
+        house.stop()
+
+
+@pytest.mark.needs_root
+async def test_in_a_container_without_a_network(
+    make_house: Callable[..., UpHouse], podman_engine: Engine
+) -> None:
+    house = make_house({"box": houses.containers(podman_engine, SESSION_IMAGE)})
+    house.start()
+    try:
+        await check(house)
+    finally:
+        house.stop()
