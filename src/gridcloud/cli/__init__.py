@@ -26,6 +26,7 @@ class _Verbs(typer.core.TyperGroup):
     modules: ClassVar[dict[str, str]] = {
         "up": "up",
         "serve": "serve",
+        "demo": "demo",
         "offers": "offers",
         "run": "run",
         "instance": "instance",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -22,12 +23,20 @@ async def up(
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="The hub's port; 0: any.")
     ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Only print a new link to log in at the hub that runs.")
+    ] = False,
 ) -> None:
-    """Start gridcloud with its hub, print a link to log in, and serve until Ctrl-C. Sessions live on."""
-    import sys
+    """Start gridcloud with its hub and print a link to log in; Ctrl-C stops it with all its sessions."""
+    from gridcloud.spawner.up import new_link, run_up
 
-    from gridcloud.spawner.up import run_up
-
+    if link:
+        found = new_link(frame.settings_file(), frame.data_folder)
+        if frame.json:
+            frame.show({"link": found})
+        else:
+            print(found)
+        return
     if port is not None:
         os.environ["GRIDCLOUD_HUB__PORT"] = str(port)
 
