@@ -33,6 +33,7 @@ class _Verbs(typer.core.TyperGroup):
         "session": "session",
         "provider": "provider",
         "config": "config",
+        "token": "token",
         "doctor": "doctor",
         "version": "version",
     }

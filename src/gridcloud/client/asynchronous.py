@@ -33,6 +33,7 @@ from gridcloud.service.documents import (
     Trouble,
     Version,
 )
+from gridcloud.service.token_documents import IssuedToken, TokenInfo, Tokens, TokenWish
 from gridcloud.sessions.model import Plan, Session
 
 __all__ = ["AsyncClient"]
@@ -236,6 +237,21 @@ class AsyncClient:
     async def mend(self) -> list[Trouble]:
         """Remove what nothing accounts for."""
         return (await self._wire.ask("POST", "/doctor/mend", Health)).troubles
+
+    async def create_token(
+        self, *, user: str | None = None, note: str = "", time: int = 0, admin: bool = False
+    ) -> IssuedToken:
+        """Make an API token, good for ``time`` seconds (0: for ever); its secret is told this once."""
+        wish = TokenWish(user=user, note=note, time=time, admin=admin)
+        return await self._wire.ask("POST", "/tokens", IssuedToken, wish)
+
+    async def tokens(self) -> list[TokenInfo]:
+        """Return one's own tokens, or everybody's for an administrator, without their secrets."""
+        return (await self._wire.ask("GET", "/tokens", Tokens)).tokens
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Make a token worthless at once. Raises NotFound."""
+        await self._wire.tell("DELETE", _path("tokens", token_id))
 
     async def close(self) -> None:
         """Let go; instances and sessions live on. May be called twice."""
