@@ -116,6 +116,7 @@ async def _change_ones_mind(ada: Visit, house: UpHouse) -> None:
         ]
         held = [instance.offer.provider for instance in await gridcloud.instances() if instance.offer]
         assert held == ["this-computer"]
+    await ada.page.wait_for_url("**/hub/home")
     await ada.photograph("cancelled")
 
 

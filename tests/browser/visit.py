@@ -8,8 +8,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 playwright = pytest.importorskip(
     "playwright.async_api", reason="needs Playwright: `make setup`, or pip install 'gridcloud[test]'"
@@ -37,7 +41,7 @@ SECONDS = 20_000
 class Visit:
     """One person's page; ``errors`` is what its console complained about."""
 
-    def __init__(self, page: playwright.Page, folder: Path) -> None:
+    def __init__(self, page: Page, folder: Path) -> None:
         self.page = page
         self.errors: list[str] = []
         self._folder = folder
@@ -67,9 +71,8 @@ class Visit:
     async def run_cell(self, code: str, output: str) -> None:
         """Make a notebook in JupyterLab, run a cell, return when its output is there."""
         news = self.page.get_by_text("official Jupyter news")
-        await self.page.add_locator_handler(
-            news, lambda: self.page.get_by_role("button", name="No", exact=True).click()
-        )
+        no = self.page.get_by_role("button", name="No", exact=True)
+        await self.page.add_locator_handler(news, no.click)
         await self.page.click('.jp-LauncherCard[data-category="Notebook"] >> nth=0')
         await self.page.wait_for_selector(r"text=/Python 3 .*\| Idle/")
         await self.page.click(".jp-Notebook .cm-content >> nth=0")
