@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gridcloud.cli.mishaps import Interrupted
+from gridcloud.cli.mishaps import Interrupted, leave_pipe
 
 if TYPE_CHECKING:
     import asyncio
@@ -85,9 +87,31 @@ class Frame:
         """Return a client; a service that runs is asked, otherwise this process owns the store (never if ``alone``)."""
         from gridcloud.client import connect_async
 
+        self._keep_log()
         config = self._commons.config.absolute() if self._commons.config else None
         data = None if self.is_remote else self.data_folder
         return await connect_async(self.url or None, config=config, data=data, alone=alone)
+
+    def _keep_log(self) -> None:
+        """Keep what the service within this process has to say: in its log, or here with --verbose."""
+        import logging
+        from logging.handlers import RotatingFileHandler
+
+        root = logging.getLogger()
+        if root.handlers:
+            return
+        handler: logging.Handler = logging.StreamHandler()
+        if not self.verbose:
+            handler = logging.NullHandler()
+            if not self.is_remote:
+                folder = self.data_folder / "logs"
+                folder.mkdir(mode=0o700, exist_ok=True)
+                handler = RotatingFileHandler(
+                    folder / "command.log", maxBytes=2**20, backupCount=1, delay=True
+                )
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setLevel(logging.WARNING)
+        root.addHandler(handler)
 
     def show(self, document: Any) -> None:
         """Write a document (a model or plain data) to standard output as JSON."""
@@ -150,9 +174,14 @@ def framed(function: Callable[..., Any]) -> Callable[..., Any]:
             from gridcloud.cli.requests import collect
 
             values["request"] = collect(values)
-        outcome = function(frame, **values)
-        if inspect.iscoroutine(outcome):
-            outcome = perform(frame, outcome)
+        try:
+            outcome = function(frame, **values)
+            if inspect.iscoroutine(outcome):
+                outcome = perform(frame, outcome)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            leave_pipe()
+            raise Interrupted(signal.SIGPIPE) from None
         return outcome if isinstance(outcome, int) else 0
 
     inspected = inspect.signature(function).parameters
@@ -173,7 +202,6 @@ def perform(frame: Frame, work: Coroutine[Any, Any, Any]) -> Any:
 
 async def _guard(frame: Frame, work: Coroutine[Any, Any, Any]) -> Any:
     import asyncio
-    import signal
 
     loop = asyncio.get_running_loop()
     task: asyncio.Future[Any] = asyncio.ensure_future(work)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gridcloud.errors import GridcloudError, InvalidRequest
 
-__all__ = ["Interrupted", "exit_code_of", "tell_error"]
+__all__ = ["Interrupted", "exit_code_of", "leave_pipe", "tell_error"]
 
 
 class Interrupted(Exception):
@@ -26,8 +26,6 @@ def exit_code_of(error: Exception, words: Sequence[str]) -> int:
     """Tell an error to whoever gave the command ``words``, and return the exit code for it."""
     options = words[: words.index("--")] if "--" in words else words
     as_json = "--json" in options
-    if isinstance(error, BrokenPipeError):
-        return _leave_pipe()
     if isinstance(error, Interrupted):
         return error.exit_code
     if type(error).__name__ == "Abort":
@@ -67,14 +65,14 @@ def tell_error(error: GridcloudError, *, as_json: bool) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _is_usage(error: Exception) -> bool:
-    """Whether it is one of the option parser's errors, whichever copy of the parser made it."""
-    return hasattr(error, "format_message") and hasattr(error, "exit_code")
-
-
-def _leave_pipe() -> int:
-    """Whoever read our output has left: be as quiet as any program that this signal ends."""
+def leave_pipe() -> None:
+    """Whoever read our output has left: write nothing more, be as quiet as any program that this ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with contextlib.suppress(OSError, ValueError):
         os.dup2(nowhere, sys.stdout.fileno())
-    return 141
+    os.close(nowhere)
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether it is one of the option parser's errors, whichever copy of the parser made it."""
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")

@@ -52,7 +52,10 @@ def print_table(
     faint = set(dim)
     for number, row in enumerate(rows):
         table.add_row(*(plain(cell) for cell in row), style="dim" if number in faint else None)
-    output_console().print(table)
+    console = output_console()
+    with console.capture() as captured:  # Rich would end the program by itself when nobody reads
+        console.print(table)
+    sys.stdout.write(captured.get())
 
 
 def ago(moment: datetime | None) -> str:

@@ -55,8 +55,9 @@ class Steps:
         if self._json:
             self._print_json(event.model_dump(mode="json"))
             return
-        for line in describe_event(event):
-            self._console.print(line, style="dim" if event.type == "output" else None)
+        if not (self._live and event.type == "waiting"):
+            for line in describe_event(event):
+                self._console.print(line, style="dim" if event.type == "output" else None)
         self.wait_for(event.message.splitlines()[-1] if event.message else event.type)
 
     @staticmethod
