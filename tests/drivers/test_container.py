@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,13 @@ from gridcloud.drivers.instances.container import ContainerDriver
 from gridcloud.drivers.instances.container_settings import ContainerSettings
 from gridcloud.errors import ConnectionLost, InvalidRequest, NoCapacity, Rejected, Unreachable
 from gridcloud.instances.model import Handle, Observation, Offer, Phase, Request, Shape, Spec
-from gridcloud.testing.instances import InstanceDriverContract, driver_context, open_connection, read_output
+from gridcloud.testing.instances import (
+    HOSTILE_TEXTS,
+    InstanceDriverContract,
+    driver_context,
+    open_connection,
+    read_output,
+)
 
 pytestmark = pytest.mark.needs_root
 
@@ -37,11 +44,11 @@ def make_driver(engine: Engine, folder: Path, installation: str = "", **settings
     return ContainerDriver(ContainerSettings(driver="container", engine=engine.url, **values), context)
 
 
-def make_spec(**asked: Any) -> Spec:
+def make_spec(owner: str = "ada", **asked: Any) -> Spec:
     request = Request(**({"cpus": 1, "memory": "64MiB"} | asked))
     shape = Shape(cpus=request.cpus, memory=request.memory)
     offer = Offer(provider="under-test", kind="container", shape=shape)
-    return Spec(id=f"t-{secrets.token_hex(5)}", owner="ada", request=request, offer=offer)
+    return Spec(id=f"t-{secrets.token_hex(5)}", owner=owner, request=request, offer=offer)
 
 
 async def running(driver: ContainerDriver, spec: Spec) -> tuple[Handle, Observation]:
@@ -61,13 +68,17 @@ async def gone(driver: ContainerDriver, spec: Spec, handle: Handle) -> str:
             await asyncio.sleep(0.1)
 
 
+async def clear(driver: ContainerDriver) -> None:
+    for holding in await driver.holdings():
+        await driver.destroy(holding.instance_id, None)
+    await driver.close()
+
+
 @pytest.fixture
 async def driver(container_engine: Engine, tmp_path: Path) -> AsyncIterator[ContainerDriver]:
     driver = make_driver(container_engine, tmp_path / "driver")
     yield driver
-    for holding in await driver.holdings():
-        await driver.destroy(holding.instance_id, None)
-    await driver.close()
+    await clear(driver)
 
 
 class TestContainerDriver(InstanceDriverContract):
@@ -117,11 +128,166 @@ async def test_an_image_of_another_name_is_given_when_allowed(
     assert seen.address is not None
     connection = await open_connection(seen.address)
     assert (await read_output(connection, "sh", "-c", "pwd; echo $HOME; id -u; touch x")) == (
-        "/gridcloud\n/gridcloud\n1000\n"
+        "/gridcloud\n/gridcloud/home\n1000\n"
     )
     await connection.close()
     await driver.destroy(spec.id, None)
     await driver.close()
+
+
+async def says(seen: Observation, program: str) -> str:
+    """Return what a shell program prints within an instance."""
+    assert seen.address is not None
+    connection = await open_connection(seen.address)
+    try:
+        return await read_output(connection, "sh", "-c", program)
+    finally:
+        await connection.close()
+
+
+def volumes_of(engine: Engine, driver: ContainerDriver) -> dict[str, dict[str, str]]:
+    client = docker.APIClient(base_url=engine.url)
+    label = f"gridcloud.installation={driver.context.installation}"
+    listed = client.volumes(filters={"label": [label]})["Volumes"] or []
+    client.close()
+    return {one["Name"]: one["Labels"] for one in listed}
+
+
+async def test_a_home_is_shared_by_its_owners_instances_and_outlives_them(
+    driver: ContainerDriver, container_engine: Engine
+) -> None:
+    first, second, third = make_spec(), make_spec(), make_spec()
+    handle, seen = await running(driver, first)
+    assert seen.address is not None
+    assert seen.address.home == "/gridcloud/home"
+    status = await says(
+        seen, 'cd && stat -c "%a %u %n" "$PWD"; echo kept >notebook; echo lost >/gridcloud/scratch'
+    )
+    assert status == "700 1000 /gridcloud/home\n"
+    _, beside = await running(driver, second)
+    assert await says(beside, "cat ~/notebook; ls /gridcloud; echo both >~/beside") == "kept\nhome\n"
+    assert await says(seen, "cat ~/beside") == "both\n"
+    for spec in (first, second):
+        await driver.destroy(spec.id, handle if spec is first else None)
+    assert await driver.holdings() == []
+    assert len(volumes_of(container_engine, driver)) == 1
+    _, later = await running(driver, third)
+    assert (
+        await says(later, 'cd; ls; cat notebook; stat -c "%a %u" .') == "beside\nnotebook\nkept\n700 1000\n"
+    )
+    findings = await driver.check()
+    assert any(finding.ok and finding.message.startswith("1 home is kept") for finding in findings)
+
+
+async def test_a_home_is_closed_to_other_owners(driver: ContainerDriver, container_engine: Engine) -> None:
+    _, ours = await running(driver, make_spec("ada"))
+    _, theirs = await running(driver, make_spec("Ada"))
+    await says(ours, "echo secret >~/diary")
+    assert await says(theirs, "ls -A ~; find / -name diary 2>/dev/null || :") == ""
+    assert len(volumes_of(container_engine, driver)) == 2
+
+
+@pytest.mark.parametrize("owner", [*HOSTILE_TEXTS, "/etc:/gridcloud/home:rw", "../ada", "a\nb\x1b[2J"])
+async def test_what_an_owner_is_called_never_reaches_the_name_of_a_home(
+    driver: ContainerDriver, container_engine: Engine, owner: str
+) -> None:
+    _, seen = await running(driver, make_spec(owner))
+    assert await says(seen, "cd && touch x && ls") == "x\n"
+    ((name, labels),) = volumes_of(container_engine, driver).items()
+    assert re.fullmatch(r"gridcloud-home-[a-z0-9]{1,8}-[0-9a-f]{16}", name)
+    assert labels["gridcloud.owner"].isprintable()
+
+
+async def test_without_kept_homes_a_home_goes_with_its_container(
+    container_engine: Engine, tmp_path: Path
+) -> None:
+    driver = make_driver(container_engine, tmp_path, keep_homes=False)
+    for _ in range(2):
+        spec = make_spec()
+        _, seen = await running(driver, spec)
+        assert (
+            await says(seen, 'cd; ls -A; stat -c "%a %u %n" "$PWD"; touch x') == "700 1000 /gridcloud/home\n"
+        )
+        await driver.destroy(spec.id, None)
+    assert volumes_of(container_engine, driver) == {}
+    await driver.close()
+
+
+async def test_a_home_made_by_a_start_that_failed_is_given_to_the_next(
+    driver: ContainerDriver, container_engine: Engine, tmp_path: Path
+) -> None:
+    wrong = make_driver(
+        container_engine, tmp_path / "wrong", driver.context.installation, user="nobody-known"
+    )
+    with pytest.raises(Rejected, match=r"no (such )?user.*nobody-known"):
+        await wrong.create(make_spec())
+    await wrong.close()
+    assert len(volumes_of(container_engine, driver)) == 1
+    _, seen = await running(driver, make_spec())
+    assert await says(seen, 'cd; touch x; stat -c "%a %u" .') == "700 1000\n"
+
+
+async def test_a_home_that_its_owner_opened_stays_theirs(
+    driver: ContainerDriver, container_engine: Engine, tmp_path: Path
+) -> None:
+    spec = make_spec()
+    _, seen = await running(driver, spec)
+    await says(seen, "chmod 755 ~; touch ~/x")
+    await driver.destroy(spec.id, None)
+    other = make_driver(container_engine, tmp_path / "other", driver.context.installation, user="2000:2000")
+    with pytest.raises(Rejected, match="belongs to user 1000"):
+        await other.create(make_spec())
+    await other.close()
+    _, seen = await running(driver, make_spec())
+    assert await says(seen, "ls ~") == "x\n"
+
+
+async def test_a_home_of_another_user_is_refused_and_left_alone(
+    driver: ContainerDriver, container_engine: Engine, tmp_path: Path
+) -> None:
+    spec = make_spec()
+    _, seen = await running(driver, spec)
+    await says(seen, "echo kept >~/notebook")
+    await driver.destroy(spec.id, None)
+    installation = driver.context.installation
+    for settings in ({"user": "2000:2000"}, {"user": "0", "allow_root": True}):
+        other = make_driver(container_engine, tmp_path / "other", installation, **settings)
+        with pytest.raises(Rejected, match="belongs to user 1000"):
+            await other.create(make_spec())
+        assert await other.holdings() == []
+        await other.close()
+    _, again = await running(driver, make_spec())
+    assert await says(again, 'cat ~/notebook; stat -c "%a %u" ~') == "kept\n700 1000\n"
+
+
+async def test_root_has_a_home_that_nobody_else_gets(container_engine: Engine, tmp_path: Path) -> None:
+    root = make_driver(container_engine, tmp_path / "root", user="0", allow_root=True)
+    spec = make_spec()
+    _, seen = await running(root, spec)
+    assert await says(seen, 'cd && touch x && stat -c "%a %u" .') == "700 0\n"
+    await root.destroy(spec.id, None)
+    other = make_driver(container_engine, tmp_path / "other", root.context.installation)
+    with pytest.raises(Rejected, match="belongs to user 0"):
+        await other.create(make_spec())
+    await root.close()
+    await other.close()
+
+
+async def test_installations_whose_ids_begin_alike_share_no_home(
+    container_engine: Engine, tmp_path: Path
+) -> None:
+    one = make_driver(container_engine, tmp_path / "one", f"{secrets.token_hex(4)}-one")
+    other = make_driver(
+        container_engine, tmp_path / "other", one.context.installation.replace("one", "other")
+    )
+    spec = make_spec()
+    await running(one, spec)
+    with pytest.raises(Rejected, match="not this owner's home"):
+        await other.create(make_spec())
+    assert await other.holdings() == []
+    await one.destroy(spec.id, None)
+    await one.close()
+    await other.close()
 
 
 async def test_nobody_is_root_or_becomes_it(driver: ContainerDriver, container_engine: Engine) -> None:
@@ -238,6 +404,7 @@ async def test_an_engine_killed_under_a_command_is_a_lost_connection(tmp_path: P
         {"network": "host"},
         {"network": "container:abc"},
         {"mounts": {"../etc": "/etc"}},
+        {"mounts": {"/data": "/gridcloud/home/"}},
         {"user": "a b"},
         {"image": ""},
         {"privileged": True},

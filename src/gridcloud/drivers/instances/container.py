@@ -1,7 +1,8 @@
 """Containers of Docker or Podman, each within its share of the engine's computer.
 
 An instance is one container. Its first process only waits, and ends when the expiry that was noted for it has
-come, so that a container ends itself whoever has gone away. Its own folder is `HOME`, made for its user.
+come, so that a container ends itself whoever has gone away. Its own folder is `FOLDER`, made for its user; within lies
+the home, which is the owner's and outlives the container.
 What a container may take is kept in its labels, so the engine alone knows what is taken; nothing is overcommitted.
 It has no capabilities, gains no privileges, publishes no port, and is not root within unless that is allowed.
 """
@@ -23,7 +24,17 @@ from typing import Any, ClassVar, TypeVar
 
 from gridcloud.connections.model import ContainerAddress
 from gridcloud.drivers.instances.container_engine import ContainerEngine, NameTaken, find_engine, make_archive
+from gridcloud.drivers.instances.container_homes import (
+    HOME,
+    give_home,
+    label_text,
+    make_home,
+    prove_home,
+    short_name,
+    tell_homes,
+)
 from gridcloud.drivers.instances.container_settings import ContainerSettings
+from gridcloud.drivers.instances.container_users import find_ids, is_root
 from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
@@ -54,8 +65,8 @@ __all__ = ["ContainerDriver"]
 
 T = TypeVar("T")
 
-HOME = "/gridcloud"
-"""The instance's own folder: home and working directory of its user."""
+FOLDER = "/gridcloud"
+"""The instance's own folder: working directory of its user, gone with it."""
 
 EXPIRY = "/.gridcloud-expires"
 """File within: seconds since 1970 when the container ends itself."""
@@ -168,7 +179,7 @@ class ContainerDriver(InstanceDriver):
 
     async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
         """Note in the container when it ends itself: at most 5 seconds later. Raises NotFound, Transient."""
-        archive = make_archive("", 0, 0, {EXPIRY: f"{math.ceil(at.timestamp())}\n"})
+        archive = make_archive((), 0, 0, {EXPIRY: f"{math.ceil(at.timestamp())}\n"})
         await self._ask(lambda engine: engine.write(str(handle.data.get("container")), archive))
 
     async def check(self) -> Sequence[Finding]:
@@ -318,6 +329,12 @@ class ContainerDriver(InstanceDriver):
             else:
                 container = self._make(engine, spec, image)
         engine.start(container)
+        if home := self._home(engine, spec.owner):
+            try:
+                prove_home(engine, container, home)
+            except Rejected:
+                engine.remove(container)
+                raise
         return Handle(data={"container": container})
 
     def _make(self, engine: ContainerEngine, spec: Spec, image: str) -> str:
@@ -327,11 +344,11 @@ class ContainerDriver(InstanceDriver):
             raise NoCapacity(f"{self.context.provider} is full: {why}.")
         try:
             user = self._user(engine, image)
-            name = f"gridcloud-{_short(self.context.installation)}-{spec.id}"
+            name = f"gridcloud-{short_name(self.context.installation)}-{spec.id}"
             gpus = self._free_gpus(shape.gpus, others)
-            container = engine.create(
-                name, self._host(shape, gpus, user), **self._what(spec, image, user, gpus)
-            )
+            home = self._home(engine, spec.owner)
+            host = self._host(shape, gpus, user, home)
+            container = engine.create(name, host, **self._what(spec, image, user, gpus))
         except NotFound as error:
             raise InvalidRequest(f"{self.context.provider}: {_no_image(image, engine.images())}.") from error
         except NameTaken as error:
@@ -340,15 +357,21 @@ class ContainerDriver(InstanceDriver):
             ) from error
         try:
             self._leave_if_too_late(engine, container, shape, whole)
-            uid, gid = _ids(engine, container, user)
+            uid, gid = find_ids(engine, container, user)
             notes = {
                 EXPIRY: f"{int(time.time()) + spec.request.time + GRACE}\n" if spec.request.time else "\n"
             }
-            engine.write(container, make_archive(HOME, uid, gid, notes))
+            folders = [FOLDER] if home else [FOLDER, HOME]
+            engine.write(container, make_archive(folders, uid, gid, notes))
+            if home:
+                give_home(engine, container, home, uid, gid)
         except BaseException:
             engine.remove(container)
             raise
         return container
+
+    def _home(self, engine: ContainerEngine, owner: str) -> str:
+        return make_home(engine, self.context.installation, owner) if self.settings.keep_homes else ""
 
     def _leave_if_too_late(self, engine: ContainerEngine, container: str, shape: Shape, whole: Shape) -> None:
         """Others than us may use the engine: of those who made a container at once, the first to be made stay."""
@@ -360,7 +383,7 @@ class ContainerDriver(InstanceDriver):
         if why := self._why_full(shape, whole, _taking(before)):
             raise NoCapacity(f"{self.context.provider} is full: somebody else was first; {why}.")
 
-    def _host(self, shape: Shape, gpus: Sequence[str], user: str) -> dict[str, Any]:
+    def _host(self, shape: Shape, gpus: Sequence[str], user: str, home: str) -> dict[str, Any]:
         host: dict[str, Any] = {
             "nano_cpus": int(shape.cpus * 1e9),
             "mem_limit": shape.memory,
@@ -373,7 +396,9 @@ class ContainerDriver(InstanceDriver):
                 there: {"bind": within, "mode": "ro"} for there, within in self.settings.mounts.items()
             },
         }
-        if not _is_root(user):
+        if home:
+            host["binds"][home] = {"bind": HOME, "mode": "nocopy"}  # nothing of an image's comes into it
+        if not is_root(user):
             host["cap_drop"] = ["ALL"]
         named = [gpu for gpu in gpus if "=" in gpu]
         numbered = [gpu for gpu in gpus if "=" not in gpu]
@@ -395,8 +420,8 @@ class ContainerDriver(InstanceDriver):
             "labels": {
                 "gridcloud.installation": self.context.installation,
                 "gridcloud.instance": spec.id,
-                "gridcloud.owner": _label(spec.owner),
-                "gridcloud.name": _label(spec.name),
+                "gridcloud.owner": label_text(spec.owner),
+                "gridcloud.name": label_text(spec.name),
                 "gridcloud.cpus": repr(shape.cpus),
                 "gridcloud.memory": str(shape.memory),
                 "gridcloud.gpus": ",".join(gpus),
@@ -405,7 +430,7 @@ class ContainerDriver(InstanceDriver):
 
     def _user(self, engine: ContainerEngine, image: str) -> str:
         user = self.settings.user or str(engine.image(image).get("User") or "")
-        if self.settings.allow_root or not _is_root(user):
+        if self.settings.allow_root or not is_root(user):
             return user
         if self.settings.user:
             raise Rejected(
@@ -427,7 +452,7 @@ class ContainerDriver(InstanceDriver):
         if state in ("created", "configured", "initialized", "restarting"):
             return Observation(phase=Phase.PENDING, detail=entry["Status"])
         if state in ("running", "paused"):
-            address = ContainerAddress(engine=engine.url, container=entry["Id"], directory=HOME)
+            address = ContainerAddress(engine=engine.url, container=entry["Id"], directory=FOLDER, home=HOME)
             return Observation(phase=Phase.RUNNING, address=address, detail=entry["Status"])
         try:
             ended = engine.inspect(entry["Id"])["State"]
@@ -476,6 +501,9 @@ class ContainerDriver(InstanceDriver):
             findings.append(
                 self._finding(False, _no_image(image, engine.images()), "Import or build it, or set 'image'.")
             )
+        if self.settings.keep_homes:
+            homes = engine.volumes([self._tag, "gridcloud.home"])
+            findings.append(self._finding(True, tell_homes(homes)))
         numbered = [gpu for gpu in self.settings.gpus if "=" not in gpu]
         if numbered and "nvidia" not in (said.get("Runtimes") or {}):
             message = f"GPUs {', '.join(numbered)} are configured, and the engine has no nvidia runtime"
@@ -530,46 +558,3 @@ def _is_there(engine: ContainerEngine, image: str) -> bool:
 def _no_image(image: str, there: Sequence[str]) -> str:
     names = ", ".join(there[:12]) or "none"
     return f"there is no image {image!r:.120}; there are: {names}"
-
-
-def _ids(engine: ContainerEngine, container: str, user: str) -> tuple[int, int]:
-    """Return the numbers of a user as the image knows it. Raises Rejected for a name that it does not."""
-    name, _, group = user.partition(":")
-    if not name or name.isdecimal():
-        uid = int(name or 0)
-        found = [row for row in _rows(engine, container, "/etc/passwd") if not group and row[2:3] == [name]]
-    else:
-        found = [row for row in _rows(engine, container, "/etc/passwd") if row[0] == name]
-        if not found:
-            raise Rejected(
-                f"The image has no user {name!r}.", remedy="Set 'user' to a number, or to one it has."
-            )
-        uid = int(found[0][2])
-    if group.isdecimal():
-        return uid, int(group)
-    if group:
-        groups = [row for row in _rows(engine, container, "/etc/group") if row[0] == group]
-        if not groups:
-            raise Rejected(f"The image has no group {group!r}.", remedy="Set 'user' to numbers.")
-        return uid, int(groups[0][2])
-    return uid, int(found[0][3]) if found else 0
-
-
-def _rows(engine: ContainerEngine, container: str, path: str) -> list[list[str]]:
-    try:
-        text = engine.read(container, path).decode(errors="replace")
-    except NotFound:
-        return []
-    return [row for line in text.splitlines() if len(row := line.split(":")) >= 3]
-
-
-def _is_root(user: str) -> bool:
-    return user.partition(":")[0] in ("", "root") or user.partition(":")[0].strip("0") == ""
-
-
-def _label(text: str) -> str:
-    return "".join(character for character in text if character.isprintable())[:300]
-
-
-def _short(installation: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", installation.lower())[:8] or "x"

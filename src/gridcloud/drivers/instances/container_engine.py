@@ -100,15 +100,15 @@ class ContainerEngine:
         self._ask(_SLOW, lambda client: client.start(container), "the container")
 
     def remove(self, container: str) -> None:
-        """End and remove a container with its volumes; one that is not there is removed."""
+        """End and remove a container with its volumes that have no name; one that is not there is removed."""
         try:
             self._ask(_SLOW, lambda client: client.remove_container(container, force=True, v=True))
         except (NotFound, NameTaken):
             pass  # gone, or somebody else is removing it
 
-    def write(self, container: str, archive: bytes) -> None:
-        """Unpack a tar archive at the root of a container, as root."""
-        if not self._ask(_SLOW, lambda client: client.put_archive(container, "/", archive)):
+    def write(self, container: str, archive: bytes, at: str = "/") -> None:
+        """Unpack a tar archive at a folder of a container, as root."""
+        if not self._ask(_SLOW, lambda client: client.put_archive(container, at, archive)):
             raise Transient("The container engine did not take the instance's own files.")
 
     def read(self, container: str, path: str) -> bytes:
@@ -122,16 +122,50 @@ class ContainerEngine:
 
         return self._ask(_QUICK, read)
 
-    def has_program(self, container: str, name: str) -> bool:
-        """Tell whether a shell in the container finds the program."""
+    def execute(self, container: str, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command in a container that runs, as its user; return its exit status and what it said."""
 
-        def look(client: Any) -> bool:
-            command = ["/bin/sh", "-c", 'command -v -- "$1"', "sh", name]
-            made = client.exec_create(container, command)["Id"]
-            client.exec_start(made)
-            return bool(client.exec_inspect(made)["ExitCode"] == 0)
+        def execute(client: Any) -> tuple[int, str]:
+            made = client.exec_create(container, list(command))["Id"]
+            said = client.exec_start(made).decode(errors="replace")
+            return int(client.exec_inspect(made)["ExitCode"]), said
+
+        return self._ask(_QUICK, execute, "the command")
+
+    def ownership(self, container: str, path: str) -> tuple[int, int]:
+        """Return the number of a file's or folder's user, as the container knows it, and its permission bits.
+        The container need not run; Podman then tells of its user, whoever it is. Raises NotFound."""
+
+        def look(client: Any) -> tuple[int, int]:
+            # The SDK cannot stop reading: of what may be a large folder only the first entry is wanted.
+            url = f"{client.base_url}/v{client.api_version}/containers/{container}/archive"
+            plain = {"Accept-Encoding": "identity"}
+            with client.get(url, params={"path": path}, headers=plain, stream=True, timeout=_QUICK) as answer:
+                if answer.status_code == 404:
+                    raise NotFound(f"There is no {path} in the container.")
+                answer.raise_for_status()
+                try:
+                    with tarfile.open(fileobj=answer.raw, mode="r|") as archive:
+                        entry = archive.next()
+                except tarfile.TarError:
+                    entry = None
+            if entry is None:
+                raise Transient(f"The container engine does not tell whose {path} is.")
+            return entry.uid, entry.mode & 0o777
 
         return self._ask(_QUICK, look)
+
+    def make_volume(self, name: str, labels: Mapping[str, str]) -> dict[str, str]:
+        """Make a volume, or find the one of that name; return the labels it has."""
+        made = self._ask(
+            _SLOW, lambda client: client.create_volume(name, labels=dict(labels)), f"the volume {name}"
+        )
+        return dict(made.get("Labels") or {})
+
+    def volumes(self, labels: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Return the labels of all volumes, by name, that carry these (``name`` or ``name=value``)."""
+        listed = self._ask(_QUICK, lambda client: client.volumes(filters={"label": list(labels)}))
+        return {one["Name"]: dict(one.get("Labels") or {}) for one in listed.get("Volumes") or ()}
 
     def _ask(self, seconds: int, call: Callable[[Any], T], what: str = "") -> T:
         try:
@@ -190,11 +224,11 @@ def find_engine() -> str:
     return ""
 
 
-def make_archive(folder: str, uid: int, gid: int, notes: Mapping[str, str]) -> bytes:
-    """Return a tar archive of a folder that belongs to a user alone ("" for none), and of readable files of root's."""
+def make_archive(folders: Sequence[str], uid: int, gid: int, notes: Mapping[str, str]) -> bytes:
+    """Return a tar archive of folders that belong to a user alone, and of readable files of root's."""
     held = io.BytesIO()
     with tarfile.open(fileobj=held, mode="w") as archive:
-        if folder:
+        for folder in folders:
             entry = tarfile.TarInfo(folder.strip("/"))
             entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o700, uid, gid
             archive.addfile(entry)
@@ -202,7 +236,9 @@ def make_archive(folder: str, uid: int, gid: int, notes: Mapping[str, str]) -> b
             entry = tarfile.TarInfo(name.strip("/"))
             entry.mode, entry.size = 0o644, len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
-    return held.getvalue()
+        end = archive.offset
+    # No more than the two blocks that end an archive: Podman's reader is gone before it has read padding beyond them.
+    return held.getvalue()[: end + 2 * tarfile.BLOCKSIZE]
 
 
 def _tagged(name: str) -> bool:
@@ -220,6 +256,10 @@ def _explained(status: int, said: str, what: str) -> GridcloudError:
     denied = ("denied", "unauthorized", "authentication required")
     if status in (401, 403) or (status != 409 and any(word in low for word in denied) and "image" in subject):
         return Rejected(message, remedy="Log the engine in where the image is kept, or name another image.")
+    if "unknown user" in low or "unable to find user" in low:
+        return Rejected(
+            f"The image has no such user: {said.strip()}", remedy="Set 'user' to one it has, or to a number."
+        )
     if status == 404 or "manifest unknown" in low or "no such image" in low:
         return NotFound(message)
     if "cannot allocate memory" in low or "resource temporarily unavailable" in low:

@@ -62,6 +62,10 @@ class ContainerSettings(ProviderSettings):
     allow_root: bool = Field(
         default=False, description="let containers run as root within, where image or user say so"
     )
+    keep_homes: bool = Field(
+        default=True,
+        description="keep each owner's home in a volume of the engine when a container has ended: their work is there",
+    )
     mounts: Mapping[str, str] = Field(
         default_factory=dict,
         description="folders of the engine's computer to mount, read-only: path there to path in the container",
@@ -89,4 +93,7 @@ class ContainerSettings(ProviderSettings):
         for path in (*value, *value.values()):
             if not path.startswith("/") or ".." in path.split("/") or ":" in path:
                 raise ValueError(f"{path!r} must be an absolute path without '..' and ':'")
+        for within in value.values():
+            if within.rstrip("/") in ("", "/gridcloud", "/gridcloud/home"):
+                raise ValueError(f"{within!r} is where something else is; mount it elsewhere")
         return value
