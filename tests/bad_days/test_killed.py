@@ -26,6 +26,7 @@ from gridcloud.sessions.model import FINAL as SESSION_FINAL
 from tests.houses import configure, containers, end, ended, link, machines, obtain, open_house
 from tests.labs.containers import SESSION_IMAGE, Engine
 from tests.labs.machines import Machine
+from tests.sessions.visit import PAGE
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.timeout(900)]
 
@@ -34,8 +35,6 @@ SEED = int(os.environ.get("KILL_SEED", "20"))
 AT_ONCE = 3
 STEPS = 24
 """Lines that the victim prints in the course of about two lives of an instance and of a session."""
-
-PAGE = (Path(__file__).parents[1] / "sessions" / "page.py").read_text()
 
 
 @dataclass
@@ -193,14 +192,10 @@ async def test_killed_while_it_starts_and_stops_on_a_machine(
     conclude(await suffer_all("ssh", tmp_path, provider, left), capsys)
 
 
-@pytest.mark.parametrize("kind", ["container", "ssh"])
 async def test_what_an_older_copy_of_the_store_does_not_know_is_mended(
-    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+    tmp_path: Path, elsewhere: dict[str, Any]
 ) -> None:
-    if kind == "ssh":
-        provider = machines(request.getfixturevalue("ssh_machine"))
-    else:
-        provider = containers(request.getfixturevalue("podman_engine"))
+    provider = elsewhere
     async with open_house(tmp_path, {"there": provider}) as house:
         known = await obtain(house)
     for name in ("store.sqlite", "store.sqlite-wal"):

@@ -22,7 +22,9 @@ class Page(http.server.BaseHTTPRequestHandler):
             with urllib.request.urlopen(f"http://{os.environ['BACK']}/", timeout=10) as page:
                 answer = page.read()
         elif self.path == "/environment":
-            answer = json.dumps({"pid": os.getpid(), **os.environ}).encode()
+            answer = json.dumps(dict(os.environ)).encode()
+        elif self.path == "/pid":
+            answer = str(os.getpid()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()

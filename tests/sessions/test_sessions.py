@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,71 +11,23 @@ import pytest
 
 from gridcloud.connections.model import Port, Socket
 from gridcloud.errors import Rejected
-from gridcloud.instances.model import Request
-from gridcloud.service.house import House
-from gridcloud.sessions.model import FINAL, Plan, Session, State
+from gridcloud.sessions.model import Plan, Session, State
 from tests.houses import containers, ended, here, machines, open_house, story
 from tests.labs.containers import SESSION_IMAGE, Engine
 from tests.labs.machines import Machine
-
-PAGE = Path(__file__).with_name("page.py").read_text()
-SMALL = Request(cpus=0.25, memory=128 << 20)
-PLAN = Plan(
-    words=("python3", "-c", PAGE),
-    listening=("--socket", "{socket}"),
-    environment={"PORT": "{port}"},
-)
-
-
-async def fetch(session: Session, path: str = "/") -> bytes:
-    """Return a page of a running session."""
-    assert session.endpoint is not None
-    url = f"http://{session.endpoint.host}:{session.endpoint.port}{path}"
-
-    def get() -> bytes:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return bytes(answer.read())
-
-    return await asyncio.to_thread(get)
-
-
-async def begin(house: House, plan: Plan = PLAN, **more: Any) -> Session:
-    """Return a session once it answers."""
-    session = await house.sessions.submit("ada", SMALL, plan, **more)
-    async with asyncio.timeout(60):
-        return await house.sessions.wait(session.id)
-
-
-async def over(house: House, session: Session, seconds: float = 40) -> Session:
-    """Return a session once nothing is left of it."""
-    async with asyncio.timeout(seconds):
-        async for now in house.sessions.lives.follow(session.id):
-            if now.state in FINAL:
-                return now
-    raise AssertionError("it never ended")
+from tests.sessions.visit import SMALL, begin, fetch, home, over, plan_back
 
 
 @pytest.fixture
 async def back() -> AsyncIterator[Port]:
     """A server here that a session is to reach."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\nfrom home")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield Port(port=server.sockets[0].getsockname()[1])
+    async with home() as port:
+        yield port
 
 
 async def live_a_life(folder: Path, provider: dict[str, Any], back: Port) -> Session:
-    plan = PLAN.model_copy(
-        update={"exposed": {"back": back}, "environment": {"PORT": "{port}", "BACK": "{back}"}}
-    )
     async with open_house(folder, {"there": provider}) as house:
-        session = await begin(house, plan, environment={"SECRET": "x{port}y $HOME\n'\""})
+        session = await begin(house, plan_back(back), environment={"SECRET": "x{port}y $HOME\n'\""})
         assert await fetch(session) == b"here"
         assert await fetch(session, "/back") == b"from home"
         given = json.loads(await fetch(session, "/environment"))

@@ -35,6 +35,7 @@ from gridcloud.instances.matching import describe, unserved
 from gridcloud.instances.model import FINAL, Instance, Observation, Offer, Phase, Reason, Request, Spec, State
 from gridcloud.instances.observer import Observer
 from gridcloud.instances.providers import Providers
+from gridcloud.instances.silence import Silences
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -57,6 +58,8 @@ class Timing:
     first_pause: float = 1.0
     longest_pause: float = 60.0
     warning: float = 600.0
+    silence: float = 0.0
+    """How long a machine may not answer before it is given up; 0: as long as it likes."""
     longest_life: float = 0.0
     """The time limit of requests that name none; 0: none."""
 
@@ -82,6 +85,7 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._observers: dict[str, Observer] = {}
+        self._silences = Silences(timing.silence)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
             Duty.CHOOSE: self._choose,
@@ -481,13 +485,31 @@ class Runner:
                     instance = await self.records.save(instance, "expiring", message, data, warned=True)
         try:
             seen = await self._observe(instance)
-        except Transient:
-            return
+        except Transient as error:
+            seen = Observation(phase=Phase.PENDING, detail=str(error))
         if seen.phase in (Phase.GONE, Phase.FAILED):
-            detail = f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
-            lost = await self.records.happen(instance, Event.GONE, detail, reason=Reason.LOST, detail=detail)
-            if lost is not None:
-                self._carry(instance.id)
+            await self._lose(
+                instance, f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
+            )
+        elif seen.phase is Phase.PENDING:
+            await self._bear(instance, seen.detail)
+        elif self._silences.end(instance.id):
+            await self.records.tell(instance, "answering", "The machine answers again.")
+
+    async def _bear(self, instance: Instance, detail: str) -> None:
+        """Wait for a machine that does not answer, and give it up when that takes too long."""
+        now = self.clock.now()
+        if self._silences.begin(instance.id, now):
+            await self.records.tell(instance, "silent", f"The machine does not answer: {detail}")
+        if since := self._silences.given_up(instance.id, now):
+            text = f"The machine is lost: it has not answered since {since:%H:%M:%S} UTC. {detail}"
+            await self._lose(instance, text.strip())
+
+    async def _lose(self, instance: Instance, detail: str) -> None:
+        self._silences.end(instance.id)
+        lost = await self.records.happen(instance, Event.GONE, detail, reason=Reason.LOST, detail=detail)
+        if lost is not None:
+            self._carry(instance.id)
 
     async def _configure_duty(self, instance: Instance) -> None:
         if not instance.configure:

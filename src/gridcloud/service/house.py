@@ -81,6 +81,7 @@ class House:
         timing = instances.Timing(
             boot=settings.limits.start,
             warning=settings.limits.warning,
+            silence=settings.limits.silence,
             longest_life=settings.defaults.time or settings.limits.time,
             first_pause=settings.limits.retry_first,
             longest_pause=settings.limits.retry_longest,

@@ -166,6 +166,9 @@ class Runner:
             except Transient as error:
                 log.info("session %s: %s", session_id, error)
                 await self.clock.sleep(self._poll)
+            except GridcloudError as error:
+                await self._break(await self.lives.get(session_id), str(error))
+                await self.clock.sleep(self._poll)
             except Exception as error:
                 log.exception("session %s: the runner failed", session_id)
                 session = await self.lives.get(session_id)
@@ -315,28 +318,46 @@ class Runner:
             return
         connection = await self.machines.links.get(instance.id, instance.address)
         if session.id not in self._forwards:
-            await self._reopen(session, instance, connection)
-        if session.program is not None:
             try:
-                async with asyncio.timeout(30):
-                    status = await programs.status(connection, session.program)
-            except TimeoutError:
-                raise TimedOut("The machine does not answer.") from None
+                await self._reopen(session, instance, connection)
+            except PortTaken as error:  # by what the lost connection left there, as a rule: it ends soon
+                await self._close_forwards(session.id)
+                raise Transient(str(error)) from error
+        if session.program is not None:
+            status = await self._status(instance, connection, session.program)
             if isinstance(status, programs.Exited):
                 text = await _last_words(connection, session.program)
                 await self._break(session, f"The program ended with exit code {status.code}.", log=text)
                 return
         await self._pause_while_ready(instance)
 
-    async def _pause_while_ready(self, instance: Instance) -> None:
-        async def leave_ready() -> None:
-            async for now in self.machines.records.follow(instance.id):
-                if now.state is not InstanceState.READY:
-                    return
+    async def _status(
+        self, instance: Instance, connection: Connection, program: programs.Program
+    ) -> programs.Running | programs.Exited:
+        """Ask how the program is, for as long as its instance is ready. Raises TimedOut."""
+        asking = asyncio.ensure_future(programs.status(connection, program))
+        leaving = asyncio.ensure_future(self._leave_ready(instance))
+        try:
+            done, _ = await asyncio.wait({asking, leaving}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            if asking in done:
+                return asking.result()
+            if leaving in done:
+                return programs.Running()
+            raise TimedOut("The machine does not answer.")
+        finally:
+            asking.cancel()
+            leaving.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
 
+    async def _leave_ready(self, instance: Instance) -> None:
+        async for now in self.machines.records.follow(instance.id):
+            if now.state is not InstanceState.READY:
+                return
+
+    async def _pause_while_ready(self, instance: Instance) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll):
-                await leave_ready()
+                await self._leave_ready(instance)
 
     async def _reopen(self, session: Session, instance: Instance, connection: Connection) -> None:
         """Open the tunnels of a session that outlived us, where they were before."""

@@ -62,6 +62,10 @@ class LimitSettings(Section):
     start: Duration = Field(
         default=900, ge=1, description="longest time from a chosen offer to a machine that answers"
     )
+    silence: Duration = Field(
+        default=1800,
+        description="a machine that has not answered for so long is given up, with what runs on it; 0: never",
+    )
     configure: Duration = Field(default=3600, ge=1, description="longest time for configuring a machine")
     retry_first: float = Field(
         default=1.0,
