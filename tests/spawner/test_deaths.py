@@ -67,6 +67,9 @@ async def test_a_killed_hub_cuts_no_kernel_and_finds_its_sessions(sturdy: UpHous
             async with client.get(f"{path}api/status") as answer:
                 assert (await answer.json())["kernels"] == 1
         await sturdy.stop_server(client, "ada")
+        async with client.get("/hub/api/users/ada/tokens") as answer:
+            notes = [token["note"] for token in (await answer.json())["api_tokens"]]
+        assert "Server at /user/ada/" not in notes
 
 
 @pytest.mark.keeps("the house's new process")

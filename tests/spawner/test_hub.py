@@ -51,6 +51,8 @@ async def test_a_cancelled_start_leaves_nothing(house: UpHouse) -> None:
         for pause in (0.0, 0.05, 0.2, 0.4):
             await house.user(client, "cara")
             post = asyncio.create_task(_start(client, "cara"))
+            while not await house.server(client, "cara"):
+                assert not post.done(), house.logs()
             await asyncio.sleep(pause)
             await house.stop_server(client, "cara")
             await post

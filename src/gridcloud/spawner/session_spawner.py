@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from jupyterhub.orm import APIToken
 from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.utils import url_escape_path, url_path_join
 from traitlets import default
 
 from gridcloud.connections.model import Port
@@ -153,6 +155,15 @@ class GridcloudSpawner(Spawner):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5 if now else STOPPING):
                     await self._ended()
+
+    def run_post_stop_hook(self) -> Any:
+        """Revoke the token of the session that has ended: JupyterHub forgets it when it is itself restarted."""
+        database = self.user.db
+        note = f"Server at {url_path_join(self.user.base_url, url_escape_path(self.name), '/')}"
+        for token in database.query(APIToken).filter_by(user_id=self.user.orm_user.id, note=note):
+            database.delete(token)
+        database.commit()
+        return super().run_post_stop_hook()
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the live steps of a pending start."""
