@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +16,15 @@ from urllib.parse import quote
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
 from gridcloud.connections.model import Port
-from gridcloud.errors import ConfigurationFailed, GridcloudError, NoOffer, NotFound
+from gridcloud.errors import (
+    ConfigurationFailed,
+    Forbidden,
+    GridcloudError,
+    InvalidRequest,
+    NoOffer,
+    NotFound,
+    StorageFull,
+)
 from gridcloud.instances.model import FINAL, Finding, Instance, Reason, Request, State
 from gridcloud.service import packing
 from gridcloud.service.documents import (
@@ -140,21 +152,29 @@ class AsyncClient:
         return process
 
     async def put(self, instance_id: str, source: Path, target: str) -> None:
-        """Copy a file or folder to ``target`` on a ready instance (relative: to its own folder)."""
-        if not source.exists():
-            raise NotFound(f"There is no {source}.")
+        """Copy a file or folder to ``target`` on a ready instance (relative: to its own folder).
+
+        ``target`` names the copy itself; missing parents are made. Raises NotFound, Forbidden, StorageFull.
+        """
+        content = await asyncio.to_thread(_readable, source)
         await self._wire.tell(
-            "PUT", _path("instances", instance_id, "files"), packing.pack(source), path=target
+            "PUT", _path("instances", instance_id, "files"), packing.pack(content), path=target
         )
 
     async def get(self, instance_id: str, source: str, target: Path) -> None:
-        """Copy a file or folder from ``source`` on a ready instance to ``target`` here (which is no folder yet)."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".gridcloud-", dir=target.parent) as folder:
+        """Copy a file or folder from ``source`` on a ready instance to ``target`` here.
+
+        It appears there when it is complete; a file takes the place of a file, and nothing else is replaced.
+        Raises NotFound, Forbidden, InvalidRequest, StorageFull.
+        """
+        folder = Path(await asyncio.to_thread(_make_folder_beside, target))
+        try:
             path = _path("instances", instance_id, "files")
             async with self._wire.send("GET", path, None, path=source) as response:
-                content = await packing.unpack(response.content.iter_chunked(256 * 1024), Path(folder))
-            content.replace(target)
+                content = await packing.unpack(response.content.iter_chunked(256 * 1024), folder)
+            await asyncio.to_thread(_put_in_place, content, target)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     # Sessions ------------------------------------------------------------------------------------------------
 
@@ -265,6 +285,46 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _readable(source: Path) -> Path:
+    """Return the path without links, as a copy has none at its top. Raises NotFound, Forbidden."""
+    try:
+        found = source.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"There is no {source}.") from None
+    except (OSError, RuntimeError) as error:  # a circle of links
+        raise Forbidden(f"{source} cannot be read: {error}.") from error
+    if not os.access(found, os.R_OK):
+        raise Forbidden(f"{source} may not be read.", remedy="Check its owner and mode.")
+    return found
+
+
+def _make_folder_beside(target: Path) -> str:
+    if target.is_dir():
+        raise InvalidRequest(f"{target} is there already.", remedy="Remove it, or name another target.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix=".gridcloud-", dir=target.parent)
+    except FileExistsError as error:
+        raise InvalidRequest(f"{error.filename} is no folder.") from error
+    except OSError as error:
+        raise _unwritten(target, error) from error
+
+
+def _put_in_place(content: Path, target: Path) -> None:
+    if content.is_dir() and os.path.lexists(target):
+        raise InvalidRequest(f"{target} is there already.", remedy="Remove it, or name another target.")
+    try:
+        content.replace(target)
+    except OSError as error:
+        raise _unwritten(target, error) from error
+
+
+def _unwritten(target: Path, error: OSError) -> GridcloudError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"No space is left for {target}.")
+    return Forbidden(f"{target} cannot be written: {error.strerror}.", remedy="Check its folder's mode.")
 
 
 def _path(*parts: str) -> str:

@@ -26,22 +26,24 @@ async def connect_async(
     config: Path | None = None,
     data: Path | None = None,
     alone: bool = False,
+    ca: Path | None = None,
 ) -> AsyncClient:
     """Return a client of the service at ``url`` (default: GRIDCLOUD_URL) with ``token`` (default: GRIDCLOUD_TOKEN);
     without a URL, of the service on this computer; where none runs, of one within this process.
 
-    ``alone``: never become the owner. Raises Unreachable, InvalidSettings.
+    ``alone``: never become the owner. ``ca``: a file of certificates (PEM) of the authorities to trust at ``url``,
+    instead of those that this computer trusts or SSL_CERT_FILE names. Raises Unreachable, InvalidSettings.
     """
     url = url or os.environ.get("GRIDCLOUD_URL", "")
     if url:
         token = token or os.environ.get("GRIDCLOUD_TOKEN", "")
         if not url.startswith("https://"):
             raise InvalidSettings(f"{url!r} is no https:// URL.", remedy="A token is only sent over TLS.")
-        return AsyncClient(Wire(url=url, token=token))
+        return AsyncClient(Wire(url=url, token=token, ca=ca))
     data = data or data_folder()
     path = socket_path(data)
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    while not _answers(path):
+    while not await asyncio.to_thread(_answers, path):
         if alone:
             raise Unreachable(f"No service runs for {data}.", remedy="Start one: gridcloud up")
         with contextlib.suppress(Conflict):

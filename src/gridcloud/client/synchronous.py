@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.opening import connect_async
+from gridcloud.client.process import RemoteProcess
 from gridcloud.instances.model import Finding, Instance, Request
 from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
@@ -20,19 +24,33 @@ __all__ = ["Client", "connect"]
 
 Result = TypeVar("Result")
 
+TIDYING = 60.0
+"""Seconds to wait for what is left of an interrupted call."""
+
 
 def connect(
-    url: str | None = None, *, token: str | None = None, config: Path | None = None, data: Path | None = None
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    config: Path | None = None,
+    data: Path | None = None,
+    alone: bool = False,
+    ca: Path | None = None,
 ) -> Client:
     """Return a client of the service at a URL, of the one on this computer, or of one within this process.
 
-    Use it in a ``with`` block, or close it. Raises Unreachable, InvalidSettings.
+    The arguments are those of `connect_async`. Use it in a ``with`` block, or close it. Raises Unreachable,
+    InvalidSettings.
     """
     context = start_blocking_portal("asyncio")
     portal = context.__enter__()
     try:
         return Client(
-            portal.call(lambda: connect_async(url, token=token, config=config, data=data)), portal, context
+            portal.call(
+                lambda: connect_async(url, token=token, config=config, data=data, alone=alone, ca=ca)
+            ),
+            portal,
+            context,
         )
     except BaseException:
         context.__exit__(None, None, None)
@@ -74,10 +92,11 @@ class Client:
             try:
                 return await self._client.wait_ready(instance.id, on_event)
             except BaseException:
-                await self._client.stop(instance.id)
+                with CancelScope(shield=True):
+                    await self._client.stop(instance.id)
                 raise
 
-        return self._portal.call(work)
+        return self._call(work)
 
     def instances(self, *, all: bool = False) -> list[Instance]:
         """Return instances, oldest first; ended ones too with ``all``."""
@@ -127,25 +146,32 @@ class Client:
         With ``on_output`` each chunk is told as it comes ('stdout' or 'stderr', bytes), and the two are empty.
         """
 
+        async def feed(process: RemoteProcess) -> None:
+            await process.write(input)
+            await process.close_input()
+
         async def work() -> tuple[int, bytes, bytes]:
+            feeding: asyncio.Task[None] | None = None
             gathered = {"stdout": bytearray(), "stderr": bytearray()}
             process = await self._client.command(
                 instance_id, words, environment=environment, directory=directory
             )
             try:
-                for start in range(0, len(input), 65536):
-                    await process.write(input[start : start + 65536])
-                await process.close_input()
+                feeding = asyncio.create_task(feed(process))
                 async for stream, chunk in process.output():
                     if on_output is not None:
                         on_output(stream, chunk)
                     else:
                         gathered[stream] += chunk
+                await feeding
                 return process.code, bytes(gathered["stdout"]), bytes(gathered["stderr"])
             finally:
                 await process.close()
+                if feeding is not None:
+                    feeding.cancel()
+                    await asyncio.gather(feeding, return_exceptions=True)
 
-        return self._portal.call(work)
+        return self._call(work)
 
     def put(self, instance_id: str, source: Path | str, target: str) -> None:
         """Copy a file or folder to ``target`` on a ready instance."""
@@ -182,6 +208,24 @@ class Client:
     def mend(self) -> list[Trouble]:
         """Remove what nothing accounts for."""
         return self._portal.call(self._client.mend)
+
+    def _call(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Do the work; when this thread is interrupted (Ctrl-C), cancel it and wait until it has tidied up."""
+        over = threading.Event()
+
+        async def whole() -> Result:
+            try:
+                return await work()
+            finally:
+                over.set()
+
+        future = self._portal.start_task_soon(whole)
+        try:
+            return future.result()
+        except BaseException:
+            if future.cancel():
+                over.wait(TIDYING)
+            raise
 
     def close(self) -> None:
         """Let go; instances and sessions live on. May be called twice."""

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 import gridcloud
-from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
-from gridcloud.service import commands, events, instances, offers, providers, sessions
+from gridcloud.service import commands, events, files, instances, offers, providers, sessions, tokens
+from gridcloud.service.gate import Gate
 from gridcloud.service.house import House
+from gridcloud.service.problems import tell_problems
 
 __all__ = ["build_app"]
-
-log = logging.getLogger(__name__)
-
-PROBLEM = "application/problem+json"
 
 
 def build_app(house: House) -> FastAPI:
@@ -31,46 +23,8 @@ def build_app(house: House) -> FastAPI:
         redoc_url=None,
     )
     app.state.house = house
-    for module in (offers, instances, commands, sessions, providers, events):
+    for module in (offers, instances, commands, files, sessions, providers, tokens, events):
         app.include_router(module.router, prefix="/v1")
-    app.add_exception_handler(GridcloudError, _problem)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _fault)
+    app.add_middleware(Gate)
+    tell_problems(app)
     return app
-
-
-async def _problem(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, GridcloudError):
-        raise error
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(error.problem(), status_code=error.status, media_type=PROBLEM, headers=headers)
-
-
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    words = "; ".join(
-        f"{_place(entry['loc'])}: {entry['msg'].removeprefix('Value error, ')}" for entry in error.errors()
-    )
-    return await _problem(request, InvalidRequest(f"The request is not valid: {words}."))
-
-
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, HTTPException):
-        raise error
-    problem: GridcloudError = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
-    if error.status_code == 404:
-        problem = NotFound(f"There is nothing at {request.url.path}.")
-    return JSONResponse(
-        problem.problem(), status_code=error.status_code, media_type=PROBLEM, headers=error.headers
-    )
-
-
-async def _fault(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return await _problem(request, GridcloudError("gridcloud failed; its log tells more."))
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location if part != "body") or "body"

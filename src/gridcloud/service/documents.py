@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
 from gridcloud.instances.model import Finding, Instance, Offer, Request, Text
 from gridcloud.sessions.model import Plan, Session
 from gridcloud.settings import Duration
 
 __all__ = [
+    "WINDOW",
     "Event",
     "Extension",
     "Findings",
@@ -28,7 +29,25 @@ __all__ = [
     "Size",
     "Trouble",
     "Version",
+    "no_nul",
 ]
+
+
+def no_nul(value: str) -> str:
+    """Return the text. Raises ValueError for one that no path, argument or variable can be."""
+    if "\0" in value:
+        raise ValueError("a NUL character can be in no path, argument or variable")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not value or "=" in value or "\0" in value:
+        raise ValueError("this is no name of an environment variable")
+    return value
+
+
+Word = Annotated[str, AfterValidator(no_nul)]
+Variable = Annotated[str, AfterValidator(_variable)]
 
 
 class Event(BaseModel):
@@ -96,7 +115,7 @@ class SessionWish(BaseModel):
     name: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
     configure: list[dict[str, Any]] = Field(default_factory=list)
-    environment: dict[str, SecretStr] = Field(
+    environment: dict[Variable, SecretStr] = Field(
         default_factory=dict,
         description="may hold secrets: kept in memory until the program has it, never stored",
     )
@@ -119,14 +138,18 @@ class Size(BaseModel):
     rows: int = Field(default=24, ge=1, le=10_000)
 
 
+WINDOW = 1 << 20
+"""Bytes of standard input that may be on their way to a command before it takes any."""
+
+
 class Order(BaseModel):
     """The first message of a command's websocket."""
 
     model_config = ConfigDict(extra="forbid")
 
-    words: list[str] = Field(min_length=1)
-    environment: dict[str, str] = Field(default_factory=dict)
-    directory: str = ""
+    words: list[Word] = Field(min_length=1)
+    environment: dict[Variable, Word] = Field(default_factory=dict)
+    directory: Word = ""
     terminal: Size | None = None
 
 

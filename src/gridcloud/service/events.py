@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
@@ -24,7 +24,11 @@ router = APIRouter(tags=["events"])
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment line shows that the stream lives."""
 
-LastSeen = Annotated[int, Header(alias="Last-Event-ID")]
+END = b": end\n\n"
+"""The comment that ends a story told to its end; a stream without it was cut, and can be taken up again."""
+
+Place = Annotated[int, Query(ge=0, le=2**63 - 1)]
+LastSeen = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=2**63 - 1)]
 
 
 @router.get("/instances/{instance_id}/events")
@@ -33,12 +37,15 @@ async def of_instance(
     caller: Asking,
     house: TheHouse,
     follow: bool = False,
-    after: int = 0,
+    after: Place = 0,
     last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell an instance's story from ``after`` (or Last-Event-ID) on; with ``follow`` until it has ended."""
     instance = await owned_instance(house, caller, instance_id)
     ends = {str(state) for state in INSTANCE_FINAL}
+    follow = (
+        follow and instance.state not in INSTANCE_FINAL
+    )  # who has seen its last event would wait for ever
     return _stream(house, instance.owner, {instance_id}, instance_id, ends, follow, max(after, last_event_id))
 
 
@@ -48,19 +55,20 @@ async def of_session(
     caller: Asking,
     house: TheHouse,
     follow: bool = False,
-    after: int = 0,
+    after: Place = 0,
     last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell a session's story, its instance's included."""
     session = await owned_session(house, caller, session_id)
     ends = {str(state) for state in SESSION_FINAL}
+    follow = follow and session.state not in SESSION_FINAL
     subjects = {session_id, session.instance_id}
     return _stream(house, session.owner, subjects, session_id, ends, follow, max(after, last_event_id))
 
 
 @router.get("/events")
 async def of_all(
-    caller: Asking, house: TheHouse, follow: bool = False, after: int = 0, last_event_id: LastSeen = 0
+    caller: Asking, house: TheHouse, follow: bool = False, after: Place = 0, last_event_id: LastSeen = 0
 ) -> StreamingResponse:
     """Tell everything that happened to one's own things, or to everybody's for an administrator."""
     owner = None if caller.admin else caller.user
@@ -94,6 +102,7 @@ async def _replay(
             after = event.seq
             if wanted(event):
                 yield _line(event)
+    yield END
 
 
 async def _follow(
@@ -121,6 +130,7 @@ async def _follow(
             if wanted(event):
                 yield _line(event)
             if last(event):
+                yield END
                 return
     finally:
         if waiting is not None:

@@ -22,9 +22,9 @@ async def start(wish: InstanceWish, caller: Asking, house: TheHouse) -> Instance
     owner = caller.owner(wish.owner)
     request = house.complete(wish.request)
     house.check(request)
-    await house.check_count(caller.owner(wish.owner))
     await house.check_configure(wish.configure, caller.admin)
-    return await house.instances.submit(owner, request, name=wish.name, configure=wish.configure)
+    async with house.admitting(owner):
+        return await house.instances.submit(owner, request, name=wish.name, configure=wish.configure)
 
 
 @router.get("/instances")

@@ -11,7 +11,7 @@ from gridcloud.errors import GridcloudError
 from gridcloud.instances.driver import Imaging
 from gridcloud.instances.model import Finding
 from gridcloud.instances.reconciliation import Difference
-from gridcloud.service.access import Admin, Asking, TheHouse
+from gridcloud.service.access import Admin, Asking, Caller, TheHouse
 from gridcloud.service.documents import Findings, Health, Provider, ProviderEntry, Providers, Trouble
 from gridcloud.settings import add_provider, remove_provider
 
@@ -24,7 +24,7 @@ router = APIRouter(tags=["providers"])
 async def find(caller: Asking, house: TheHouse, images: bool = False) -> Providers:
     """List the configured providers and what is wrong with any of their entries."""
     entries = house.settings().providers
-    listed = await asyncio.gather(*(_describe(house, name, images) for name in entries))
+    listed = await asyncio.gather(*(_describe(house, name, images, caller) for name in entries))
     return Providers(providers=list(listed), drivers=plugins.names("instances"))
 
 
@@ -49,7 +49,7 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
 async def add(entry: ProviderEntry, caller: Admin, house: TheHouse) -> Provider:
     """Add a provider to the configuration file, once its entry is checked."""
     await asyncio.to_thread(add_provider, house.settings_file.path, entry.name, entry.entry)
-    return await _describe(house, entry.name, False)
+    return await _describe(house, entry.name, False, caller)
 
 
 @router.delete("/providers/{name}", status_code=204)
@@ -91,10 +91,13 @@ def _trouble(difference: Difference) -> Trouble:
     )
 
 
-async def _describe(house: TheHouse, name: str, images: bool) -> Provider:
-    entry = house.settings().providers[name]
+async def _describe(house: TheHouse, name: str, images: bool, caller: Caller) -> Provider:
+    entry = house.settings().providers.get(name)
+    if entry is None:
+        return Provider(name=name, driver="", problem="It was just removed.")
     if isinstance(entry, GridcloudError):
-        return Provider(name=name, driver=str(entry.details.get("driver", "")), problem=str(entry))
+        problem = str(entry) if caller.admin else "It is not set up rightly; an administrator sees why."
+        return Provider(name=name, driver=str(entry.details.get("driver", "")), problem=problem)
     provider = Provider(name=name, driver=entry.driver, location=entry.location, price=str(entry.price))
     try:
         driver = house.providers.get(name)

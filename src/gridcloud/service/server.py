@@ -6,19 +6,27 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import GridcloudError, InvalidSettings, PortTaken
 from gridcloud.service.app import build_app
+from gridcloud.service.documents import WINDOW
 from gridcloud.service.house import House
 
 __all__ = ["serving"]
 
+
+HEAD = 20.0
+"""Seconds that the head of a request may take."""
 
 _Door = tuple[socket.socket, Any, dict[str, Any]]
 """A listening socket, the app behind it, and the server's options for it."""
@@ -30,6 +38,32 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+class _Patient(H11Protocol):
+    """HTTP for clients that say within `HEAD` seconds what they want; the head of a request has 64 KiB at most."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(HEAD, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_limit()
+        elif self._limit is None and self.transport.get_protocol() is self:
+            self._limit = self.loop.call_later(HEAD, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_limit()
+        super().connection_lost(exc)
+
+    def _forget_limit(self) -> None:
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -44,6 +78,8 @@ async def serving(house: House, path: Path) -> AsyncIterator[None]:
         listeners += _https(house, app)
         servers = [_start(listener, door, options) for listener, door, options in listeners]
     except BaseException:
+        for listener, _, _ in listeners:
+            listener.close()
         path.unlink(missing_ok=True)
         raise
     try:
@@ -68,7 +104,18 @@ def _start(listener: socket.socket, door: Any, options: dict[str, Any]) -> tuple
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=2,
-        ws_max_size=16 << 20,
+        # Longer than clients keep idle connections, so that none sends a request into a closing one.
+        timeout_keep_alive=75,
+        http=_Patient,
+        # Neither compiled parser, nor event loop, nor websocket library by what happens to be installed.
+        loop="none",
+        ws="websockets-sansio",
+        ws_max_size=WINDOW + 4096,
+        # A client that does not read for a while (a pager, a stopped terminal) answers no ping, and is there all
+        # the same: the kernel's own keepalive tells who is gone.
+        ws_ping_interval=20,
+        ws_ping_timeout=None,
+        ws_per_message_deflate=False,
         server_header=False,
         **options,
     )
@@ -107,8 +154,10 @@ def _https(house: House, app: FastAPI) -> list[_Door]:
                 f"service.{name}: {key or 'nothing'} is no file.",
                 remedy="HTTPS needs both service.certificate and service.key; leave service.host out for none.",
             )
+    _check_certificate(settings.certificate, settings.key)
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keep_alive(listener)  # what is accepted inherits it
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
@@ -119,3 +168,17 @@ def _https(house: House, app: FastAPI) -> list[_Door]:
         ) from error
     listener.setblocking(False)
     return [(listener, app, {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.key})]
+
+
+def _check_certificate(certificate: str, key: str) -> None:
+    if Path(key).stat().st_mode & 0o007:
+        raise InvalidSettings(
+            f"service.key: everybody on this computer may read {key}.", remedy=f"Run: chmod 600 {key}"
+        )
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidSettings(
+            f"service.certificate and service.key ({certificate}, {key}) cannot be used: {error}.",
+            remedy="Give the certificate and its own private key, both PEM.",
+        ) from error

@@ -16,19 +16,20 @@ router = APIRouter(tags=["sessions"])
 @router.post("/sessions", status_code=201)
 async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
     """Ask for a session; answers at once. For the hub: tunnels open ports on the service's computer."""
+    owner = caller.owner(wish.owner)
     request = house.complete(wish.request)
     house.check(request)
-    await house.check_count(caller.owner(wish.owner))
     await house.check_configure(wish.configure, caller.admin)
     environment = {name: value.get_secret_value() for name, value in wish.environment.items()}
-    return await house.sessions.submit(
-        caller.owner(wish.owner),
-        request,
-        wish.plan,
-        name=wish.name,
-        configure=wish.configure,
-        environment=environment,
-    )
+    async with house.admitting(owner):
+        return await house.sessions.submit(
+            owner,
+            request,
+            wish.plan,
+            name=wish.name,
+            configure=wish.configure,
+            environment=environment,
+        )
 
 
 @router.get("/sessions")

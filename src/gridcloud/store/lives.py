@@ -58,7 +58,7 @@ class Lives(Generic[T]):
         self._step = step
         self._final = frozenset(final)
         self._known: dict[str, T] = {}
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, list[asyncio.Event]] = {}
 
     async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
         """Store a new thing with its first event. Raises Conflict when there is one of its id."""
@@ -66,7 +66,7 @@ class Lives(Generic[T]):
         record = await self.store.insert(
             self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry]
         )
-        return self._keep(self._thing(record))
+        return self._wake(self._keep(self._thing(record)))
 
     async def get(self, id: str) -> T:
         """Return one. Raises NotFound."""
@@ -86,27 +86,34 @@ class Lives(Generic[T]):
             self._thing(record) for record in await self.store.find(self.kind, owner=owner, states=wanted)
         ]
 
-    async def live(self) -> list[T]:
-        """Return all that have not ended."""
+    async def live(self, owner: str | None = None) -> list[T]:
+        """Return all that have not ended, of one owner or of all."""
         known: type[StrEnum] = type(next(iter(self._final)))
-        return await self.find(states=[state for state in known if state not in self._final])
+        return await self.find(owner=owner, states=[state for state in known if state not in self._final])
 
     async def follow(self, id: str) -> AsyncIterator[T]:
         """Yield it as it is, then as it is after each change (some may be skipped), until it has ended."""
         seen = 0
-        while True:
-            changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(id, []).append(changed)
-            thing = await self.get(id)
-            if thing.version > seen:
-                seen = thing.version
-                yield thing
-                if thing.state in self._final:
-                    return
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL if self.store.shared else None):
-                    await changed
+        changed = asyncio.Event()
+        waiting = self._waiting.setdefault(id, [])
+        waiting.append(changed)
+        try:
+            while True:
+                changed.clear()
+                thing = await self.get(id)
+                if thing.version > seen:
+                    seen = thing.version
+                    yield thing
+                    if thing.state in self._final:
+                        return
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL if self.store.shared else None):
+                        await changed.wait()
+        finally:
+            waiting.remove(changed)
+            if not waiting and self._waiting.get(id) is waiting:
+                del self._waiting[id]
 
     async def save(
         self, thing: T, type: str, message: str, data: dict[str, Any] | None = None, **changes: Any
@@ -127,7 +134,7 @@ class Lives(Generic[T]):
         except Conflict:
             self._known.pop(thing.id, None)
             raise
-        return self._keep(changed.model_copy(update={"version": stored.version}))
+        return self._wake(self._keep(changed.model_copy(update={"version": stored.version})))
 
     async def happen(
         self, thing: T, event: StrEnum, message: str, data: dict[str, Any] | None = None, **changes: Any
@@ -159,9 +166,12 @@ class Lives(Generic[T]):
             self._known.pop(thing.id, None)
         else:
             self._known[thing.id] = thing
-        for waiting in self._waiting.pop(thing.id, ()):
-            if not waiting.done():
-                waiting.set_result(None)
+        return thing
+
+    def _wake(self, thing: T) -> T:
+        """Tell the followers of a thing that was changed here."""
+        for changed in self._waiting.get(thing.id, ()):
+            changed.set()
         return thing
 
     @staticmethod
