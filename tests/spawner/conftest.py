@@ -17,10 +17,12 @@ HERE: dict[str, Any] = {"driver": "local"} | (
     {"allow_root": True} if os.geteuid() == 0 else {"share_account": True}
 )
 
+EVIL = '"><script>alert(1)</script>{{7*7}}'
 
-@pytest.fixture(scope="module")
+
+@pytest.fixture(scope="session")
 def make_house() -> Iterator[Callable[..., UpHouse]]:
-    """Make houses that end with the module."""
+    """Make houses that end with the run."""
     made: list[UpHouse] = []
 
     def make(providers: dict[str, Any] | None = None, **settings: Any) -> UpHouse:
@@ -35,9 +37,9 @@ def make_house() -> Iterator[Callable[..., UpHouse]]:
         shutil.rmtree(house.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def house(make_house: Callable[..., UpHouse]) -> UpHouse:
-    """A house that is up, with this computer as its only provider."""
-    house = make_house()
+    """A house that is up, with this computer, whose location is an attack, and a provider that is broken."""
+    house = make_house({"here": {**HERE, "location": EVIL}, "broken": {"driver": "no-such-driver"}})
     house.start()
     return house

@@ -75,7 +75,7 @@ async def test_a_killed_hub_cuts_no_kernel_and_finds_its_sessions(sturdy: UpHous
 @pytest.mark.keeps("the house's new process")
 async def test_a_start_that_its_hub_did_not_survive_leaves_nothing(sturdy: UpHouse) -> None:
     async with sturdy.api() as client, await connect_async(data=sturdy.data, alone=True) as gridcloud:
-        for pause in (0.02, 0.15, 0.3):
+        for pause in (0.02, 0.2):
             await sturdy.user(client, "ben")
             post = asyncio.create_task(_start(client, "ben"))
             await asyncio.sleep(pause)

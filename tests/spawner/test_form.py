@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-import pytest
-
-from tests.spawner.conftest import HERE
+from tests.spawner.conftest import EVIL, HERE
 from tests.spawner.uphouse import NAVIGATE, UpHouse
 
-EVIL = '"><script>alert(1)</script>{{7*7}}'
 
-
-@pytest.fixture(scope="module")
-def hostile(make_house: Callable[..., UpHouse]) -> UpHouse:
-    """A house with a provider whose location is an attack, and one that is broken."""
-    house = make_house({"here": {**HERE, "location": EVIL}, "broken": {"driver": "no-such-driver"}})
-    house.start()
-    return house
-
-
-async def test_the_page_tells_what_there_is_and_escapes_it(hostile: UpHouse) -> None:
-    async with hostile.browser() as client, client.get("/hub/spawn") as answer:
+async def test_the_page_tells_what_there_is_and_escapes_it(house: UpHouse) -> None:
+    async with house.browser() as client, client.get("/hub/spawn") as answer:
         page = await answer.text()
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{7*7}}" in page
@@ -33,8 +20,8 @@ async def test_the_page_tells_what_there_is_and_escapes_it(hostile: UpHouse) -> 
         assert f'<label for="{label}">' in page
 
 
-async def test_a_sent_form_is_checked_and_what_was_typed_is_kept(hostile: UpHouse) -> None:
-    async with hostile.browser() as client:
+async def test_a_sent_form_is_checked_and_what_was_typed_is_kept(house: UpHouse) -> None:
+    async with house.browser() as client:
         page = {"cpus": "1", "memory": "a lot", "image": EVIL}
         async with client.post(
             f"/hub/spawn?_xsrf={await xsrf(client)}", data=page, headers=NAVIGATE
@@ -46,8 +33,8 @@ async def test_a_sent_form_is_checked_and_what_was_typed_is_kept(hostile: UpHous
         assert "<script>alert(1)" not in text
 
 
-async def test_a_link_fills_in_the_form_and_starts_nothing(hostile: UpHouse) -> None:
-    async with hostile.browser() as client:
+async def test_a_link_fills_in_the_form_and_starts_nothing(house: UpHouse) -> None:
+    async with house.browser() as client:
         async with client.get("/hub/spawn?opt-cpus=2&opt-time=90m", headers=NAVIGATE) as answer:
             text = await answer.text()
         assert 'value="90m"' in text
@@ -56,8 +43,8 @@ async def test_a_link_fills_in_the_form_and_starts_nothing(hostile: UpHouse) -> 
             assert "Stop My Server" not in await answer.text()
 
 
-async def test_what_is_free_is_told_again(hostile: UpHouse) -> None:
-    async with hostile.browser() as client:
+async def test_what_is_free_is_told_again(house: UpHouse) -> None:
+    async with house.browser() as client:
         headers = {"X-XSRFToken": await xsrf(client)}
         async with client.post("/hub/gridcloud/offers", headers=headers) as answer:
             assert answer.status == 200
@@ -65,19 +52,19 @@ async def test_what_is_free_is_told_again(hostile: UpHouse) -> None:
         assert free == {"here": True, "broken": False}
 
 
-async def test_providers_edited_apply_at_once(hostile: UpHouse) -> None:
-    hostile.providers["another"] = HERE
-    hostile.write()
-    async with hostile.browser() as client, client.get("/hub/spawn") as answer:
+async def test_providers_edited_apply_at_once(house: UpHouse) -> None:
+    house.providers["another"] = HERE
+    house.write()
+    async with house.browser() as client, client.get("/hub/spawn") as answer:
         assert '<option value="another">' in await answer.text()
-    del hostile.providers["another"]
-    hostile.write()
-    async with hostile.browser() as client, client.get("/hub/spawn") as answer:
+    del house.providers["another"]
+    house.write()
+    async with house.browser() as client, client.get("/hub/spawn") as answer:
         assert '<option value="another">' not in await answer.text()
 
 
-async def test_a_form_starts_a_session_with_live_steps(hostile: UpHouse) -> None:
-    async with hostile.browser() as client, hostile.api() as admin:
+async def test_a_form_starts_a_session_with_live_steps(house: UpHouse) -> None:
+    async with house.browser() as client, house.api() as admin:
         form = {"cpus": "1", "memory": "512MiB", "on": "here", "kind": "", "gpus": "", "time": "2h"}
         token = await xsrf(client)
         async with client.post(f"/hub/spawn?_xsrf={token}", data=form, allow_redirects=False) as answer:
@@ -92,7 +79,7 @@ async def test_a_form_starts_a_session_with_live_steps(hostile: UpHouse) -> None
         assert '"ready": true' in told
         async with client.get("/hub/home") as answer:
             assert "Your session ends at" in await answer.text()
-        await hostile.stop_server(admin, user)
+        await house.stop_server(admin, user)
 
 
 async def xsrf(client: object) -> str:

@@ -16,8 +16,8 @@ async def test_a_session_starts_and_stops(house: UpHouse) -> None:
             assert (await answer.json())["kernels"] == 0
         await house.stop_server(client, "ada")
     async with await connect_async(data=house.data, alone=True) as gridcloud:
-        assert await gridcloud.sessions() == []
-        assert await gridcloud.instances() == []
+        assert await gridcloud.sessions(owner="ada") == []
+        assert await gridcloud.instances(owner="ada") == []
 
 
 async def test_options_are_checked_whoever_sends_them(house: UpHouse) -> None:
