@@ -34,7 +34,9 @@ __all__ = [
 def configure(folder: Path, providers: dict[str, dict[str, Any]], **sections: dict[str, Any]) -> SettingsFile:
     """Write a configuration file and return it."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({"providers": providers, **sections}))
+    # A busy computer's engine may take longer than people are to wait for its offers.
+    limits = {"offers": 60} | sections.get("limits", {})
+    path.write_text(yaml.safe_dump({"providers": providers, **sections, "limits": limits}))
     return SettingsFile(path, {})
 
 

@@ -33,8 +33,8 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.timeout(900)]
 POINTS = int(os.environ.get("KILL_POINTS", "10"))
 SEED = int(os.environ.get("KILL_SEED", "20"))
 AT_ONCE = 3
-STEPS = 24
-"""Lines that the victim prints in the course of about two lives of an instance and of a session."""
+STEPS = 14
+"""Lines that the victim prints in the course of one life of an instance and of a session."""
 
 
 @dataclass

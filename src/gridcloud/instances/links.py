@@ -18,6 +18,7 @@ class Links:
         self._connect = connect
         self._links: dict[str, tuple[Address, Connection]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._closing: set[asyncio.Future[None]] = set()
 
     async def get(self, instance_id: str, address: Address) -> Connection:
         """Return the connection to the instance, opening it if need be. Raises what opening raises."""
@@ -26,7 +27,7 @@ class Links:
             if known is not None and known[0] == address:
                 return known[1]
             if known is not None:
-                await known[1].close()
+                await self._let_go(known[1])
             connection = await self._connect(address)
             self._links[instance_id] = (address, connection)
             return connection
@@ -36,12 +37,20 @@ class Links:
         self._locks.pop(instance_id, None)
         known = self._links.pop(instance_id, None)
         if known is not None:
-            await known[1].close()
+            await self._let_go(known[1])
 
     async def close(self) -> None:
         """Close all of them."""
         links, self._links = self._links, {}
         self._locks.clear()
         await asyncio.gather(
-            *(connection.close() for _, connection in links.values()), return_exceptions=True
+            *(self._let_go(connection) for _, connection in links.values()), return_exceptions=True
         )
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _let_go(self, connection: Connection) -> None:
+        """Close a connection to the end: whoever waits for it may be called off, and nobody else knows of it."""
+        closing = asyncio.ensure_future(connection.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        await asyncio.shield(closing)
