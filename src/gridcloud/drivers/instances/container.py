@@ -502,8 +502,7 @@ class ContainerDriver(InstanceDriver):
                 self._finding(False, _no_image(image, engine.images()), "Import or build it, or set 'image'.")
             )
         if self.settings.keep_homes:
-            homes = engine.volumes([self._tag, "gridcloud.home"])
-            findings.append(self._finding(True, tell_homes(homes)))
+            findings.append(self._finding(True, tell_homes(engine.volumes(self._tag))))
         numbered = [gpu for gpu in self.settings.gpus if "=" not in gpu]
         if numbered and "nvidia" not in (said.get("Runtimes") or {}):
             message = f"GPUs {', '.join(numbered)} are configured, and the engine has no nvidia runtime"

@@ -162,9 +162,10 @@ class ContainerEngine:
         )
         return dict(made.get("Labels") or {})
 
-    def volumes(self, labels: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Return the labels of all volumes, by name, that carry these (``name`` or ``name=value``)."""
-        listed = self._ask(_QUICK, lambda client: client.volumes(filters={"label": list(labels)}))
+    def volumes(self, label: str) -> dict[str, dict[str, str]]:
+        """Return the labels of all volumes, by name, that carry this one (``name`` or ``name=value``)."""
+        # One at a time: of several, Podman takes any where Docker takes all.
+        listed = self._ask(_QUICK, lambda client: client.volumes(filters={"label": [label]}))
         return {one["Name"]: dict(one.get("Labels") or {}) for one in listed.get("Volumes") or ()}
 
     def _ask(self, seconds: int, call: Callable[[Any], T], what: str = "") -> T:

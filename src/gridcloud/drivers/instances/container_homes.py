@@ -76,10 +76,10 @@ def _closed(owned: str, volume: str) -> Rejected:
 
 
 def tell_homes(volumes: Mapping[str, Mapping[str, str]]) -> str:
-    """Tell an administrator how many homes there are, and how one is removed."""
-    count = len(volumes)
+    """Tell an administrator how many of these volumes (labels by name) are homes, and how one is removed."""
+    count = sum("gridcloud.home" in labels for labels in volumes.values())
     many = "1 home is" if count == 1 else f"{count} homes are"
-    if not volumes:
+    if not count:
         return "homes are kept in volumes; there is none yet"
     return (
         f"{many} kept in volumes; `docker volume ls --filter label=gridcloud.owner=NAME` finds an owner's, "
