@@ -40,7 +40,7 @@ def rank(request: Request, offers: Iterable[Offer]) -> list[Offer]:
 
 def describe(shape: Shape) -> str:
     """Return a shape in a few words."""
-    words = [f"{shape.cpus:g} CPUs", format_size(shape.memory)]
+    words = [f"{shape.cpus:g} CPU{'s' if shape.cpus != 1 else ''}", format_size(shape.memory)]
     if shape.gpus:
         words.append(
             f"{shape.gpus} {shape.gpu_model or 'GPU'}"

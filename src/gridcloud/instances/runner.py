@@ -32,7 +32,18 @@ from gridcloud.instances.driver import Expiring
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
 from gridcloud.instances.matching import describe, unserved
-from gridcloud.instances.model import FINAL, Instance, Observation, Offer, Phase, Reason, Request, Spec, State
+from gridcloud.instances.model import (
+    FINAL,
+    Instance,
+    Observation,
+    Offer,
+    Phase,
+    Reason,
+    Request,
+    Spec,
+    State,
+    format_size,
+)
 from gridcloud.instances.observer import Observer
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.silence import Silences
@@ -273,8 +284,8 @@ class Runner:
             instance,
             Event.OFFERED,
             f"Chose {describe(offer.shape)} on {offer.provider}"
-            + (f" at {offer.price} per hour" if offer.price else "")
-            + f" ({others} more to fall back on).",
+            + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
+            + (f" ({others} more to fall back on)." if others else "."),
             {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
             offer=offer,
             handle=None,
@@ -541,7 +552,7 @@ _ENDINGS = {
 
 def _in_words(request: Request) -> str:
     """Return a request in a few words."""
-    words = [f"{request.cpus:g} CPUs", f"{request.memory / 1024**3:.3g} GiB"]
+    words = [f"{request.cpus:g} CPU{'s' if request.cpus != 1 else ''}", format_size(request.memory)]
     words += [f"{request.gpus} {request.gpu_model} GPUs".replace("  ", " ")] if request.gpus else []
     words += [f"kind {request.kind}"] if request.kind else []
     words += [f"image {request.image}"] if request.image else []
