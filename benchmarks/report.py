@@ -1,4 +1,4 @@
-"""What every benchmark says of the machine it ran on, and how it takes its arguments."""
+"""How every benchmark takes its arguments, judges its goals, and says what machine it ran on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["machine", "run"]
+__all__ = ["Judgement", "judge", "machine", "run"]
+
+
+class Judgement(NamedTuple):
+    """One goal of a benchmark: what was to be reached, and what was."""
+
+    name: str
+    value: float
+    goal: str
+    met: bool
 
 
 def machine() -> dict[str, Any]:
@@ -20,6 +29,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def judge(result: dict[str, Any]) -> Iterator[Judgement]:
+    """Yield the ``goals`` of a result: entries of it with ``under N`` or ``at least N``."""
+    for name, goal in result["goals"].items():
+        relation, _, bound = goal.rpartition(" ")
+        value = float(result[name])
+        met = {"under": value < float(bound), "at least": value >= float(bound)}[relation]
+        yield Judgement(name, value, goal, met)
 
 
 def run(doc: str | None, measure: Callable[..., dict[str, Any]], **numbers: int) -> None:
@@ -33,6 +51,9 @@ def run(doc: str | None, measure: Callable[..., dict[str, Any]], **numbers: int)
     before = machine()
     result = {**measure(**chosen), **before}
     for name, value in result.items():
-        print(f"{name:>24}: {value:.3f}" if isinstance(value, float) else f"{name:>24}: {value}")
+        if name != "goals":
+            print(f"{name:>28}: {value:.3f}" if isinstance(value, float) else f"{name:>28}: {value}")
+    for name, value, goal, met in judge(result):
+        print(f"{name} is {value:.2f}, {goal} was the goal: {'met' if met else 'NOT met'}")
     if target:
         target.write_text(json.dumps(result, indent=2) + "\n")

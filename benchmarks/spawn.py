@@ -6,7 +6,8 @@ Two hubs are up at once, started by the same `gridcloud up` with the same config
 spawner class is `SimpleLocalProcessSpawner`. They take turns, a round each, so that what else the machine does meets
 both. Ready is when the session answers through the proxy. Each spawned once before, so that all code is compiled.
 
-- wall: the median of the rounds in a row, and the time until the last of those started together answers;
+- wall: the median of the rounds in a row, and the time until the last of those started together answers, the better
+  of two tries;
 - CPU: user and system seconds of the server's process tree until ready, and of everything that the hub consists of
   (hub, proxy, service, fork server and servers) over the spawn;
 - memory: of those started together, once all are ready: USS and PSS of the server's process tree. A forked server
@@ -42,6 +43,9 @@ from benchmarks.report import run
 from gridcloud.client import connect_async
 
 TOKEN = "b" * 40
+
+CROWDS = 2
+"""How often each starts many at once; the better time counts, for both."""
 
 UP = """
 import asyncio, sys
@@ -107,7 +111,7 @@ class Hub:
                 process.terminate()  # a server of the peer's, when something went wrong
 
     def tree(self) -> list[psutil.Process]:
-        """Hub, proxy, service, fork server, and the peer's servers."""
+        """Hub, proxy, service, fork server, and the servers."""
         assert self._process is not None
         return [
             psutil.Process(self._process.pid),
@@ -196,11 +200,15 @@ async def _measure(hubs: dict[str, Hub], rounds: int, together: int) -> dict[str
             row = await _one(hub, f"row{number}")
             if number:  # the first is to compile what is not compiled yet
                 rows[name].append(row)
+    crowds: dict[str, list[dict[str, float]]] = {name: [] for name in hubs}
+    for number in range(CROWDS):
+        for name, hub in hubs.items():
+            crowds[name].append(await _many(hub, together, number))
     found: dict[str, Any] = {}
-    for name, hub in hubs.items():
+    for name in hubs:
+        found |= {f"{name}_{key}": min(crowd[key] for crowd in crowds[name]) for key in crowds[name][0]}
         for key in rows[name][0]:
             found[f"{name}_{key}"] = statistics.median(row[key] for row in rows[name])
-        found |= {f"{name}_{key}": value for key, value in (await _many(hub, together)).items()}
 
     def ratio(key: str) -> float:
         return float(found[f"peer_{key}"] / found[f"ours_{key}"])
@@ -209,14 +217,12 @@ async def _measure(hubs: dict[str, Hub], rounds: int, together: int) -> dict[str
         "rounds": rounds,
         "together": together,
         **dict(sorted(found.items(), reverse=True)),
-        "ratio": {
-            "seconds": ratio("seconds"),
-            "seconds_together": ratio("seconds_together"),
-            "cpu_seconds": ratio("cpu_seconds"),
-            "cpu_seconds_with_hub": ratio("cpu_seconds_with_hub"),
-            "memory": ratio("mib_per_session"),
-        },
-        "goal": "seconds and seconds_together at least 4, memory at least 2",
+        "quicker": ratio("seconds"),
+        "quicker_together": ratio("seconds_together"),
+        "less_cpu": ratio("cpu_seconds"),
+        "less_cpu_with_hub": ratio("cpu_seconds_with_hub"),
+        "less_memory": ratio("mib_per_session"),
+        "goals": {"quicker": "at least 4", "quicker_together": "at least 4", "less_memory": "at least 2"},
     }
 
 
@@ -225,17 +231,15 @@ async def _one(hub: Hub, user: str) -> dict[str, float]:
     async with hub.client() as client:
         before = _by_process(hub.tree())
         wall = await hub.spawn(client, user)
-        everything = _growth(before, hub.tree())
+        total = _growth(before, hub.tree())
         own = _seconds(await hub.server(user))
         await hub.end(client, user)
-    # The peer's servers are in its hub's tree; ours live on when their fork server ends, and so are not.
-    total = everything if hub.peer else everything + own
     return {"seconds": wall, "cpu_seconds": own, "cpu_seconds_with_hub": total}
 
 
-async def _many(hub: Hub, together: int) -> dict[str, float]:
+async def _many(hub: Hub, together: int, number: int) -> dict[str, float]:
     """Spawn many at once; return the seconds until the last answered, and the memory of each."""
-    users = [f"crowd{number}" for number in range(together)]
+    users = [f"crowd{number}-{one}" for one in range(together)]
     cpus = (os.cpu_count() or 1) / together
     async with hub.client() as client:
         walls = await asyncio.gather(*(hub.spawn(client, user, cpus) for user in users))

@@ -30,7 +30,12 @@ def measure(rounds: int) -> dict[str, Any]:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds[name].append(time.perf_counter() - begin)
     typer, ours = (statistics.median(seconds[name]) for name in commands)
-    return {"import_typer_seconds": typer, "version_seconds": ours, "ratio": ours / typer, "goal": "under 2"}
+    return {
+        "import_typer_seconds": typer,
+        "version_seconds": ours,
+        "ratio": ours / typer,
+        "goals": {"ratio": "under 2"},
+    }
 
 
 if __name__ == "__main__":
