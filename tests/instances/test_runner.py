@@ -188,7 +188,7 @@ async def test_configuration_is_told_as_it_goes(tmp_path: Path) -> None:
 async def test_expiry_is_warned_of_and_kept(tmp_path: Path) -> None:
     async with open_house(tmp_path, {"cloud": fake()}) as house:
         house.instances.timing = type(house.instances.timing)(watch=0.05, warning=60)
-        ready = await house.instances.wait((await house.instances.submit("ada", Request(time=1))).id)
+        ready = await house.instances.wait((await house.instances.submit("ada", Request(time=6))).id)
         last = await ended(house, ready.id)
         assert (last.state, last.reason) == (State.STOPPED, Reason.EXPIRED)
         assert "expiring" in await story(house, ready.id)
