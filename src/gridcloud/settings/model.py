@@ -133,6 +133,9 @@ class SessionSettings(Section):
     packages: tuple[str, ...] = Field(
         default=(), description="Python packages that an instance must have before its session starts"
     )
+    idle: Duration = Field(
+        default=0, description="have a session end itself after this long without use, e.g. 1h; 0: never"
+    )
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"
     )

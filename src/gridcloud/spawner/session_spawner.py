@@ -23,7 +23,7 @@ from gridcloud.spawner.form import render_form
 from gridcloud.spawner.options import from_form, to_request
 from gridcloud.spawner.steps import Steps
 
-__all__ = ["GridcloudSpawner", "Refused"]
+__all__ = ["GridcloudSpawner", "Refused", "idle_words"]
 
 STOPPING = 60.0
 """Seconds to wait for a session to be gone before its stop counts as done; it goes on in the service."""
@@ -229,7 +229,12 @@ class GridcloudSpawner(Spawner):
         api = self.hub.base_url.rstrip("/") + "/api"
         user = self.user.escaped_name
         return Plan(
-            words=(*settings.session.command, ALLOW_ROOT, *self.get_args()),
+            words=(
+                *settings.session.command,
+                ALLOW_ROOT,
+                *idle_words(settings.session.idle),
+                *self.get_args(),
+            ),
             listening=("--ServerApp.sock={socket}",),
             environment={
                 "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
@@ -256,7 +261,27 @@ class GridcloudSpawner(Spawner):
 
     def _note_end(self, session: Session) -> None:
         if session.state in (State.FAILING, *FINAL) and session.reason not in ("asked", "cancelled"):
-            self.desk.ended[self._key] = f"Your session has ended: {session.detail or session.reason}"
+            text = f"Your session has ended: {session.detail or session.reason}"
+            if idle := self.desk.settings().session.idle:
+                text += f" (Sessions that are not used end after {idle // 60} minutes.)"
+            self.desk.ended[self._key] = text
+
+
+def idle_words(seconds: int) -> tuple[str, ...]:
+    """Return the arguments by which a session ends itself after so long without use; none for 0.
+
+    A busy kernel, an open page and an open terminal are use. The session sees to it alone, whoever of us runs.
+    """
+    if not seconds:
+        return ()
+    look = max(1, min(60, seconds // 2))
+    return (
+        f"--MappingKernelManager.cull_idle_timeout={seconds}",
+        f"--MappingKernelManager.cull_interval={look}",
+        f"--TerminalManager.cull_inactive_timeout={seconds}",
+        f"--TerminalManager.cull_interval={look}",
+        f"--ServerApp.shutdown_no_activity_timeout={seconds}",
+    )
 
 
 def _configure(settings: Settings) -> list[dict[str, Any]]:
