@@ -53,7 +53,7 @@ def run(doc: str | None, measure: Callable[..., dict[str, Any]], **numbers: int)
     for name, value in result.items():
         if name != "goals":
             print(f"{name:>28}: {value:.3f}" if isinstance(value, float) else f"{name:>28}: {value}")
-    for name, value, goal, met in judge(result):
-        print(f"{name} is {value:.2f}, {goal} was the goal: {'met' if met else 'NOT met'}")
+    for one in judge(result):
+        print(f"{one.name} is {one.value:.2f}, {one.goal} was the goal: {'met' if one.met else 'NOT met'}")
     if target:
         target.write_text(json.dumps(result, indent=2) + "\n")
