@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
+from weakref import WeakSet
 
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
@@ -57,6 +58,7 @@ class AsyncClient:
     def __init__(self, wire: Wire, closing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._wire = wire
         self._closing = closing
+        self._processes: WeakSet[RemoteProcess] = WeakSet()
 
     @property
     def embedded(self) -> bool:
@@ -148,6 +150,7 @@ class AsyncClient:
         process = RemoteProcess(
             await self._wire.websocket(_path("instances", instance_id, "commands")), order
         )
+        self._processes.add(process)
         await process.start()
         return process
 
@@ -274,7 +277,9 @@ class AsyncClient:
         await self._wire.tell("DELETE", _path("tokens", token_id))
 
     async def close(self) -> None:
-        """Let go; instances and sessions live on. May be called twice."""
+        """Let go; commands end, instances and sessions live on. May be called twice."""
+        for process in list(self._processes):
+            await process.close()
         await self._wire.close()
         closing, self._closing = self._closing, None
         if closing is not None:

@@ -172,6 +172,8 @@ def _failed(place: str, error: Exception) -> GridcloudError:
             f"{place} shows a certificate that is not trusted: {error}",
             remedy="Name the file of its authority's certificate: SSL_CERT_FILE, or `ca` of a client.",
         )
+    if isinstance(error, aiohttp.WSServerHandshakeError) and error.status < 500:
+        return NotFound(f"There is nothing at {error.request_info.url.path}.")
     return Unreachable(f"Nobody answers at {place}: {error or type(error).__name__}")
 
 

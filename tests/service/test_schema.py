@@ -1,0 +1,81 @@
+"""The API's own description is valid, and no request made up from it breaks the service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services import Service, open_service
+
+PATHS = {
+    "/v1/version",
+    "/v1/offers",
+    "/v1/instances",
+    "/v1/instances/{instance_id}",
+    "/v1/instances/{instance_id}/stop",
+    "/v1/instances/{instance_id}/extend",
+    "/v1/instances/{instance_id}/files",
+    "/v1/instances/{instance_id}/events",
+    "/v1/sessions",
+    "/v1/sessions/{session_id}",
+    "/v1/sessions/{session_id}/wait",
+    "/v1/sessions/{session_id}/stop",
+    "/v1/sessions/{session_id}/events",
+    "/v1/providers",
+    "/v1/providers/{name}",
+    "/v1/providers/{name}/check",
+    "/v1/tokens",
+    "/v1/tokens/{token_id}",
+    "/v1/doctor",
+    "/v1/doctor/mend",
+    "/v1/events",
+}
+
+FUZZER = Path(sys.executable).with_name("schemathesis")
+
+
+async def test_the_description_is_whole(service: Service) -> None:
+    async with service.browser() as browser, browser.get("/v1/openapi.json") as answer:
+        document = await answer.json()
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == PATHS
+    for path, verbs in document["paths"].items():
+        for verb, operation in verbs.items():
+            assert operation["summary"], (verb, path)
+            assert operation["description"], (verb, path)
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not FUZZER.exists(), reason="schemathesis is not installed (pip install gridcloud[dev])")
+async def test_made_up_requests_break_nothing(tmp_path: Path) -> None:
+    """Schemathesis asks, as an administrator, what the description allows and what it does not."""
+    import asyncio
+
+    async with open_service(tmp_path) as service:
+        token = await service.token("root", admin=True)
+        fuzzer = await asyncio.create_subprocess_exec(
+            str(FUZZER),
+            "run",
+            f"{service.url}/v1/openapi.json",
+            f"--tls-verify={service.certificate}",
+            f"--header=Authorization: Bearer {token}",
+            "--checks=not_a_server_error",
+            "--phases=examples,coverage,fuzzing",
+            "--max-examples=25",
+            "--exclude-path-regex=/(events|mend)$",
+            "--request-timeout=20",
+            "--seed=1",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        said, _ = await fuzzer.communicate()
+        async with service.admin() as client:
+            assert (await client.version()).admin
+        assert fuzzer.returncode == 0, said.decode()[-6000:]
