@@ -34,7 +34,7 @@ FLAGS = (
     "--disable-sync",
 )
 
-SECONDS = 20_000
+SECONDS = 30_000
 """Milliseconds that anything on a page may take."""
 
 
