@@ -53,6 +53,8 @@ class Reconciliation:
         return list(await asyncio.gather(*(self._mend(difference) for difference in differences)))
 
     async def _examine(self, name: str) -> list[Difference]:
+        # What ends while the provider is being asked is no difference: only what nobody knew of before and after is.
+        before = {instance.id: instance for instance in await self._lives.live()}
         try:
             driver = await self._providers.holder(name)
             async with asyncio.timeout(60):
@@ -64,8 +66,13 @@ class Reconciliation:
                     name, name, text, "Mend the provider's entry or its machine, then run doctor again."
                 )
             ]
-        live = {instance.id: instance for instance in await self._lives.live()}
-        return [d for holding in holdings if (d := self._judge(name, holding, live.get(holding.instance_id)))]
+        after = {instance.id: instance for instance in await self._lives.live()}
+        return [
+            difference
+            for holding in holdings
+            if self._judge(name, holding, before.get(holding.instance_id))
+            and (difference := self._judge(name, holding, after.get(holding.instance_id)))
+        ]
 
     def _judge(self, name: str, holding: Holding, instance: Instance | None) -> Difference | None:
         if holding.created is not None and self._clock.now() - holding.created < self._grace:
