@@ -220,7 +220,9 @@ def from_problem(document: dict[str, Any]) -> GridcloudError:
     message = str(document.get("detail") or document.get("title") or "the service answered with an error")
     details = document.get("details")
     return kind(
-        message, remedy=str(document.get("remedy", "")), details=details if isinstance(details, dict) else None
+        message,
+        remedy=str(document.get("remedy", "")),
+        details=details if isinstance(details, dict) else None,
     )
 
 

@@ -286,4 +286,4 @@ def idle_words(seconds: int) -> tuple[str, ...]:
 
 def _configure(settings: Settings) -> list[dict[str, Any]]:
     wanted = list(settings.session.packages)
-    return [{"use": "packages", "requirements": wanted}] if wanted else []
+    return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
