@@ -127,6 +127,7 @@ async def test_an_owner_that_was_killed_is_followed_by_another(data: Path) -> No
 
 
 async def test_an_owner_that_does_not_answer_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr("gridcloud.client.opening.PATIENCE", 0.1)
     lock = lock_of(data)
     assert lock.try_acquire("elsewhere")

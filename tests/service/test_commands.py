@@ -151,6 +151,7 @@ async def test_a_client_that_is_lost_while_its_input_is_stuck(service: Service) 
 
 
 async def test_one_that_ignores_sigterm_is_killed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr("gridcloud.service.commands.GRACE", 0.2)
     instance = await service.obtain()
     async with service.admin() as client:

@@ -77,6 +77,7 @@ async def test_many_follow_to_the_end(service: Service) -> None:
 
 
 async def test_who_leaves_is_forgotten(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr(events, "HEARTBEAT", 0.1)
     instance = await service.obtain()
     watchers = service.house.store._watchers
@@ -148,6 +149,7 @@ async def test_a_follower_outlives_the_service(tmp_path: Path) -> None:
 
 
 async def test_a_service_that_stays_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr("gridcloud.client.wire.PATIENCE", 0.2)
     async with open_service(tmp_path) as service:
         client = service.admin()

@@ -114,6 +114,7 @@ async def test_heads_have_a_size(service: Service) -> None:
 
 
 async def test_slow_heads_are_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr(server, "HEAD", 0.1)
     assert await ask(service, b"") == b""
     assert await ask(service, b"GET /v1/version HT") == b""
@@ -128,6 +129,7 @@ async def test_slow_heads_are_not_waited_for(service: Service, monkeypatch: pyte
 
 
 async def test_slow_documents_are_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only the number: nobody wants to wait that long here.
     monkeypatch.setattr(gate, "PATIENCE", 0.1)
     head = b"POST /v1/offers HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
     assert (await ask(service, head + b"Connection: close\r\n\r\n{")).startswith(b"HTTP/1.1 408")
@@ -160,6 +162,7 @@ async def test_the_loop_runs_on_while_disks_are_slow(
         assert slow.wait(20)
         add_provider(*arguments)
 
+    # A disk that is slow for just as long as is wanted.
     monkeypatch.setattr("gridcloud.service.providers.add_provider", add)
     async with service.admin() as client:
         adding = asyncio.create_task(client.add_provider("more", {"driver": "fake"}))
