@@ -312,10 +312,20 @@ def test_the_first_provider_may_be_added_to_any_file(tmp_path: Path, start: str 
     if start is not None:
         path.parent.mkdir()
         path.write_text(start)
-    add_provider(path, "lab", {"driver": "fake"})
+    add_provider(path, "lab", {"driver": "fake"})  # what counted while there was none is written too
+    assert list(SettingsFile(path, {}).current()[0].providers) == ["local", "lab"]
+    remove_provider(path, "local")
     assert list(SettingsFile(path, {}).current()[0].providers) == ["lab"]
     remove_provider(path, "lab")
     assert list(SettingsFile(path, {}).current()[0].providers) == ["local"]
+
+
+def test_this_computer_may_be_added_with_settings_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    add_provider(path, "local", {"driver": "local", "cpus": 2})
+    (entry,) = SettingsFile(path, {}).current()[0].providers.values()
+    assert isinstance(entry, ProviderSettings)
+    assert entry.model_dump()["cpus"] == 2
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ __all__ = ["add_provider", "remove_provider"]
 def add_provider(path: Path, name: str, entry: dict[str, Any]) -> None:
     """Write a provider's entry into the file, which is made when it is not there.
 
+    Where there is none yet, this computer (``local``) counts as the only one: its entry is written too, so that adding
+    a provider takes none away.
+
     Raises Conflict when there is one of this name, InvalidSettings or DriverUnavailable when the entry or the file
     would not be valid; the file is left alone then.
     """
@@ -26,6 +29,9 @@ def add_provider(path: Path, name: str, entry: dict[str, Any]) -> None:
             f"{path} has a provider {name!r} already.", remedy="Remove it first, or take another name."
         )
     provider_settings(name, entry)
+    if not providers and name != "local":
+        providers = {"local": {"driver": "local"}}
+        text = _with(text, "local", providers["local"])
     wanted = {**providers, name: entry}
     _write(path, _with(text, name, entry), wanted)
 
