@@ -89,6 +89,8 @@ async def test_who_leaves_is_forgotten(service: Service, monkeypatch: pytest.Mon
                 while not (await answer.content.readline()).startswith(b": still here"):
                     pass
         assert len(watchers) == 6
+        for answer in answers:
+            answer.close()
     async with asyncio.timeout(20):
         while watchers:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
