@@ -5,6 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
+
 from gridcloud.errors import NoOffer
 from gridcloud.instances.matching import describe, explain, rank, shortfall, unserved
 from gridcloud.instances.model import Kind, Offer, Request, Shape
@@ -94,3 +97,9 @@ def test_shortfalls_are_told_one_by_one() -> None:
 
 def test_shapes_in_words() -> None:
     assert describe(Shape(cpus=1.5, memory=GIB)) == "1.5 CPUs, 1GiB"
+
+
+@pytest.mark.parametrize("memory", [0, 4, "4", "100 B"])
+def test_memory_without_its_unit_is_refused(memory: object) -> None:
+    with pytest.raises(ValidationError, match="write the unit"):
+        Request.model_validate({"memory": memory})

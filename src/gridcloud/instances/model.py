@@ -49,6 +49,14 @@ def _plain(value: str) -> str:
 Text = Annotated[str, AfterValidator(_plain)]
 
 
+def _enough(value: int) -> int:
+    if value < 1024**2:  # a number without its unit, mostly: 4 is four bytes
+        raise ValueError(
+            f"{value} bytes are too few for any program; write the unit, for example {value or 4}GiB"
+        )
+    return value
+
+
 class Kind(StrEnum):
     """What an instance is."""
 
@@ -64,7 +72,9 @@ class Request(Record):
     """What is asked for. Every field is a minimum, save the limits."""
 
     cpus: float = Field(default=1, gt=0, le=1_000_000, description="CPU cores, at least")
-    memory: Size = Field(default=1024**3, description="memory, at least, e.g. 4GiB")
+    memory: Annotated[Size, AfterValidator(_enough)] = Field(
+        default=1024**3, description="memory, at least, e.g. 4GiB"
+    )
     disk: Size = Field(default=0, description="disk, at least, e.g. 20GiB; 0: whatever there is")
     gpus: int = Field(default=0, ge=0, le=1_000_000, description="GPUs, at least")
     gpu_model: Text = Field(default="", description="GPU model, any part of its name, e.g. H100")
