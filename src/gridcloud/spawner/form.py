@@ -19,7 +19,7 @@ __all__ = ["free_now", "render_form"]
 PATIENCE = 2.0
 """Seconds that a page waits for providers; what comes later is fetched by the page."""
 
-SMALLEST = Request(cpus=0.001, memory=1, disk=0)
+SMALLEST = Request(cpus=0.001, memory=1 << 20, disk=0)
 TOO_MUCH = Request(cpus=1_000_000)
 
 KINDS = {
