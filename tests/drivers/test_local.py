@@ -337,7 +337,7 @@ async def test_owners_share_no_account_unless_that_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether gridcloud is root is decided when it starts; here it is, and must think that it is not.
-    monkeypatch.setattr(local.os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
     with pytest.raises(Forbidden, match="'ada' would share its files"):
         make(tmp_path / "a")._account("ada")
     assert make(tmp_path / "b")._account("nobody") == ""

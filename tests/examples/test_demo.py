@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from tests.houses import containers, machines
 from tests.labs.containers import SESSION_IMAGE, Engine
 from tests.labs.machines import Machine

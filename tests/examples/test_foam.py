@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(FOLDER))
 import foam  # noqa: E402
 import numpy as np  # noqa: E402
 
-SMALL = {"size": 64, "porosity": 0.4, "pore_radius": 8.0}
+SMALL: dict[str, Any] = {"size": 64, "porosity": 0.4, "pore_radius": 8.0}
 
 
 def small(**changes: float) -> foam.Parameters:
@@ -165,7 +166,7 @@ async def test_the_notebook_gives_what_the_script_gives(tmp_path: Path) -> None:
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(cell.source, names)  # noqa: S102 - our own notebook
     defaults = {name: value for name, value in names.items() if not name.startswith("__")}
     assert defaults.pop("output") == "."

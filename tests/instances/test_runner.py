@@ -251,7 +251,10 @@ async def test_what_nothing_accounts_for_is_found_and_removed_and_nothing_else(t
 
 
 async def test_what_configurers_installed_comes_first_on_the_path(tmp_path: Path) -> None:
-    script = "mkdir -p bin .gridcloud; printf '#!/bin/sh\\necho mine\\n' >bin/tool; chmod +x bin/tool; echo $PWD/bin >.gridcloud/path"
+    script = (
+        "mkdir -p bin .gridcloud; printf '#!/bin/sh\\necho mine\\n' >bin/tool; chmod +x bin/tool;"
+        " echo $PWD/bin >.gridcloud/path"
+    )
     async with open_house(tmp_path, {"cloud": fake()}) as house:
         wish = await house.instances.submit("ada", Request(), configure=[{"use": "script", "text": script}])
         ready = await house.instances.wait(wish.id)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __all__ = ["INSTALL", "find_programs", "serve"]
 
@@ -32,7 +33,9 @@ def serve(programs: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="gcpg-"))
     account = pwd.getpwnam("postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
     os.chown(folder, account.pw_uid, account.pw_gid)
-    who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    who: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data = folder / "data"
     try:
         subprocess.run(
@@ -42,7 +45,7 @@ def serve(programs: Path) -> Iterator[Path]:
             cwd="/",
             **who,
         )
-        control = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
+        control: list[str | Path] = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c unix_socket_permissions=0700"
         subprocess.run(
             [*control, "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd="/", **who

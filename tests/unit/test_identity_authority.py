@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -128,7 +129,8 @@ def test_the_revocation_list_is_one_that_openssh_reads(
 
 
 def serial_of(certificate: asyncssh.SSHCertificate) -> int:
-    return int(str(certificate._key_id).rpartition(":")[2])
+    key_id = certificate._key_id  # type: ignore[attr-defined]  # asyncssh keeps it to itself
+    return int(str(key_id).rpartition(":")[2])
 
 
 def test_rotation_trusts_the_old_one_until_it_is_forgotten(authority: Authority) -> None:
@@ -168,7 +170,8 @@ class Server:
         (self.folder / "revoked").write_bytes(self.authority.revocations())
 
     async def log_in(self, *keys: object) -> str:
-        hosts = ([], [asyncssh.import_public_key(line) for line in self.authority.authorities("host")], [])
+        trusted = [asyncssh.import_public_key(line) for line in self.authority.authorities("host")]
+        hosts: tuple[list[Any], ...] = ([], trusted, [])
         async with asyncssh.connect(
             "127.0.0.1",
             self.port,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import Config
@@ -90,7 +91,8 @@ async def test_the_migrations_make_the_tables_we_use(path: Path) -> None:
         }
     engine = create_engine("sqlite://")
     for table in tables.metadata.sorted_tables:
-        for wanted in (CreateTable(table), *(CreateIndex(index) for index in table.indexes)):
+        made_of: list[Any] = [CreateTable(table), *(CreateIndex(index) for index in table.indexes)]
+        for wanted in made_of:
             name = wanted.element.name
             assert _words(made[str(name)]) == _words(str(wanted.compile(engine)))
 
