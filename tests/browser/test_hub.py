@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -64,11 +66,12 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpHouse]:
     shutil.rmtree(folder)
 
 
-async def test_a_visit(house: UpHouse) -> None:
-    async with visit() as ada:
+async def test_a_visit(house: UpHouse, tmp_path: Path) -> None:
+    async with visit(tmp_path) as ada:
         await _log_in(ada, house)
         await _work(ada)
         await _change_ones_mind(ada, house)
+        await _be_warned(ada, house)
         await _come_again_by_the_same_link(ada, house)
         assert ada.errors == []
 
@@ -118,6 +121,18 @@ async def _change_ones_mind(ada: Visit, house: UpHouse) -> None:
         assert held == ["this-computer"]
     await ada.page.wait_for_url("**/hub/home")
     await ada.photograph("cancelled")
+
+
+async def _be_warned(ada: Visit, house: UpHouse) -> None:
+    """Work in a session that ends soon: JupyterLab says so."""
+    await ada.page.goto(f"{house.url}/hub/spawn/{getpass.getuser()}/brief")
+    await ada.fill_form(on="this-computer", cpus="1", memory="1GiB", time="5m")
+    await ada.start()
+    await ada.page.wait_for_url("**/user/*/brief/lab**")
+    await ada.page.get_by_text(
+        re.compile(r"Your session ends in [45] minutes, at .*Save your work")
+    ).wait_for()
+    await ada.photograph("warned")
 
 
 async def _come_again_by_the_same_link(ada: Visit, house: UpHouse) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,7 +47,7 @@ class Visit:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     async def photograph(self, name: str) -> None:
-        """Keep a screenshot, in GRIDCLOUD_SCREENSHOTS if that is set."""
+        """Keep a screenshot."""
         await self.page.screenshot(path=self._folder / f"{name}.png")
 
     async def fill_form(self, **fields: str) -> None:
@@ -82,10 +81,9 @@ class Visit:
 
 
 @asynccontextmanager
-async def visit() -> AsyncIterator[Visit]:
-    """Open a browser."""
-    chosen = os.environ.get("GRIDCLOUD_SCREENSHOTS")
-    folder = Path(chosen or tempfile.mkdtemp(prefix="gridcloud-screenshots-"))
+async def visit(folder: Path) -> AsyncIterator[Visit]:
+    """Open a browser; screenshots go to ``folder``, or where GRIDCLOUD_SCREENSHOTS says."""
+    folder = Path(os.environ.get("GRIDCLOUD_SCREENSHOTS") or folder)
     folder.mkdir(parents=True, exist_ok=True)
     async with playwright.async_playwright() as driver:
         browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
