@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gridcloud.connections.model import Address
 from gridcloud.settings import Duration, Size, format_size, parse_duration, parse_size
@@ -49,11 +49,10 @@ def _plain(value: str) -> str:
 Text = Annotated[str, AfterValidator(_plain)]
 
 
-def _enough(value: int) -> int:
-    if value < 1024**2:  # a number without its unit, mostly: 4 is four bytes
-        raise ValueError(
-            f"{value} bytes are too few for any program; write the unit, for example {value or 4}GiB"
-        )
+def _with_unit(value: Any) -> Any:
+    """Refuse ``4`` for 4 GiB where a person writes it; numbers of programs, and those in records, are bytes."""
+    if isinstance(value, str) and value.strip().isdecimal() and int(value) < 1024**2:
+        raise ValueError(f"{value} means bytes; write the unit, for example {int(value) or 4}GiB")
     return value
 
 
@@ -72,7 +71,7 @@ class Request(Record):
     """What is asked for. Every field is a minimum, save the limits."""
 
     cpus: float = Field(default=1, gt=0, le=1_000_000, description="CPU cores, at least")
-    memory: Annotated[Size, AfterValidator(_enough)] = Field(
+    memory: Annotated[Size, BeforeValidator(_with_unit)] = Field(
         default=1024**3, description="memory, at least, e.g. 4GiB"
     )
     disk: Size = Field(default=0, description="disk, at least, e.g. 20GiB; 0: whatever there is")
