@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gridcloud.connections.model import Port, Socket
 from gridcloud.errors import Rejected
@@ -73,6 +74,38 @@ async def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -
             await house.sessions.wait(session.id)
         assert (await over(house, session)).state is State.FAILED
         assert await house.providers.get("here").holdings() == []
+
+
+async def test_a_plans_files_lie_beside_its_program(tmp_path: Path) -> None:
+    text = "as it is: $HOME {files} 'x'\n\\n%s"
+    plan = Plan(
+        words=("sh", "-c", 'cat "$1"/a/b/text; ls -l "$1"/a; exit 9', "sh"),
+        files={"a/b/text": text, "a/other": ""},
+        reading=("{files}",),
+    )
+    async with open_house(tmp_path, {"here": here()}) as house:
+        session = await house.sessions.submit("ada", SMALL, plan)
+        last = await over(house, session)
+        assert last.log.startswith(text), last.detail
+        assert "-rw-------" in last.log
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"../up": ""},
+        {"/top": ""},
+        {"a//b": ""},
+        {"a/../b": ""},
+        {"": ""},
+        {"-x": ""},
+        {"a": "\0"},
+        {"a": "x" * 40000},
+    ],
+)
+def test_a_plans_files_are_few_and_stay_in_their_folder(files: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Plan(words=("true",), files=files)
 
 
 async def test_stopped_at_every_step_leaves_nothing(tmp_path: Path) -> None:

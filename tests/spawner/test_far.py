@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from gridcloud.spawner.lab import lab_files
 from tests import houses
 from tests.labs.containers import SESSION_IMAGE, Engine
 from tests.labs.machines import Machine
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
+
+EXTENSION = "gridcloud-notice/static/remoteEntry.1.js"
 
 REACH = """
 import json, os, urllib.request
@@ -27,6 +30,8 @@ async def check(house: UpHouse) -> None:
         path = await house.spawn(client, "ada", {"cpus": 0.5, "memory": "512MiB"})
         async with open_kernel(client, path) as kernel:
             assert (await kernel.run(REACH)).startswith("ada /")
+            async with client.get(f"{path}lab/extensions/{EXTENSION}") as answer:
+                assert await answer.text() == lab_files()[EXTENSION]
             listeners = await kernel.run("print(open('/proc/net/tcp').read())")
         await house.stop_server(client, "ada")
     for line in listeners.splitlines()[1:]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gridcloud.connections.model import Endpoint, Port
 from gridcloud.connections.programs import Program
 from gridcloud.instances.model import Reason, Request
 
 __all__ = ["FINAL", "Plan", "Record", "Session", "State"]
+
+FILE_BYTES = 32 << 10
+"""Names and texts of a plan's files, which travel as arguments of one command."""
 
 
 class Record(BaseModel):
@@ -25,7 +29,8 @@ class Plan(Record):
     """The program of a session. Secret values of its environment are given beside it and never stored.
 
     ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
-    ``exposed`` (``host:port`` there that leads to the endpoint here); nothing else is replaced in them.
+    ``exposed`` (``host:port`` there that leads to the endpoint here), and ``reading`` may hold ``{files}`` (the folder
+    there that has ``files``); nothing else is replaced in them.
     """
 
     words: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, taken literally")
@@ -33,6 +38,11 @@ class Plan(Record):
         default=(),
         description="arguments added when it is to listen on a Unix socket, as on machines of others",
     )
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="texts by relative path, 32 KiB in all, to lie beside the program; nothing secret",
+    )
+    reading: tuple[str, ...] = Field(default=(), description="arguments added when it is given files")
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment that depends on the tunnels"
     )
@@ -45,6 +55,17 @@ class Plan(Record):
     directory: str = Field(
         default="", description="working directory; empty: the owner's home on the machine"
     )
+
+    @field_validator("files")
+    @classmethod
+    def _check_files(cls, files: dict[str, str]) -> dict[str, str]:
+        for path in files:
+            if not re.fullmatch(r"[A-Za-z0-9_@][A-Za-z0-9_.@-]*(/[A-Za-z0-9_@][A-Za-z0-9_.@-]*)*", path):
+                raise ValueError(f"{path!r} is no plain relative path")
+        size = sum(len(path.encode()) + len(text.encode()) for path, text in files.items())
+        if size > FILE_BYTES or any("\0" in text for text in files.values()):
+            raise ValueError(f"the files are no texts of {FILE_BYTES} bytes in all at most")
+        return files
 
 
 class State(StrEnum):

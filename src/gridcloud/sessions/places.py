@@ -1,16 +1,17 @@
-"""Places on a machine: its owner's home, and a folder for sockets that only its user may enter."""
+"""Places on a machine: its owner's home, a session's files, and a folder for sockets that only its user may enter."""
 
 from __future__ import annotations
 
 import posixpath
 import secrets
+from collections.abc import Mapping
 
 from gridcloud.connections import run
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected
 from gridcloud.instances.model import Instance
 
-__all__ = ["find_home", "private_socket", "remove_socket"]
+__all__ = ["find_home", "place_files", "private_socket", "remove_socket"]
 
 LONGEST = 100
 """Unix sockets may have paths of 107 bytes; some systems take fewer."""
@@ -23,6 +24,12 @@ MAKE = (
     'fi; printf %s "$folder"'
 )
 
+PLACE = (
+    'umask 077; mkdir -p -- "$1" && cd -- "$1" || exit 1; shift\n'
+    'while [ $# -gt 1 ]; do case $1 in */*) mkdir -p -- "${1%/*}" || exit 1;; esac\n'
+    'printf %s "$2" >"$1" || exit 1; shift 2; done; pwd'
+)
+
 REMOVE = 'rm -f -- "$1"; case ${1%/*} in /tmp/gridcloud-*) rmdir -- "${1%/*}";; esac'
 
 
@@ -33,6 +40,17 @@ async def find_home(connection: Connection, instance: Instance) -> str:
     done = await run(connection, Command(("/bin/sh", "-c", 'cd -- "$HOME" && pwd')))
     home = done.stdout.decode(errors="surrogateescape").removesuffix("\n")
     return home if done.code == 0 and home.startswith("/") else ""
+
+
+async def place_files(connection: Connection, folder: str, files: Mapping[str, str]) -> str:
+    """Write a plan's files below ``folder``, for its user alone, and return its absolute path. Raises Rejected."""
+    words = ("/bin/sh", "-c", PLACE, "sh", folder, *(word for pair in files.items() for word in pair))
+    done = await run(connection, Command(words))
+    place = done.stdout.decode(errors="surrogateescape").removesuffix("\n")
+    if done.code or not place.startswith("/"):
+        said = done.stderr.decode(errors="replace").strip()
+        raise Rejected(f"The session's files cannot be written: {said}")
+    return place
 
 
 async def private_socket(connection: Connection, directory: str, instance_id: str) -> str:

@@ -27,7 +27,7 @@ from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.paths import find_programs
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
-from gridcloud.sessions.places import find_home, private_socket, remove_socket
+from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -237,12 +237,15 @@ class Runner:
         words = list(plan.words)
         if isinstance(remote, Socket):
             words += [_fill(word, values) for word in plan.listening]
+        folder = f"{_directory(instance)}/.gridcloud/{session.id}"
+        if plan.files:
+            place = await place_files(connection, f"{folder}/files", plan.files)
+            words += [_fill(word, {"files": place}) for word in plan.reading]
         filled = {name: _fill(value, values) for name, value in plan.environment.items()}
         directory = plan.directory or await find_home(connection, instance)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)
         await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")
-        folder = f"{_directory(instance)}/.gridcloud/{session.id}"
         program = await programs.launch(connection, command, name=secrets.token_hex(4), folder=folder)
         session = await self.lives.save(
             await self.lives.get(session.id),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from gridcloud.spawner.desk import Desk
 
-__all__ = ["notes_for"]
+__all__ = ["endings_for", "notes_for"]
 
 
 def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[str, str]]:
@@ -30,6 +31,18 @@ def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[s
                 }
             )
     return notes
+
+
+def endings_for(desk: Desk, user: str, now: datetime | None = None) -> dict[str, dict[str, Any]]:
+    """Return, by server, when a user's sessions end, seconds ``left`` until then, and whether to ``warn`` already."""
+    now = now or datetime.now(UTC)
+    endings = {}
+    for (owner, server), expires in sorted(desk.expires.items()):
+        if owner == user:
+            left = max(0.0, (expires - now).total_seconds())
+            warn = left <= desk.settings().limits.warning
+            endings[server] = {"ends": expires.isoformat(), "left": left, "warn": warn}
+    return endings
 
 
 def _of(server: str) -> str:

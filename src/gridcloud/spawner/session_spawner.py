@@ -20,6 +20,7 @@ from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
+from gridcloud.spawner.lab import lab_files
 from gridcloud.spawner.options import from_form, to_request
 from gridcloud.spawner.steps import Steps
 
@@ -236,6 +237,8 @@ class GridcloudSpawner(Spawner):
                 *self.get_args(),
             ),
             listening=("--ServerApp.sock={socket}",),
+            files=lab_files(),
+            reading=("--LabServerApp.extra_labextensions_path={files}",),
             environment={
                 "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
                 "JUPYTERHUB_API_URL": "http://{hub}" + api,
