@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gridcloud.errors import GridcloudError
+from gridcloud.settings.reading import parse_settings
 from tests.docs.pages import Block, blocks, expected, pages, private_environment, steps
 from tests.house.source import ROOT
 
@@ -136,6 +138,16 @@ def test_commands_that_are_shown_exist(home: Path) -> None:
             flag for flag in words if flag.startswith("--") and flag.partition("=")[0] not in explain(*verbs)
         }
         assert not absent, f"{place}: gridcloud {' '.join(verbs)} does not know {sorted(absent)}"
+
+
+def test_configurations_are_valid() -> None:
+    for block in every_block():
+        if block.language == "yaml" and "config" in block.words:
+            settings = parse_settings("\n".join(block.lines) + "\n", block.place, {})
+            broken = [
+                str(entry) for entry in settings.providers.values() if isinstance(entry, GridcloudError)
+            ]
+            assert not broken, f"{block.place}: {broken}"
 
 
 def test_links_lead_somewhere() -> None:

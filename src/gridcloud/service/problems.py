@@ -75,7 +75,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
+    # Where no server is between (a service within this process) nobody else tells where it failed.
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return answer(GridcloudError("gridcloud failed; its log tells more."))
 
 
