@@ -301,6 +301,24 @@ async def test_an_account_that_was_removed_keeps_nothing_alive(tmp_path: Path, o
     assert [path.name for path in Path(open_folder).iterdir()] == [".gone"]
 
 
+async def test_no_instance_lies_where_others_may_put_links(tmp_path: Path) -> None:
+    base, elsewhere = tmp_path / "base", tmp_path / "elsewhere"
+    base.mkdir()
+    elsewhere.mkdir(mode=0o755)
+    (base / "t-linked").symlink_to(elsewhere)
+    driver = make(tmp_path / "local", directory=str(base))
+    request = Request(cpus=0.25, memory=64 * 1024**2)
+    (offer,) = await driver.offers(request)
+    with pytest.raises(Forbidden, match="others on this computer"):
+        await driver.create(Spec(id="t-linked", owner=OURSELVES, request=request, offer=offer))
+    base.chmod(0o1777)
+    with pytest.raises(Forbidden, match="others on this computer"):
+        await driver.create(Spec(id="t-open", owner=OURSELVES, request=request, offer=offer))
+    assert [path.name for path in base.iterdir()] == ["t-linked"]
+    assert list(elsewhere.iterdir()) == []
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
 async def test_an_image_is_never_possible_here(tmp_path: Path) -> None:
     (offer,) = await make(tmp_path).offers(Request(memory=1 << 20, image="debian"))
     assert not offer.possible

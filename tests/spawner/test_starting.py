@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from gridcloud.errors import Conflict, GridcloudError, PortTaken, Unreachable
+from gridcloud.service.process import lock_of
 from gridcloud.settings import SettingsFile
+from gridcloud.spawner import up
 from gridcloud.spawner.hub_files import HubFiles
 from gridcloud.spawner.proxy_program import install_proxy
 from gridcloud.spawner.up import new_link, running
+from gridcloud.store import OwnerLock
 from tests.spawner.uphouse import UpHouse
 
 
@@ -19,6 +23,29 @@ async def test_a_second_one_is_refused(house: UpHouse) -> None:
     with pytest.raises(Conflict, match="runs already"):
         async with running(SettingsFile(house.config), house.data, print):
             pass
+
+
+async def test_two_at_once_are_one(tmp_path: Path) -> None:
+    # The other has not come to start its service: until then only this keeps us from changing its ports.
+    with OwnerLock(HubFiles(tmp_path).folder / "up") as other:
+        assert other.try_acquire()
+        with pytest.raises(Conflict, match="runs already"):
+            async with running(SettingsFile(tmp_path / "config.yaml"), tmp_path, print):
+                pass
+    assert not (tmp_path / "hub" / "ports.json").exists()
+
+
+async def test_the_end_of_another_owner_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(up, "LEAVING", 0.2)
+    with lock_of(tmp_path) as owner:
+        assert owner.try_acquire()
+        with pytest.raises(Conflict, match=f"process {os.getpid()}"):
+            async with running(SettingsFile(tmp_path / "config.yaml"), tmp_path, told.append):
+                pass
+    assert any("waiting for it to end" in line for line in told)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -368,6 +368,13 @@ def test_paths_come_from_the_environment_or_the_user(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_a_data_folder_that_others_may_change_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d").chmod(0o1777)
+    with pytest.raises(Untrusted, match="not ours alone"):
+        data_folder({"GRIDCLOUD_DATA": str(tmp_path / "d")})
+
+
 def test_a_socket_can_be_made_however_deep_the_data_lies(tmp_path: Path) -> None:
     runtime = tmp_path / "r"
     runtime.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -251,6 +252,20 @@ def test_one_owns_the_store_until_it_dies(path: Path) -> None:
             assert not OwnerLock(path).try_acquire()
     assert OwnerLock(path).holder() is None
     assert lock.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_nobody_owns_the_store_of_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = OwnerLock(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=r"No space left.*\.lock"):
+            lock.try_acquire()
+        assert lock.holder() is None
+    assert lock.try_acquire()
+    lock.release()
 
 
 def test_an_owner_that_has_not_written_its_name_yet_is_still_one(path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gridcloud.errors import GridcloudError, InvalidRequest
+from gridcloud.errors import GridcloudError, InvalidRequest, StorageFull
 
 __all__ = ["Interrupted", "exit_code_of", "leave_pipe", "tell_error"]
 
@@ -45,6 +46,11 @@ def exit_code_of(error: Exception, words: Sequence[str]) -> int:
         if words_said:  # nothing is said where the help was shown instead
             tell_error(InvalidRequest(words_said, remedy=f"See '{path} --help'."), as_json=as_json)
         return int(usage.exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" that holds {error.filename}" if error.filename else ""
+        full = StorageFull(f"The disk{place} is full.", remedy="Free some space there, then try again.")
+        tell_error(full, as_json=as_json)
+        return full.exit_code
     fault = GridcloudError(
         f"gridcloud has a fault: {type(error).__name__}: {error}".rstrip(": "),
         remedy="Please report it, with what --verbose adds and what 'gridcloud version' says.",

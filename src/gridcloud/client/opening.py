@@ -15,8 +15,8 @@ from gridcloud.settings import SettingsFile, config_path, data_folder, socket_pa
 
 __all__ = ["connect_async"]
 
-PATIENCE = 15.0
-"""Seconds to wait for another process that is just becoming the owner."""
+PATIENCE = 60.0
+"""Seconds to wait for another process that is just becoming the owner: many at once keep each other busy."""
 
 
 async def connect_async(
@@ -51,7 +51,10 @@ async def connect_async(
                 SettingsFile(config or config_path(), required=config is not None), data, path
             )
         if asyncio.get_running_loop().time() > deadline:
-            raise Unreachable(f"Another gridcloud owns {data} but does not answer at {path}.")
+            raise Unreachable(
+                f"Another gridcloud owns {data} but does not answer at {path}.",
+                remedy="Try again; if it stays so, 'gridcloud version' and its log in the data folder tell more.",
+            )
         await asyncio.sleep(0.05)
     return AsyncClient(Wire(socket=path))
 

@@ -27,7 +27,10 @@ def config_path(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the data folder, made for its owner only: ``GRIDCLOUD_DATA``, else the user's data folder."""
+    """Return the data folder, made for its owner only: ``GRIDCLOUD_DATA``, else the user's data folder.
+
+    Raises Untrusted for one that is somebody else's, or in which everybody may write.
+    """
     if given := environment.get("GRIDCLOUD_DATA"):
         folder = Path(given).expanduser().absolute()
     else:
@@ -35,6 +38,12 @@ def data_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
         folder = user_data_path("gridcloud", appauthor=False)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o002:
+        raise Untrusted(
+            f"The data folder {folder} is not ours alone: others could put their files in place of ours.",
+            remedy="Run 'chmod 700' on it, and 'chown' if it is another user's, or set GRIDCLOUD_DATA.",
+        )
     return folder
 
 

@@ -22,6 +22,7 @@ from gridcloud.spawner.children import Child, Report
 from gridcloud.spawner.hub_files import HubFiles, Ports
 from gridcloud.spawner.links import issue_link
 from gridcloud.spawner.proxy_program import install_proxy
+from gridcloud.store import Holder, OwnerLock
 
 __all__ = ["Running", "new_link", "run_up", "running"]
 
@@ -51,6 +52,9 @@ BLOCKED = ("rfc3987_syntax",)
 
 ENDING = 60.0
 """Seconds that sessions have to end when everything ends."""
+
+LEAVING = 15.0
+"""Seconds to wait for whoever uses the data folder: a command, or what a killed ``gridcloud up`` has left."""
 
 
 @dataclass
@@ -118,14 +122,13 @@ async def running(settings_file: SettingsFile, data: Path, report: Report) -> As
     settings, problems = settings_file.current()
     for problem in problems:
         report(f"Warning: {problem}")
-    _check_alone(data)
     files = HubFiles(data)
     logs = data / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     proxy_words = await install_proxy(report=report)
-    ports = files.choose_ports(settings.hub.bind, settings.hub.port)
-    url = _url(settings.hub, ports)
-    async with _Ending(report) as ending:
+    async with _alone(data, files, report), _Ending(report) as ending:
+        ports = files.choose_ports(settings.hub.bind, settings.hub.port)
+        url = _url(settings.hub, ports)
         service = await ending.take(_service(settings_file, data, logs, report))
         proxy, hub = await asyncio.gather(
             ending.take(_proxy(proxy_words, settings.hub, ports, files, logs, report)),
@@ -206,13 +209,30 @@ async def _end_sessions(data: Path, report: Report) -> None:
         report(f"Sessions could not be stopped: {error}")
 
 
-def _check_alone(data: Path) -> None:
-    lock = lock_of(data)
-    if lock.try_acquire(str(socket_path(data))):
-        lock.release()
-        return
-    holder = lock.holder()
-    raise Conflict(
+@contextlib.asynccontextmanager
+async def _alone(data: Path, files: HubFiles, report: Report) -> AsyncIterator[None]:
+    """Be the only one that is up for a data folder while the context is open. Raises Conflict.
+
+    Where the one before was killed, its service may need a while to end: that is waited for.
+    """
+    with OwnerLock(files.folder / "up") as ours:
+        if not ours.try_acquire():
+            raise _conflict(data, ours.holder())
+        service, told = lock_of(data), False
+        deadline = asyncio.get_running_loop().time() + LEAVING
+        while not service.try_acquire(str(socket_path(data))):
+            if asyncio.get_running_loop().time() > deadline:
+                raise _conflict(data, service.holder())
+            if not told:
+                told = True
+                report(f"Another process of gridcloud uses {data}; waiting for it to end.")
+            await asyncio.sleep(0.1)
+        service.release()
+        yield
+
+
+def _conflict(data: Path, holder: Holder | None) -> Conflict:
+    return Conflict(
         f"gridcloud runs already for {data} (process {holder.pid if holder else '?'}).",
         remedy="'gridcloud up --link' prints a new link to log in.",
     )

@@ -31,7 +31,7 @@ class OwnerLock:
     def try_acquire(self, socket: str = "") -> bool:
         """Become the owner, telling others our process id and ``socket``; False when somebody else is.
 
-        Raises OSError when the lock's file cannot be made.
+        Raises OSError when the lock's file cannot be made or written.
         """
         if self._descriptor is not None:
             return True
@@ -45,10 +45,14 @@ class OwnerLock:
                     os.close(descriptor)
                     return False
                 time.sleep(0.005)
-        self._descriptor = descriptor
         text = json.dumps({"pid": os.getpid(), "socket": socket}).encode()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text, 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text, 0)
+        except OSError as error:  # the disk is full
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self._descriptor = descriptor
         return True
 
     def holder(self) -> Holder | None:

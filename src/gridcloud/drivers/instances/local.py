@@ -24,6 +24,7 @@ import os
 import pwd
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -101,7 +102,8 @@ class LocalSettings(ProviderSettings):
     )
     share_account: bool = Field(
         default=False,
-        description="let all owners share the account gridcloud runs as, and so read each other's files",
+        description="let all owners share the account gridcloud runs as: each may then read the others' files and steer "
+        "gridcloud itself, so only among people who trust each other",
     )
 
 
@@ -451,7 +453,9 @@ def _make_folders(reservation: _Reservation, limits: Limits) -> None:
     mode = 0o711 if reservation.account else 0o700
     if not folder.parent.exists():
         folder.parent.mkdir(mode=mode, parents=True, exist_ok=True)
+    _check_ours(folder.parent.resolve())
     folder.mkdir(mode=mode, exist_ok=True)
+    _check_ours(folder)
     folder.chmod(mode)
     with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as new:
         new.write(render_enter(limits))
@@ -466,6 +470,16 @@ def _make_folders(reservation: _Reservation, limits: Limits) -> None:
         fresh.rmdir()
     else:
         fresh.rename(work)
+
+
+def _check_ours(folder: Path) -> None:
+    """Raise Forbidden for a folder in which somebody else could put a link in root's way, or that is such a link."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o002:
+        raise Forbidden(
+            f"{folder} is no place for instances: others on this computer may write there",
+            remedy="Set 'directory' of this provider to a folder that only you may write to.",
+        )
 
 
 def _fitting(request: Request, gpus: Sequence[GPU]) -> list[GPU]:
