@@ -87,7 +87,9 @@ def start_owned(
         return subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "sh", "-c", join, "sh", *command],
             env=base | {"JOIN_CGROUPS": " ".join(map(str, cgroups))},
-            cwd=log.parent if log else None,  # Podman's monitor leaves a file named "oom" where it was started
+            cwd=log.parent
+            if log
+            else None,  # Podman's monitor leaves a file named "oom" where it was started
             stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -12,7 +12,6 @@ from gridcloud.connections.shell import signal_number
 from gridcloud.errors import (
     ConnectionLost,
     GridcloudError,
-    InvalidRequest,
     NotFound,
     TimedOut,
     Transient,

@@ -35,7 +35,8 @@ class LocalAddress(Record):
         description="the instance's own folder, absolute; also the default working directory"
     )
     home: str = Field(
-        default="", description="where the owner's own files lie, kept between instances; empty: the same folder"
+        default="",
+        description="where the owner's own files lie, kept between instances; empty: the same folder",
     )
     user: str = Field(
         default="", description="OS user that commands run as; empty: the user gridcloud runs as"

@@ -102,8 +102,8 @@ class LocalSettings(ProviderSettings):
     )
     share_account: bool = Field(
         default=False,
-        description="let all owners share the account gridcloud runs as: each may then read the others' files and steer "
-        "gridcloud itself, so only among people who trust each other",
+        description="let all owners share the account gridcloud runs as: each may then read the others' files and "
+        "steer gridcloud itself, so only among people who trust each other",
     )
 
 
