@@ -68,12 +68,13 @@ async def _mend(frame: Frame, client: AsyncClient) -> list[Trouble]:
 
 
 def _can_be_mended(troubles: list[Trouble]) -> bool:
-    return any(trouble.provider for trouble in troubles)
+    """Say whether `--mend` would help: not where a provider itself cannot be asked."""
+    return any(trouble.provider and trouble.subject != trouble.provider for trouble in troubles)
 
 
 def _print(troubles: list[Trouble]) -> None:
     for trouble in troubles:
-        place = f"{trouble.provider}: " if trouble.provider else ""
+        place = f"{trouble.provider}: " if trouble.provider not in ("", trouble.subject) else ""
         mark = "mended" if trouble.mended else "wrong "
         print(plain(f"{mark}  {place}{trouble.subject}: {trouble.message}"))
         if trouble.remedy and not trouble.mended:
