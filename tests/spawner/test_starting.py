@@ -39,6 +39,7 @@ async def test_the_end_of_another_owner_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
+    # Nobody waits that long in a test.
     monkeypatch.setattr(up, "LEAVING", 0.2)
     with lock_of(tmp_path) as owner:
         assert owner.try_acquire()
