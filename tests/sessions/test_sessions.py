@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import secrets
+import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +53,24 @@ async def live_a_life(folder: Path, provider: dict[str, Any], back: Port) -> Ses
 async def test_on_this_computer(tmp_path: Path, back: Port) -> None:
     session = await live_a_life(tmp_path, here(), back)
     assert isinstance(session.remote, Port)
+
+
+@pytest.mark.needs_root
+async def test_on_this_computer_as_another_account(tmp_path: Path, back: Port) -> None:
+    name = f"gct{secrets.token_hex(3)}"
+    await asyncio.to_thread(subprocess.run, ["useradd", "--create-home", name], check=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gct-session-", dir="/var/tmp") as folder:
+            Path(folder).chmod(0o711)
+            provider = here(directory=folder, accounts={"ada": name})
+            session = await live_a_life(tmp_path, provider, back)
+            # Other accounts could take a port as soon as it is free, and be sent what is meant for the session.
+            assert isinstance(session.remote, Socket)
+            assert not Path(session.remote.path).parent.exists()
+    finally:
+        await asyncio.to_thread(
+            subprocess.run, ["userdel", "--remove", name], check=True, capture_output=True
+        )
 
 
 @pytest.mark.needs_root

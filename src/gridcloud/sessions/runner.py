@@ -274,8 +274,12 @@ class Runner:
         return exposed
 
     async def _listening_place(self, instance: Instance, connection: Connection) -> Endpoint:
-        """Choose where the program listens: a port on this computer, a socket in a private folder elsewhere."""
-        if isinstance(instance.address, LocalAddress):
+        """Choose where the program listens: a port where it runs as ourselves, else a socket in a private folder.
+
+        Any account of a machine can take a port just before a program does, or as soon as that has ended, and would
+        get what its user's browser sends.
+        """
+        if isinstance(instance.address, LocalAddress) and not instance.address.user:
             return Port(port=_free_port())
         return Socket(path=await private_socket(connection, _directory(instance), instance.id))
 

@@ -404,12 +404,13 @@ class LocalDriver(InstanceDriver):
             yield
 
     async def _bury(self, graves: Path, account: str) -> None:
-        """Remove the folders: what the account can remove as the account, so that no link leads root astray."""
+        """Remove the folders, and that of a session's socket: what the account can remove as the account, so that no
+        link leads root astray."""
         with contextlib.suppress(KeyError):  # the account was removed meanwhile
             for work in graves.glob("*/work") if account else ():
                 entry = pwd.getpwnam(account)
                 process = await asyncio.create_subprocess_exec(
-                    *("rm", "-rf", "--", str(work)),
+                    *("rm", "-rf", "--", str(work), f"/tmp/gridcloud-{graves.name}"),  # noqa: S108 - a session's
                     user=entry.pw_uid,
                     group=entry.pw_gid,
                     extra_groups=[],
