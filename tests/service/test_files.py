@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gridcloud.connections.model import LocalAddress
-from gridcloud.errors import ConnectionLost, Forbidden, GridcloudError, InvalidRequest, NotFound
-from gridcloud.service import packing
+from gridcloud.errors import ConnectionLost, Forbidden, GridcloudError, InvalidRequest, NotFound, StorageFull
+from gridcloud.service import files, packing
 from tests.services import Service
 
 
@@ -90,6 +90,24 @@ def tree(root: Path) -> dict[str, Any]:
         else:
             found[name] = (path.stat().st_mode, path.read_bytes() if path.is_file() else None)
     return found
+
+
+async def test_a_transfer_leaves_room_on_our_own_disk(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = await service.obtain()
+    (tmp_path / "file").write_text("new")
+    (place(instance) / "there").write_text("old")
+    monkeypatch.setattr(files, "RESERVE", 1 << 60)
+    monkeypatch.setattr(files, "LOOK", 0)
+    async with service.admin() as client:
+        with pytest.raises(StorageFull, match="would be left"):
+            await client.put(instance.id, tmp_path / "file", "x")
+        with pytest.raises(StorageFull, match="would be left"):
+            await client.get(instance.id, "there", tmp_path / "got")
+    assert nothing_is_left(service)
+    assert not (place(instance) / "x").exists()
+    assert not (tmp_path / "got").exists()
 
 
 async def test_what_is_not_there_or_in_the_way(service: Service, tmp_path: Path) -> None:

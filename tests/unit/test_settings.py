@@ -7,6 +7,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,16 @@ def test_a_file_written_in_one_line_is_left_to_an_editor(tmp_path: Path) -> None
         with pytest.raises(InvalidSettings, match=r"editor|cannot"):
             change()
     assert path.read_text() == "providers: {a: {driver: fake}, b: {driver: fake}}\n"
+
+
+def test_providers_added_at_once_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    names = [f"p{number}" for number in range(12)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(lambda name: add_provider(path, name, {"driver": "fake"}), names))
+        assert set(SettingsFile(path, {}).current()[0].providers) >= set(names)
+        list(threads.map(lambda name: remove_provider(path, name), names))
+    assert not set(SettingsFile(path, {}).current()[0].providers) & set(names)
 
 
 def test_paths_come_from_the_environment_or_the_user(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +26,44 @@ def add_provider(path: Path, name: str, entry: dict[str, Any]) -> None:
     Raises Conflict when there is one of this name, InvalidSettings or DriverUnavailable when the entry or the file
     would not be valid; the file is left alone then.
     """
-    text, providers = _read(path)
-    if name in providers:
-        raise Conflict(
-            f"{path} has a provider {name!r} already.", remedy="Remove it first, or take another name."
-        )
     provider_settings(name, entry)
-    if not providers and name != "local":
-        providers = {"local": {"driver": "local"}}
-        text = _with(text, "local", providers["local"])
-    wanted = {**providers, name: entry}
-    _write(path, _with(text, name, entry), wanted)
+    with _one_at_a_time(path):
+        text, providers = _read(path)
+        if name in providers:
+            raise Conflict(
+                f"{path} has a provider {name!r} already.", remedy="Remove it first, or take another name."
+            )
+        if not providers and name != "local":
+            providers = {"local": {"driver": "local"}}
+            text = _with(text, "local", providers["local"])
+        wanted = {**providers, name: entry}
+        _write(path, _with(text, name, entry), wanted)
 
 
 def remove_provider(path: Path, name: str) -> None:
     """Take a provider's entry out of the file. Raises NotFound, or InvalidSettings when the file is not valid."""
-    text, providers = _read(path)
-    if name not in providers:
-        known = ", ".join(providers) or "none"
-        raise NotFound(f"{path} has no provider {name!r} (it has: {known}).")
-    _write(path, _without(text, name), {key: value for key, value in providers.items() if key != name})
+    with _one_at_a_time(path):
+        text, providers = _read(path)
+        if name not in providers:
+            known = ", ".join(providers) or "none"
+            raise NotFound(f"{path} has no provider {name!r} (it has: {known}).")
+        _write(path, _without(text, name), {key: value for key, value in providers.items() if key != name})
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other commands from changing the file between our reading and our writing it, by a lock on its folder."""
+    folder = path.resolve().parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise GridcloudError(f"{path} cannot be written: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
@@ -63,7 +84,6 @@ def _write(path: Path, text: str, wanted: dict[str, Any]) -> None:
     parse_settings(text, str(path), {})
     target = path.resolve()  # a link stays a link
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
