@@ -15,7 +15,8 @@ __all__ = ["Kernel", "open_kernel"]
 class Kernel:
     """An open kernel."""
 
-    def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, websocket: aiohttp.ClientWebSocketResponse, id: str = "") -> None:
+        self.id = id
         self._websocket = websocket
 
     async def run(self, code: str) -> str:
@@ -51,4 +52,4 @@ async def open_kernel(client: aiohttp.ClientSession, path: str) -> AsyncIterator
         assert answer.status == 201, await answer.text()
         kernel = (await answer.json())["id"]
     async with client.ws_connect(f"{path}api/kernels/{kernel}/channels", max_msg_size=0) as websocket:
-        yield Kernel(websocket)
+        yield Kernel(websocket, kernel)

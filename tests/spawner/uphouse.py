@@ -60,6 +60,8 @@ class UpHouse:
             "limits": {"retry_first": 0.1},
             **settings,
         }
+        self.before: tuple[str, ...] = ()
+        """Words to run it by, as of unshare."""
         self.process: subprocess.Popen[bytes] | None = None
         self.output = folder / "output"
         self.write()
@@ -73,7 +75,7 @@ class UpHouse:
         self.data.mkdir(mode=0o700, exist_ok=True)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(self.config), str(self.data)],
+                [*self.before, sys.executable, "-c", PROGRAM, str(self.config), str(self.data)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
