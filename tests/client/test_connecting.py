@@ -62,10 +62,16 @@ def test_plain_programs_do_as_well(data: Path) -> None:
 
 
 async def test_when_the_owner_ends_the_others_are_told(data: Path) -> None:
-    first = await connect_async(**arguments(data))
+    told = asyncio.Event()
+    first = await connect_async(**arguments(data), farewell=lambda text: told.set())
     second = await connect_async(data=data, alone=True)
     await second.version()
-    await first.close()
+    leaving = asyncio.create_task(first.close())
+    await told.wait()
+    await second.version()  # it goes on for as long as another is there
+    assert not leaving.done()
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
     with pytest.raises(Unreachable, match="Nobody answers"):
         await second.version()
     await second.close()
@@ -92,6 +98,18 @@ async def start(program: str, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *words, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(os.environ)
     )
+
+
+async def test_an_owner_stays_until_the_others_have_done(data: Path) -> None:
+    first = await connect_async(**arguments(data))
+    async with await connect_async(data=data, alone=True) as second:
+        instance = await second.start(SMALL)
+        leaving = asyncio.create_task(first.close())
+        await second.wait_ready(instance.id)
+        await second.stop(instance.id)
+        assert not leaving.done()
+    await leaving
+    assert not socket_path(data).exists()
 
 
 async def test_three_race_to_be_the_owner(data: Path) -> None:

@@ -90,7 +90,13 @@ class Frame:
         self._keep_log()
         config = self._commons.config.absolute() if self._commons.config else None
         data = None if self.is_remote else self.data_folder
-        return await connect_async(self.url or None, config=config, data=data, alone=alone)
+        return await connect_async(
+            self.url or None,
+            config=config,
+            data=data,
+            alone=alone,
+            farewell=lambda text: print(f"{text} (Ctrl-C ends them)", file=sys.stderr),
+        )
 
     def _keep_log(self) -> None:
         """Keep what the service within this process has to say: in its log, or here with --verbose."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from gridcloud.client.asynchronous import AsyncClient
@@ -14,6 +16,8 @@ from gridcloud.errors import Conflict, InvalidSettings, Unreachable
 from gridcloud.settings import SettingsFile, config_path, data_folder, socket_path
 
 __all__ = ["connect_async"]
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds to wait for another process that is just becoming the owner: many at once keep each other busy."""
@@ -27,12 +31,14 @@ async def connect_async(
     data: Path | None = None,
     alone: bool = False,
     ca: Path | None = None,
+    farewell: Callable[[str], None] | None = None,
 ) -> AsyncClient:
     """Return a client of the service at ``url`` (default: GRIDCLOUD_URL) with ``token`` (default: GRIDCLOUD_TOKEN);
     without a URL, of the service on this computer; where none runs, of one within this process.
 
     ``alone``: never become the owner. ``ca``: a file of certificates (PEM) of the authorities to trust at ``url``,
-    instead of those that this computer trusts or SSL_CERT_FILE names. Raises Unreachable, InvalidSettings.
+    instead of those that this computer trusts or SSL_CERT_FILE names. ``farewell`` is told when closing the client
+    waits for others that use the service within this process. Raises Unreachable, InvalidSettings.
     """
     url = url or os.environ.get("GRIDCLOUD_URL", "")
     if url:
@@ -48,7 +54,7 @@ async def connect_async(
             raise Unreachable(f"No service runs for {data}.", remedy="Start one: gridcloud up")
         with contextlib.suppress(Conflict):
             return await _become_owner(
-                SettingsFile(config or config_path(), required=config is not None), data, path
+                SettingsFile(config or config_path(), required=config is not None), data, path, farewell
             )
         if asyncio.get_running_loop().time() > deadline:
             raise Unreachable(
@@ -69,10 +75,12 @@ def _answers(path: Path) -> bool:
         return True
 
 
-async def _become_owner(settings_file: SettingsFile, data: Path, path: Path) -> AsyncClient:
+async def _become_owner(
+    settings_file: SettingsFile, data: Path, path: Path, farewell: Callable[[str], None] | None
+) -> AsyncClient:
     # Imported only here: a client of a service that runs elsewhere pays nothing for it.
     from gridcloud.service.process import owning
 
     stack = contextlib.AsyncExitStack()
-    await stack.enter_async_context(owning(settings_file, data))
+    await stack.enter_async_context(owning(settings_file, data, farewell=farewell or log.warning))
     return AsyncClient(Wire(socket=path), stack.aclose)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,10 @@ class _Patient(H11Protocol):
 
 
 @contextlib.asynccontextmanager
-async def serving(house: House, path: Path) -> AsyncIterator[None]:
+async def serving(house: House, path: Path) -> AsyncIterator[Callable[[], int]]:
     """Serve while the context is open: on the socket ``path`` (0600), and over HTTPS as configured.
 
-    Raises PortTaken, InvalidSettings.
+    Gives what tells how many are connected to the socket. Raises PortTaken, InvalidSettings.
     """
     app = build_app(house)
     listeners: list[_Door] = [(_private_socket(path), _private(app), {})]
@@ -89,7 +89,7 @@ async def serving(house: House, path: Path) -> AsyncIterator[None]:
                     await task
                     raise GridcloudError("The service did not start; its log tells more.")
                 await asyncio.sleep(0.005)
-        yield
+        yield lambda: len(servers[0][0].server_state.connections)
     finally:
         for server, _ in servers:
             server.should_exit = True
