@@ -49,20 +49,37 @@ async def connect_async(
     data = data or data_folder()
     path = socket_path(data)
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    while not await asyncio.to_thread(_answers, path):
-        if alone:
+    while True:
+        if await asyncio.to_thread(_answers, path):
+            if joined := await _join(path):
+                return joined
+        elif alone:
             raise Unreachable(f"No service runs for {data}.", remedy="Start one: gridcloud up")
-        with contextlib.suppress(Conflict):
-            return await _become_owner(
-                SettingsFile(config or config_path(), required=config is not None), data, path, farewell
-            )
+        else:
+            with contextlib.suppress(Conflict):
+                return await _become_owner(
+                    SettingsFile(config or config_path(), required=config is not None), data, path, farewell
+                )
         if asyncio.get_running_loop().time() > deadline:
             raise Unreachable(
                 f"Another gridcloud owns {data} but does not answer at {path}.",
                 remedy="Try again; if it stays so, 'gridcloud version' and its log in the data folder tell more.",
             )
         await asyncio.sleep(0.05)
-    return AsyncClient(Wire(socket=path))
+
+
+async def _join(path: Path) -> AsyncClient | None:
+    """Return a client that is connected, so that the owner stays for it; None when that was just ending."""
+    client = AsyncClient(Wire(socket=path))
+    try:
+        await client.version()
+    except Unreachable:
+        await client.close()
+        return None
+    except BaseException:
+        await client.close()
+        raise
+    return client
 
 
 def _answers(path: Path) -> bool:
