@@ -29,8 +29,9 @@ class Plan(Record):
     """The program of a session. Secret values of its environment are given beside it and never stored.
 
     ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
-    ``exposed`` (``host:port`` there that leads to the endpoint here), and ``reading`` may hold ``{files}`` (the folder
-    there that has ``files``); nothing else is replaced in them.
+    ``exposed`` (``host:port`` there that leads to the endpoint here), ``environment`` also ``{private}`` (the
+    socket's folder, for further ones; a variable with it is left out where it is to listen on a port), and
+    ``reading`` may hold ``{files}`` (the folder there that has ``files``); nothing else is replaced in them.
     """
 
     words: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, taken literally")

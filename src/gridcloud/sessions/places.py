@@ -16,10 +16,13 @@ __all__ = ["find_home", "place_files", "private_socket", "remove_socket"]
 LONGEST = 100
 """Unix sockets may have paths of 107 bytes; some systems take fewer."""
 
+NAME = 52
+"""Of these, bytes for a socket's name in its folder: Jupyter's kernels want 49."""
+
 # The short folder is named after the instance: its provider removes it when nobody else was left to do so.
 MAKE = (
     'umask 077; folder="$PWD/.gridcloud"; mkdir -p -- "$folder" && chmod 700 -- "$folder" || exit 1\n'
-    f'if [ "${{#folder}}" -gt {LONGEST - 12} ]; then folder="/tmp/gridcloud-$1"; mkdir -- "$folder" 2>/dev/null\n'
+    f'if [ "${{#folder}}" -gt {LONGEST - NAME} ]; then folder="/tmp/gridcloud-$1"; mkdir -- "$folder" 2>/dev/null\n'
     '[ -O "$folder" ] && [ ! -L "$folder" ] && chmod 700 -- "$folder" || { echo "$folder is not ours" >&2; exit 1; }\n'
     'fi; printf %s "$folder"'
 )
@@ -30,7 +33,7 @@ PLACE = (
     'printf %s "$2" >"$1" || exit 1; shift 2; done; pwd'
 )
 
-REMOVE = 'rm -f -- "$1"; case ${1%/*} in /tmp/gridcloud-*) rmdir -- "${1%/*}";; esac'
+REMOVE = 'rm -f -- "$1"; case ${1%/*} in /tmp/gridcloud-*) rm -rf -- "${1%/*}";; esac'
 
 
 async def find_home(connection: Connection, instance: Instance) -> str:
@@ -55,7 +58,7 @@ async def place_files(connection: Connection, folder: str, files: Mapping[str, s
 
 async def private_socket(connection: Connection, directory: str, instance_id: str) -> str:
     """Return the path of a socket yet to be made, below ``directory`` where that is short enough, else below
-    ``/tmp/gridcloud-ID``.
+    ``/tmp/gridcloud-ID``. Its folder has room for sockets of the program's own.
 
     Raises Rejected when no folder can be made for it.
     """
@@ -69,5 +72,5 @@ async def private_socket(connection: Connection, directory: str, instance_id: st
 
 
 async def remove_socket(connection: Connection, path: str) -> None:
-    """Remove a socket of `private_socket`, with the folder made for it alone."""
+    """Remove a socket of `private_socket`, with the folder made for the session alone."""
     await run(connection, Command(("/bin/sh", "-c", REMOVE, "sh", path)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import posixpath
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -241,7 +242,12 @@ class Runner:
         if plan.files:
             place = await place_files(connection, f"{folder}/files", plan.files)
             words += [_fill(word, {"files": place}) for word in plan.reading]
-        filled = {name: _fill(value, values) for name, value in plan.environment.items()}
+        private = {"private": posixpath.dirname(remote.path)} if isinstance(remote, Socket) else {}
+        filled = {
+            name: _fill(value, values | private)
+            for name, value in plan.environment.items()
+            if private or "{private}" not in value
+        }
         directory = plan.directory or await find_home(connection, instance)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)

@@ -32,6 +32,9 @@ STOPPING = 60.0
 ALLOW_ROOT = "--ServerApp.allow_root=True"
 """The driver decides whose account a session runs as; Jupyter's own objection to root is for those who cannot."""
 
+SHUT_KERNELS = "--ConnectionFileMixin.transport=ipc"
+"""On a port, a kernel tells its output to every account of the machine that asks."""
+
 
 class Refused(SpawnException):
     """Why a session was not started, in words for its user."""
@@ -236,10 +239,11 @@ class GridcloudSpawner(Spawner):
                 *idle_words(settings.session.idle),
                 *self.get_args(),
             ),
-            listening=("--ServerApp.sock={socket}",),
+            listening=("--ServerApp.sock={socket}", SHUT_KERNELS),
             files=lab_files(),
             reading=("--LabServerApp.extra_labextensions_path={files}",),
             environment={
+                "JUPYTER_RUNTIME_DIR": "{private}",
                 "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
                 "JUPYTERHUB_API_URL": "http://{hub}" + api,
                 "JUPYTERHUB_ACTIVITY_URL": "http://{hub}" + f"{api}/users/{user}/activity",
