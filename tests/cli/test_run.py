@@ -90,7 +90,12 @@ def test_json_speaks_on_standard_error_only(program: Program) -> None:
 
 def test_no_offer(program: Program) -> None:
     done = program.run("run", "--gpus", "9000", "--", "true", code=5)
-    assert b"The largest available is" in done.stderr
+    assert done.stderr.count(b"The largest available is") == 1
+    assert done.stderr.splitlines()[-1].startswith(b"error: ")
+    assert b"Ask for less" in done.stderr
+    done = program.run("run", "--gpus", "9000", "--json", "--", "true", code=5)
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [one["type"] for one in told] == ["requested", "failed", "urn:gridcloud:error:NoOffer"]
 
 
 def test_a_refused_offer_is_told_and_the_next_taken(program: Program) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gridcloud.cli import app, main
+from gridcloud.cli import app, completion, main
 from gridcloud.cli.mishaps import exit_code_of
 from tests.cli.conftest import PROVIDERS, Caller, Program
 
@@ -162,6 +162,28 @@ def test_life_of_an_instance(call: Caller, service: object) -> None:
     assert call.json("session", "list")["sessions"] == []
 
 
+def test_names_stand_for_ids(call: Caller, service: object) -> None:
+    first = call("instance", "start", "--on", "cloud", "--name", "calc").strip()
+    assert call.json("instance", "show", "calc")["id"] == first
+    assert call("instance", "ssh", "calc", "--", "printf", "here") == "here"
+    assert call("instance", "extend", "calc", "3h").startswith(first)
+    assert "ready:" in call("instance", "events", "calc")
+    assert completion.instances() == [first, "calc"]
+    second = call("instance", "start", "--on", "cloud", "--name", "calc").strip()
+    call("instance", "stop", first, "calc", code=2)
+    assert f"2 instances have the name 'calc': {first}, {second}." in call.err
+    assert len(call.json("instance", "list")["instances"]) == 2
+    call("instance", "stop", second)
+    assert len(call.json("instance", "stop", first, "calc")["instances"]) == 1
+    call("instance", "show", "calc", code=3)
+    assert "There is no instance 'calc'" in call.err
+    assert call.json("instance", "show", first)["name"] == "calc"
+    # An id comes first: nobody takes another's place by a name.
+    other = call("instance", "start", "--on", "cloud", "--name", first).strip()
+    assert call.json("instance", "show", first)["id"] == first
+    call("instance", "stop", other)
+
+
 def test_tokens(call: Caller) -> None:
     secret = call("token", "create", "--note", "for a script", "--time", "1d").strip()
     assert secret.startswith("gc_")
@@ -199,6 +221,22 @@ def test_check_tells_what_is_wrong_with_a_provider(call: Caller) -> None:
     )
     out = call("provider", "check", "gone", code=1)
     assert out.startswith("wrong")
+
+
+def test_all_providers_are_checked_at_once(call: Caller) -> None:
+    out = call("provider", "check")
+    assert "wrong" not in out
+    found = call.json("provider", "check")["findings"]
+    assert {one["provider"] for one in found} == {"here", "cloud"}
+    assert len(out.splitlines()) == len(found)
+    gone = {"driver": "container", "engine": "unix:///nowhere/engine.sock", "image": "none"}
+    call.program.configure({"gone": gone, "unknown": {"driver": "balloon"}, **PROVIDERS})
+    lines = call("provider", "check", code=1).splitlines()
+    wrong = [line for line in lines if line.startswith("wrong")]
+    assert [line.split()[1].rstrip(":,") for line in wrong] == ["gone", "unknown"]
+    assert any(line.startswith("ok") and "cloud" in line for line in lines)
+    found = call.json("provider", "check", code=1)["findings"]
+    assert {one["provider"] for one in found if not one["ok"]} == {"gone", "unknown"}
 
 
 def test_configuration_that_is_not_valid(call: Caller) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gridcloud.client import connect, connect_async
-from gridcloud.errors import Conflict, GridcloudError, InvalidSettings, Unreachable
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, InvalidSettings, Unreachable
+from gridcloud.instances.model import Request
 from gridcloud.service.process import lock_of, owning
 from gridcloud.settings import socket_path
 from tests.houses import configure
@@ -59,6 +60,23 @@ def test_plain_programs_do_as_well(data: Path) -> None:
         first.close()
     with pytest.raises(Unreachable, match="No service runs"):
         connect(data=data, alone=True)
+
+
+def test_sizes_without_their_unit_are_refused(data: Path) -> None:
+    with connect(**arguments(data)) as client:
+        for size in (4, 4.0, "4"):
+            with pytest.raises(
+                InvalidRequest, match=r"^memory: 4 means bytes; write the unit, for example 4GiB\.$"
+            ):
+                client.start(memory=size)
+        for fields in ({"disk": 20}, {"gpu_memory": 40}, {"memory": 0}, {"memory": -1}, {"memory": True}):
+            with pytest.raises(InvalidRequest, match=next(iter(fields))):
+                client.offers(**fields)
+        with pytest.raises(InvalidRequest, match="cpu: "):
+            client.offers(cpu=1)
+        assert client.instances(all=True) == []
+        assert client.offers(memory=64 << 20, disk=0, gpu_memory=0).offers
+        assert client.offers(Request(memory=4), cpus=0.5).offers, "a request holds bytes"
 
 
 async def test_when_the_owner_ends_the_others_are_told(data: Path) -> None:

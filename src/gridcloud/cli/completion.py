@@ -27,24 +27,27 @@ def drivers() -> list[str]:
 
 
 def instances() -> list[str]:
-    """Return the ids of live instances, where a service runs."""
+    """Return the ids of live instances and the names of one's own, where a service runs."""
     return _ask("instances")
 
 
 def sessions() -> list[str]:
-    """Return the ids of live sessions, where a service runs."""
+    """Return the ids of live sessions and the names of one's own, where a service runs."""
     return _ask("sessions")
 
 
 def _ask(what: str) -> list[str]:
+    from gridcloud.cli.printing import plain
     from gridcloud.client import connect_async
     from gridcloud.errors import GridcloudError
 
-    async def work() -> list[Any]:
+    async def work() -> tuple[str, list[Any]]:
         async with asyncio.timeout(2), await connect_async(alone=True) as client:
-            return list(await getattr(client, what)())
+            return (await client.version()).user, list(await getattr(client, what)())
 
     try:
-        return [thing.id for thing in asyncio.run(work())]
+        user, things = asyncio.run(work())
     except (GridcloudError, TimeoutError):
         return []
+    names = [thing.name for thing in things if thing.owner == user and thing.name == plain(thing.name)]
+    return [thing.id for thing in things] + sorted(filter(None, set(names)))

@@ -11,6 +11,7 @@ from gridcloud.cli.completion import instances as instance_ids
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.lives import obtain
 from gridcloud.cli.mishaps import Interrupted
+from gridcloud.cli.naming import find_instance, find_instances
 from gridcloud.cli.places import read_configuring
 from gridcloud.cli.printing import ago, plain, print_table, until
 from gridcloud.cli.steps import Steps, describe_event
@@ -23,7 +24,12 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Start, use and stop instances.")
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The instance's id.", autocompletion=instance_ids)]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The instance's id, or the name you gave it.", autocompletion=instance_ids
+    ),
+]
 
 
 @app.command("start")
@@ -80,7 +86,7 @@ async def list_(
 async def show(frame: Frame, id: Id) -> None:
     """Show all about one instance."""
     async with await frame.connect() as client:
-        instance = await client.instance(id)
+        instance = await find_instance(client, id)
     if frame.json:
         frame.show(instance)
         return
@@ -123,8 +129,9 @@ async def ssh(
 
     words = command or ["sh", "-c", 'exec "${SHELL:-/bin/sh}" -l']
     async with await frame.connect() as client:
+        instance = await find_instance(client, id)
         code = await run_command(
-            frame, client, id, words, terminal=terminal or (not command and sys.stdin.isatty())
+            frame, client, instance.id, words, terminal=terminal or (not command and sys.stdin.isatty())
         )
     if frame.signalled:
         raise Interrupted(frame.signalled)
@@ -136,7 +143,8 @@ async def ssh(
 async def stop(
     frame: Frame,
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID…]", help="Ids.", autocompletion=instance_ids)
+        list[str] | None,
+        typer.Argument(metavar="[ID…]", help="Their ids or names.", autocompletion=instance_ids),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="All of your own.")] = False,
     wait: Annotated[
@@ -148,10 +156,11 @@ async def stop(
     if bool(ids) == all:
         raise InvalidRequest("Name the instances to stop, or --all, not both.")
     async with await frame.connect(alone=not wait) as client:
-        if not ids:
-            user = (await client.version()).user
-            ids = [instance.id for instance in await client.instances(owner=user)]
-        asked = [await client.stop(one) for one in dict.fromkeys(ids)]
+        if ids:
+            meant = await find_instances(client, ids)
+        else:
+            meant = await client.instances(owner=(await client.version()).user)
+        asked = [await client.stop(instance.id) for instance in meant]
         with Steps(frame) as steps:
             if wait:
                 asked = [await _await_end(steps, client, instance) for instance in asked]
@@ -172,7 +181,8 @@ async def extend(
     except ValueError as error:
         raise InvalidRequest(f"TIME: {error}.") from None
     async with await frame.connect() as client:
-        instance = await client.extend(id, time=seconds)
+        instance = await find_instance(client, id)
+        instance = await client.extend(instance.id, time=seconds)
     if frame.json:
         frame.show(instance)
     else:
@@ -188,7 +198,8 @@ async def events(
 ) -> None:
     """Tell an instance's story. With --json one document a line."""
     async with await frame.connect() as client:
-        async for event in client.instance_events(id, follow=follow):
+        instance = await find_instance(client, id)
+        async for event in client.instance_events(instance.id, follow=follow):
             if frame.json:
                 print(event.model_dump_json(), flush=True)
                 continue

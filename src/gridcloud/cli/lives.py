@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from gridcloud.cli.frame import Frame
 from gridcloud.cli.steps import Steps
 from gridcloud.client import AsyncClient
-from gridcloud.errors import GridcloudError
-from gridcloud.instances.model import FINAL, Instance, Request
+from gridcloud.errors import GridcloudError, NoOffer
+from gridcloud.instances.model import FINAL, Instance, Request, State
+from gridcloud.service.documents import Event
 
 __all__ = ["borrowed", "obtain", "stop_and_wait"]
 
@@ -54,8 +55,7 @@ async def obtain(
     try:
         if cancelled:
             raise asyncio.CancelledError
-        with Steps(frame, "Looking for an offer") as steps:
-            return await client.wait_ready(instance.id, steps.event)
+        return await _await_ready(frame, client, instance.id)
     except BaseException:
         await stop_and_wait(frame, client, instance.id)
         raise
@@ -96,6 +96,28 @@ async def stop_and_wait(frame: Frame, client: AsyncClient, instance_id: str) -> 
             steps.tell(f"Instance {instance_id} could not be stopped: {error} Try 'gridcloud doctor --mend'.")
     finally:
         frame.on_signal = before
+
+
+async def _await_ready(frame: Frame, client: AsyncClient, instance_id: str) -> Instance:
+    """Show the steps until it is ready; people are not told twice that nothing fits."""
+    held: list[Event] = []
+
+    def take(event: Event) -> None:
+        if event.type == State.FAILED and not frame.json:
+            held.append(event)
+        else:
+            steps.event(event)
+
+    with Steps(frame, "Looking for an offer") as steps:
+        try:
+            return await client.wait_ready(instance_id, take)
+        except NoOffer as error:
+            if held and held[-1].message.startswith(error.message):
+                error.remedy = held.pop().message.removeprefix(error.message).strip()
+            raise
+        finally:
+            for event in held:
+                steps.event(event)
 
 
 async def _finish(work: Awaitable[Result]) -> tuple[Result, bool]:

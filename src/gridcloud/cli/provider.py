@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -44,20 +45,32 @@ async def list_(
 
 @app.command("check")
 @framed
-async def check(frame: Frame, name: Name) -> int:
-    """Try a provider's access and images without starting anything. Exits 1 where something is wrong."""
+async def check(
+    frame: Frame,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="The provider's name; all when left out.", autocompletion=providers
+        ),
+    ] = None,
+) -> int:
+    """Try the access and images of a provider, or of all, starting nothing. Exits 1 where something is wrong."""
     async with await frame.connect() as client:
-        with waiting(frame, f"Trying {name}"):
-            findings = await client.check_provider(name)
+        with waiting(frame, f"Trying {name or 'every provider'}"):
+            names = [one.name for one in await client.providers()] if name is None else [name]
+            found = await asyncio.gather(*(client.check_provider(one) for one in names))
+    checked = [(one, finding) for one, findings in zip(names, found, strict=True) for finding in findings]
     if frame.json:
-        frame.show({"findings": [finding.model_dump(mode="json") for finding in findings]})
+        document = [{"provider": one, **finding.model_dump(mode="json")} for one, finding in checked]
+        frame.show({"findings": document})
     else:
-        for finding in findings:
+        for one, finding in checked:
             mark = "ok   " if finding.ok else "wrong"
-            print(plain(f"{mark}  {finding.subject}: {finding.message}"))
+            whose = "" if name is not None or finding.subject == one else f"{one}, "
+            print(plain(f"{mark}  {whose}{finding.subject}: {finding.message}"))
             if finding.remedy and not finding.ok:
                 print(plain(f"       {finding.remedy}"))
-    return 0 if all(finding.ok for finding in findings) else 1
+    return 0 if all(finding.ok for _, finding in checked) else 1
 
 
 @app.command("add")

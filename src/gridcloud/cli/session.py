@@ -8,6 +8,7 @@ import typer
 
 from gridcloud.cli.completion import sessions as session_ids
 from gridcloud.cli.frame import Frame, framed
+from gridcloud.cli.naming import find_session
 from gridcloud.cli.printing import ago, plain, print_table
 from gridcloud.cli.steps import Steps, describe_event
 from gridcloud.sessions.model import Session
@@ -18,7 +19,10 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="See and stop sessions; the hub starts them."
 )
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.", autocompletion=session_ids)]
+Id = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The session's id, or its name.", autocompletion=session_ids),
+]
 
 
 @app.command("list")
@@ -45,7 +49,7 @@ async def list_(
 async def show(frame: Frame, id: Id) -> None:
     """Show all about one session."""
     async with await frame.connect() as client:
-        session = await client.session(id)
+        session = await find_session(client, id)
     if frame.json:
         frame.show(_document(session))
         return
@@ -71,13 +75,14 @@ async def show(frame: Frame, id: Id) -> None:
 async def stop(frame: Frame, id: Id) -> None:
     """Stop a session and its instance, and wait until nothing is left."""
     async with await frame.connect() as client:
-        session = await client.stop_session(id)
-        with Steps(frame, f"Stopping {id}") as steps:
-            async for _ in client.session_events(id, follow=True):
+        session = await find_session(client, id)
+        session = await client.stop_session(session.id)
+        with Steps(frame, f"Stopping {session.id}") as steps:
+            async for _ in client.session_events(session.id, follow=True):
                 pass
             await client.wait_ended(session.instance_id)
-            session = await client.session(id)
-            steps.tell(f"Stopped {id}: {session.detail or 'nothing is left of it.'}")
+            session = await client.session(session.id)
+            steps.tell(f"Stopped {session.id}: {session.detail or 'nothing is left of it.'}")
     if frame.json:
         frame.show(_document(session))
 
@@ -91,7 +96,8 @@ async def events(
 ) -> None:
     """Tell a session's story, its instance's included. With --json one document a line."""
     async with await frame.connect() as client:
-        async for event in client.session_events(id, follow=follow):
+        session = await find_session(client, id)
+        async for event in client.session_events(session.id, follow=follow):
             if frame.json:
                 print(event.model_dump_json(), flush=True)
                 continue

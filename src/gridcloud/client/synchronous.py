@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,10 +13,12 @@ from typing import Any, Self, TypeVar
 
 from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from pydantic import ValidationError
 
 from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
+from gridcloud.errors import InvalidRequest
 from gridcloud.instances.model import Finding, Instance, Request
 from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
@@ -243,7 +246,25 @@ class Client:
         self.close()
 
 
+_SIZES = frozenset({"memory", "disk", "gpu_memory"})
+
+
 def _request(request: Request | None, fields: Mapping[str, Any]) -> Request:
-    if request is None:
-        return Request.model_validate(dict(fields))
-    return Request.model_validate({**request.model_dump(exclude_unset=True), **fields})
+    """Return a request with these fields. Raises InvalidRequest."""
+    before = request.model_dump(exclude_unset=True) if request is not None else {}
+    written = {name: _spell(value) if name in _SIZES else value for name, value in fields.items()}
+    try:
+        return Request.model_validate({**before, **written})
+    except ValidationError as error:
+        told = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}."
+            for fault in error.errors(include_url=False)
+        ]
+        raise InvalidRequest(" ".join(told)) from None
+
+
+def _spell(value: Any) -> Any:
+    """Spell a small number as a person writes it, whom the request tells that ``memory=4`` means four bytes."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1024**2:
+        return str(math.ceil(value))
+    return value

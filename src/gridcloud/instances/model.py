@@ -56,6 +56,10 @@ def _with_unit(value: Any) -> Any:
     return value
 
 
+def _with_unit_or_zero(value: Any) -> Any:
+    return value if str(value).strip() == "0" else _with_unit(value)
+
+
 class Kind(StrEnum):
     """What an instance is."""
 
@@ -74,10 +78,14 @@ class Request(Record):
     memory: Annotated[Size, BeforeValidator(_with_unit)] = Field(
         default=1024**3, description="memory, at least, e.g. 4GiB"
     )
-    disk: Size = Field(default=0, description="disk, at least, e.g. 20GiB; 0: whatever there is")
+    disk: Annotated[Size, BeforeValidator(_with_unit_or_zero)] = Field(
+        default=0, description="disk, at least, e.g. 20GiB; 0: whatever there is"
+    )
     gpus: int = Field(default=0, ge=0, le=1_000_000, description="GPUs, at least")
     gpu_model: Text = Field(default="", description="GPU model, any part of its name, e.g. H100")
-    gpu_memory: Size = Field(default=0, description="memory per GPU, at least, e.g. 40GiB")
+    gpu_memory: Annotated[Size, BeforeValidator(_with_unit_or_zero)] = Field(
+        default=0, description="memory per GPU, at least, e.g. 40GiB"
+    )
     kind: Kind | None = Field(
         default=None, description="bare_metal, container or virtual_machine; any when not given"
     )
