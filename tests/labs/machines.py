@@ -219,7 +219,7 @@ class Lab:
             )
         self._addresses += 1
         index = self._addresses
-        host = f"10.213.{self.number}.{index + (129 if behind else 9)}"
+        host = self._free_address(behind)
         host_key = host_key or asyncssh.generate_private_key("ssh-ed25519", comment=name)
         folder = self.folder / f"m{index}"
         scratch = folder / "scratch"
@@ -246,6 +246,16 @@ class Lab:
             self.stop(machine)
             raise
         return machine
+
+    def _free_address(self, behind: Machine | None) -> str:
+        """Return the address that has been free for longest; a lab has a hundred of each kind at once."""
+        first, count = (130, 120) if behind else (10, 118)
+        taken = {machine.host for machine in self.machines.values()}
+        turns = (first + (self._addresses + turn) % count for turn in range(count))
+        host = next(one for last in turns if (one := f"10.213.{self.number}.{last}") not in taken)
+        # Whoever had it before must not be remembered as its neighbour.
+        subprocess.run(["ip", "neigh", "flush", "to", host], stderr=subprocess.DEVNULL, check=False)
+        return host
 
     def _boot(
         self, folder: Path, environment: dict[str, str], *, memory: str | None, cpus: float | None
