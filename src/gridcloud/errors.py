@@ -72,7 +72,8 @@ class GridcloudError(Exception):
         self.details: dict[str, Any] = dict(details or {})
 
     def __str__(self) -> str:
-        return f"{self.message} {self.remedy}".strip()
+        stop = "." if self.remedy and self.message[-1:].isalnum() else ""
+        return f"{self.message}{stop} {self.remedy}".strip()
 
     def problem(self) -> dict[str, Any]:
         """The error as an RFC 9457 problem document; ``type`` is the class's name, so that clients raise it again."""

@@ -87,14 +87,14 @@ def hear():
 """
 """What a kernel publishes is signed, not sealed: whoever reaches its socket reads it."""
 
-# A tester's Python may lie in a home that only root can enter. Here, and for this hub only, that home can be passed.
-OPEN = r"""
+# A tester's Python may lie in a home that only root can enter. For one hub only, that home gets another mode.
+REMOUNT = r"""
 set -e
 mount --make-rprivate /
-closed=$1; shift
+mode=$1 closed=$2; shift 2
 behind=$(mktemp -d /tmp/gcu-behind-XXXXXX)
 mount --rbind "$closed" "$behind"
-mount -t tmpfs -o mode=711 none "$closed"
+mount -t tmpfs -o mode=$mode none "$closed"
 for one in "$behind"/* "$behind"/.[!.]*; do
     [ -d "$one" ] || continue
     mkdir "$closed/${one##*/}"
@@ -168,7 +168,7 @@ def hub(make_house: Callable[..., UpHouse], accounts: tuple[str, str]) -> Iterat
     with (house.folder / "more.py").open("a") as more:
         more.write(PEOPLE)
     if closed := closed_home():
-        house.before = ("unshare", "--mount", "sh", "-c", OPEN, "sh", closed)
+        house.before = ("unshare", "--mount", "sh", "-c", REMOUNT, "sh", "711", closed)
     house.start()
     yield house
     house.stop()
@@ -391,6 +391,29 @@ async def test_a_stop_leaves_no_process_of_the_user(hub: UpHouse, accounts: tupl
         await nothing_left(hub, name)
 
 
+async def test_an_account_that_may_not_read_this_python_is_told_so(
+    make_house: Callable[..., UpHouse], accounts: tuple[str, str]
+) -> None:
+    closed = closed_home() or str(Path(sys.prefix).parent)
+    if closed == "/":
+        pytest.skip("this Python lies where all may enter; run the tests in a virtual environment")
+    house = make_house({"here": {"driver": "local"}})
+    house.before = ("unshare", "--mount", "sh", "-c", REMOUNT, "sh", "700", closed)
+    house.start()
+    try:
+        async with house.api() as client:
+            await house.user(client, accounts[0])
+            async with client.post(f"/hub/api/users/{accounts[0]}/server", json={}) as answer:
+                text = await answer.text()
+                assert answer.status == 400, text
+        assert f"{accounts[0]} may not enter {closed}" in text
+        assert "/opt" in text
+        await nothing_left(house, accounts[0])
+        assert processes_of(accounts[0]) == []
+    finally:
+        house.stop()
+
+
 async def nothing_left(hub: UpHouse, owner: str) -> None:
     """Have nothing of this owner: no session, no instance."""
     async with await connect_async(data=hub.data, alone=True) as gridcloud:
@@ -412,9 +435,9 @@ def ports_of(processes: Iterable[int]) -> set[int]:
     """Return the ports that processes listen on."""
     pids = set(processes)
     return {
-        one.laddr.port
+        int(one.laddr[1])
         for one in psutil.net_connections("tcp")
-        if one.pid in pids and one.status == psutil.CONN_LISTEN
+        if one.pid in pids and one.status == psutil.CONN_LISTEN and one.laddr
     }
 
 

@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 from gridcloud.connections.driver import Command
 from gridcloud.connections.environment import inherited
-from gridcloud.errors import InvalidRequest, TimedOut, Unreachable
+from gridcloud.errors import Forbidden, InvalidRequest, TimedOut, Unreachable
 
 __all__ = ["ForkServer", "Program", "main"]
 
@@ -99,7 +99,8 @@ class ForkServer:
 
         ``environment`` of the command is all it gets. Output is appended to ``log``, an absolute path. ``enter`` is
         the instance's command to enter its limits; it must know ``--adopt``. Raises TimedOut when the server does
-        not answer: whether the program runs is then unknown.
+        not answer: whether the program runs is then unknown; Forbidden when the user may not read this Python, which
+        the program would need for what it has yet to import, and for its kernels.
         """
         program = self.programs.get(command.words[0]) if command.terminal is None else None
         if program is None:
@@ -134,6 +135,13 @@ class ForkServer:
                 await writer.wait_closed()
         if "pid" in answer:
             return int(answer["pid"])
+        if "closed" in answer:
+            raise Forbidden(
+                f"{user} may not enter {answer['closed']}, below which the Python of gridcloud lies that "
+                f"{program.name} needs.",
+                remedy="Install gridcloud, and the Python it runs on, where every account may read them, as below "
+                f"/opt; or open that folder to others: chmod o+x {answer['closed']}",
+            )
         if not answer:
             raise TimedOut(f"the fork server was cut off while it started {program.name}")
         _log.warning("%s is started plainly: %s", program.name, answer.get("error"))
@@ -284,6 +292,10 @@ def _start(connection: socket.socket, programs: Mapping[str, Callable[[], Any]])
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         _write(folder, "exit", f"{pid} {code if code >= 0 else 128 - code}\n")
+    except _Closed as closed:
+        with contextlib.suppress(OSError):
+            connection.sendall(json.dumps({"closed": str(closed)}).encode())
+        os._exit(1)
     except BaseException as error:
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
@@ -310,7 +322,9 @@ def _prepare(request: Mapping[str, Any]) -> int:
         limits.pop("OMP_NUM_THREADS", None)  # a hint, which the user may know better
     environment |= limits
     if request["user"]:
+        places = _installed()
         _become(request["user"])
+        _require_open(places)
     _rewrite(environment, request["words"])
     sys.argv = list(request["words"])
     path, name = os.path.split(request["log"])
@@ -370,6 +384,24 @@ def _become(user: str) -> None:
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     # A process that changed its user may not look at itself in /proc, which programs expect to.
     _prctl(_PR_SET_DUMPABLE, 1)
+
+
+class _Closed(Exception):
+    """A folder that the user may not enter."""
+
+
+def _installed() -> tuple[Path, ...]:
+    """Return where this Python lies: its program, what it was made from, its libraries, ourselves."""
+    program = Path(sys.executable)
+    return program, program.resolve(), Path(sys.prefix), Path(os.__file__).resolve(), Path(__file__).resolve()
+
+
+def _require_open(places: Iterable[Path]) -> None:
+    """Raise _Closed for the first folder on the way to a place that we, as the user now, may not pass."""
+    for place in places:
+        for folder in reversed(place.parents):
+            if not os.access(folder, os.X_OK):
+                raise _Closed(folder)
 
 
 def _rewrite(environment: Mapping[str, str], words: Sequence[str]) -> None:

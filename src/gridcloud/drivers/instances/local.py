@@ -42,6 +42,7 @@ from gridcloud.connections.model import LocalAddress
 from gridcloud.drivers.instances.local_machine import (
     GPU,
     boot_id,
+    closed_folder,
     discover_gpus,
     measure_computer,
     run_script,
@@ -233,6 +234,12 @@ class LocalDriver(InstanceDriver):
         if root:
             message = "commands run as the owner's account of this computer"
             findings.append(Finding(subject=subject, ok=True, message=message))
+        if root and (folder := closed_folder()):
+            message = f"notebooks here are for root only: others may not enter {folder}, where gridcloud's Python lies"
+            remedy = (
+                f"Install gridcloud and its Python where all may read, as below /opt, or: chmod o+x {folder}"
+            )
+            findings.append(Finding(subject=subject, ok=True, message=message, remedy=remedy))
         if root and self.settings.allow_root:
             message = "owners without an account here run as root (allow_root)"
             remedy = "Give them accounts, or map them by 'accounts', and remove allow_root."
