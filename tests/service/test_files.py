@@ -98,6 +98,7 @@ async def test_a_transfer_leaves_room_on_our_own_disk(
     instance = await service.obtain()
     (tmp_path / "file").write_text("new")
     (place(instance) / "there").write_text("old")
+    # No test fills the disk of the computer it runs on.
     monkeypatch.setattr(files, "RESERVE", 1 << 60)
     monkeypatch.setattr(files, "LOOK", 0)
     async with service.admin() as client:
