@@ -133,7 +133,10 @@ async def test_enters_the_limits(server: ForkServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_root
-async def test_runs_as_another_user(server: ForkServer) -> None:
+async def test_runs_as_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    server = ForkServer(tmp_path, [Program("toy", TOY.module)])  # it need not read this Python while it runs
+    await server.start()
     with tempfile.TemporaryDirectory(prefix="gct-fork-") as name:
         folder = Path(name)
         os.chown(folder, 65534, 65534)
@@ -141,6 +144,7 @@ async def test_runs_as_another_user(server: ForkServer) -> None:
         seen = await told(folder)
         assert seen["user"] == 65534
         assert {(folder / file).stat().st_uid for file in ("log", "exit")} == {65534}
+    await server.close()
 
 
 async def test_a_dead_server_is_started_again_and_its_programs_live_on(

@@ -58,7 +58,8 @@ class Program:
     module: str
     function: str = "main"
     preload: tuple[str, ...] = ()
-    """Modules to import beforehand, beside ``module``: those it would import while it starts."""
+    """Modules to import beforehand, beside ``module``: those it would import while it starts. A program with any is
+    taken to import more while it runs."""
 
     def __str__(self) -> str:
         return ",".join((f"{self.name}={self.module}:{self.function}", *self.preload))
@@ -99,8 +100,8 @@ class ForkServer:
 
         ``environment`` of the command is all it gets. Output is appended to ``log``, an absolute path. ``enter`` is
         the instance's command to enter its limits; it must know ``--adopt``. Raises TimedOut when the server does
-        not answer: whether the program runs is then unknown; Forbidden when the user may not read this Python, which
-        the program would need for what it has yet to import, and for its kernels.
+        not answer: whether the program runs is then unknown; Forbidden when the user may not read this Python and the
+        program would need to, for what it has yet to import, and for its kernels.
         """
         program = self.programs.get(command.words[0]) if command.terminal is None else None
         if program is None:
@@ -116,6 +117,7 @@ class ForkServer:
             "log": log,
             "user": user,
             "enter": list(enter),
+            "imports": bool(program.preload),
         }
         try:
             reader, writer = await asyncio.open_unix_connection(self._folder / "socket")
@@ -322,7 +324,7 @@ def _prepare(request: Mapping[str, Any]) -> int:
         limits.pop("OMP_NUM_THREADS", None)  # a hint, which the user may know better
     environment |= limits
     if request["user"]:
-        places = _installed()
+        places = _installed() if request["imports"] else ()
         _become(request["user"])
         _require_open(places)
     _rewrite(environment, request["words"])
