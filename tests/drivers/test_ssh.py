@@ -463,14 +463,20 @@ async def test_home_is_kept_when_asked_and_nobody_gets_in(
     driver = make(entry(ssh_machine), keep_homes=True)
     spec, handle, address = await make_one(driver)
     connection = await keys.connect(address)
-    await read_output(connection, "sh", "-c", "echo kept >~/mine")
+    await read_output(
+        connection, "sh", "-c", "echo kept >~/mine; echo my key >~/.ssh/id_mine; echo evil >~/.ssh/rc"
+    )
     await connection.close()
     await driver.destroy(spec.id, handle)
     with pytest.raises(Forbidden):
         await keys.connect(address)
     _, _, again = await make_one(driver)
     connection = await keys.connect(again)
-    assert await read_output(connection, "sh", "-c", "cat ~/mine") == "kept\n"
+    assert await read_output(connection, "sh", "-c", "cat ~/mine ~/.ssh/id_mine") == "kept\nmy key\n"
+    assert (
+        await read_output(connection, "ls", f"/var/lib/gridcloud/homes/{again.user}/.ssh")
+        == "authorized_keys\nid_mine\n"
+    )
     await connection.close()
 
 
@@ -486,7 +492,7 @@ async def test_instance_ends_itself(ssh_machine: Machine, make: Make) -> None:
     spec, handle, address = await make_one(driver)
     await driver.arm(spec.id, handle, datetime.now(UTC))
     await driver.close()
-    wait = 'while [ -e "$1" ] && [ $((i += 1)) -lt 300 ]; do sleep 0.1; done'
+    wait = 'while [ -e "$1" ] && [ $((i += 1)) -lt 900 ]; do sleep 0.1; done'
     ssh_machine.execute("sh", "-c", wait, "sh", str(Path(_spec(spec)).parent))
     assert address.user not in ssh_machine.execute("cat", "/etc/passwd")
     assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE

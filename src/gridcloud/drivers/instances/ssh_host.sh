@@ -234,10 +234,19 @@ make_account() {
   fi
   if [ ! -d "$home" ]; then mkdir -- "$home" && chown -- "$account:" "$home"; fi
   chmod 700 "$home"
-  # As the account, for the home is the owner's: root would follow what links it finds there.
+  close_account || refuse 74 "the folder .ssh of the account $account cannot be changed"
   printf 'cert-authority,principals="%s" %s\n' "$account" "$2" | HOME=$home su -s /bin/sh -c \
-    'umask 077 && rm -rf "$HOME/.ssh" && mkdir "$HOME/.ssh" && cat >"$HOME/.ssh/authorized_keys"' "$account" \
+    'umask 077 && mkdir -p "$HOME/.ssh" && chmod 700 "$HOME/.ssh" && cat >"$HOME/.ssh/authorized_keys"' "$account" \
     >/dev/null 2>&1 || refuse 74 "the key of our authority cannot be written for the account $account"
+}
+
+# Take away all that lets anybody in, or runs when somebody comes in; the owner's own keys for elsewhere stay.
+# As the account, for the home is the owner's: root would follow what links it finds there.
+close_account() {
+  HOME=$home su -s /bin/sh -c \
+    'cd "$HOME" || exit 1; if [ -L .ssh ] || [ ! -d .ssh ]; then rm -f .ssh; exit; fi
+    cd .ssh && rm -rf authorized_keys authorized_keys2 rc environment' "$account" \
+    >/dev/null 2>&1 </dev/null
 }
 
 # INSTALLATION ID KEEP_HOMES SECONDS, then this text
@@ -298,13 +307,14 @@ end_account() {
     if has crontab; then crontab -r -u "$account" 2>/dev/null; fi
     end_processes "$account"
     if [ "$keep" = yes ]; then
+      close_account || refuse 74 "the folder .ssh of the account $account cannot be changed"
       usermod --expiredate 1 "$account" >/dev/null 2>&1 || refuse 74 "the account $account cannot be expired"
     else
       # By force, for the dead that nobody has buried yet count as in use.
       said=$(userdel --force "$account" 2>&1 </dev/null) || refuse 74 "userdel: $said"
     fi
   fi
-  if [ "$keep" = yes ]; then rm -rf -- "$home/.ssh"; else rm -rf -- "$home"; fi
+  if [ "$keep" != yes ]; then rm -rf -- "$home"; fi
 }
 
 end_processes() {
