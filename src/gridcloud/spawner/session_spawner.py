@@ -150,6 +150,17 @@ class GridcloudSpawner(Spawner):
         self._note_end(session)
         return 0 if session.state in (State.ENDING, State.ENDED) else 1
 
+    async def get_url(self) -> str:
+        """Return where the session answers now: a hub that died while it was being started never learned that."""
+        url: str = await super().get_url()
+        try:
+            session = await (await self.desk.client(patience=5)).session(self.session_id)
+        except GridcloudError:
+            return url
+        if session.endpoint is None:
+            return url
+        return f"http://{session.endpoint.host}:{session.endpoint.port}{urlsplit(url).path}"
+
     async def stop(self, now: bool = False) -> None:
         """End the session with its instance; return when nothing is left of it, or it takes long."""
         if not self.session_id:
