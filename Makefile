@@ -29,7 +29,7 @@ labs: setup debian
 	@$(BIN)/python -m tests.labs
 
 test: setup debian labs ## all tests but the labs, docs included
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-labs: setup debian labs ## the heavy scenes on real parts
 	@$(BIN)/pytest -m lab $(ARGS)

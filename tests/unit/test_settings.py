@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -386,12 +387,17 @@ def test_a_data_folder_that_others_may_change_is_refused(tmp_path: Path) -> None
         data_folder({"GRIDCLOUD_DATA": str(tmp_path / "d")})
 
 
-def test_a_socket_can_be_made_however_deep_the_data_lies(tmp_path: Path) -> None:
-    runtime = tmp_path / "r"
-    runtime.mkdir()
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A folder whose path is as short as that of a user's runtime folder."""
+    with tempfile.TemporaryDirectory(prefix="gct-") as folder:
+        yield Path(folder)
+
+
+def test_a_socket_can_be_made_however_deep_the_data_lies(tmp_path: Path, runtime: Path) -> None:
     deep = tmp_path / ("x" * 100)
     paths = {
-        socket_path(tmp_path / "d", {}),
+        socket_path(runtime / "d", {}),
         socket_path(deep, {}),
         socket_path(deep, {"XDG_RUNTIME_DIR": "/nowhere"}),
     }
@@ -404,8 +410,7 @@ def test_a_socket_can_be_made_however_deep_the_data_lies(tmp_path: Path) -> None
     assert len(paths) == 3
 
 
-def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "gridcloud").symlink_to(tmp_path / "elsewhere")
+def test_a_socket_folder_of_somebody_else_is_refused(tmp_path: Path, runtime: Path) -> None:
+    (runtime / "gridcloud").symlink_to(tmp_path)
     with pytest.raises(Untrusted, match="is not ours"):
-        socket_path(Path("/" + "x" * 120), {"XDG_RUNTIME_DIR": str(tmp_path)})
+        socket_path(Path("/" + "x" * 120), {"XDG_RUNTIME_DIR": str(runtime)})

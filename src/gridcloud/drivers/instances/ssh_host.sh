@@ -257,14 +257,18 @@ arm() {
   echo $(($(date +%s) + seconds)) >"$place/expires.new" && mv -f -- "$place/expires.new" "$place/expires" ||
     refuse 70 "the end of $id cannot be written in $directory"
   if is_watched; then return; fi
-  # In a session of its own, or it would end with the connection.
+  # In a session of its own, or it would end with the connection: that it has one it says itself.
+  rm -f -- "$place/watcher"
   setsid sh -c "$text" gridcloud watch "$directory" "$tag" "$id" "$keep" </dev/null >/dev/null 2>&1 &
-  echo $! >"$place/watcher"
+  tries=0
+  while ! is_watched && [ $((tries += 1)) -le 200 ]; do sleep 0.02 2>/dev/null || sleep 1; done
+  is_watched || refuse 70 "nothing watches over the end of $id"
 }
 
 # INSTALLATION ID KEEP_HOMES: wait for the end, which may be moved meanwhile
 watch() {
   place=$directory/$1/instances/$2
+  echo $$ >"$place/watcher.new" && mv -f -- "$place/watcher.new" "$place/watcher"
   while expires=$(cat "$place/expires" 2>/dev/null) && left=$((expires - $(date +%s))) && [ "$left" -gt 0 ]; do
     [ "$left" -lt 30 ] || left=30
     sleep "$left"
