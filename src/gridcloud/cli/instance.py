@@ -14,7 +14,7 @@ from gridcloud.cli.mishaps import Interrupted
 from gridcloud.cli.naming import find_instance, find_instances
 from gridcloud.cli.places import read_configuring
 from gridcloud.cli.printing import ago, plain, print_table, until
-from gridcloud.cli.steps import Steps, describe_event
+from gridcloud.cli.steps import Steps, print_story
 from gridcloud.cli.streams import run_command
 from gridcloud.errors import InvalidRequest
 from gridcloud.instances.matching import describe
@@ -199,12 +199,7 @@ async def events(
     """Tell an instance's story. With --json one document a line."""
     async with await frame.connect() as client:
         instance = await find_instance(client, id)
-        async for event in client.instance_events(instance.id, follow=follow):
-            if frame.json:
-                print(event.model_dump_json(), flush=True)
-                continue
-            for line in describe_event(event):
-                print(f"{event.at:%Y-%m-%d %H:%M:%S} {line}", flush=True)
+        await print_story(frame, client.instance_events(instance.id, follow=follow))
 
 
 async def _await_end(steps: Steps, client: Any, instance: Instance) -> Instance:

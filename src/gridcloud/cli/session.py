@@ -10,7 +10,7 @@ from gridcloud.cli.completion import sessions as session_ids
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.naming import find_session
 from gridcloud.cli.printing import ago, plain, print_table
-from gridcloud.cli.steps import Steps, describe_event
+from gridcloud.cli.steps import Steps, print_story
 from gridcloud.sessions.model import Session
 
 __all__ = ["app"]
@@ -97,12 +97,7 @@ async def events(
     """Tell a session's story, its instance's included. With --json one document a line."""
     async with await frame.connect() as client:
         session = await find_session(client, id)
-        async for event in client.session_events(session.id, follow=follow):
-            if frame.json:
-                print(event.model_dump_json(), flush=True)
-                continue
-            for line in describe_event(event):
-                print(f"{event.at:%Y-%m-%d %H:%M:%S} {line}", flush=True)
+        await print_story(frame, client.session_events(session.id, follow=follow))
 
 
 def _document(session: Session) -> object:

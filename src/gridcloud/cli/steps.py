@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gridcloud.cli.frame import Frame
@@ -14,7 +14,7 @@ from gridcloud.cli.printing import error_console, plain
 if TYPE_CHECKING:
     from gridcloud.service.documents import Event
 
-__all__ = ["Steps", "describe_event", "waiting"]
+__all__ = ["Steps", "describe_event", "print_story", "waiting"]
 
 
 class Steps:
@@ -64,6 +64,16 @@ class Steps:
     def _print_json(document: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(document), file=sys.stderr, flush=True)
+
+
+async def print_story(frame: Frame, story: AsyncIterator[Event]) -> None:
+    """Print each event with its time as it comes; with --json one document a line."""
+    async for event in story:
+        if frame.json:
+            print(event.model_dump_json(), flush=True)
+            continue
+        for line in describe_event(event):
+            print(f"{event.at:%Y-%m-%d %H:%M:%S} {line}", flush=True)
 
 
 def describe_event(event: Event) -> list[str]:

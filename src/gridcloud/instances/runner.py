@@ -232,7 +232,7 @@ class Runner:
                 await self._perform(duty, instance, changed)
         except asyncio.CancelledError:
             raise
-        except Exception:
+        except Exception:  # a fault of ours must not leave a machine without anybody who looks after it
             log.exception("instance %s: the runner failed; it is taken up again", instance_id)
             self._tasks.pop(instance_id, None)
             await self.clock.sleep(1)

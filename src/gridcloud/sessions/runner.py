@@ -170,7 +170,7 @@ class Runner:
             except GridcloudError as error:
                 await self._break(await self.lives.get(session_id), str(error))
                 await self.clock.sleep(self._poll)
-            except Exception as error:
+            except Exception as error:  # a fault of ours ends this session, told, and no other
                 log.exception("session %s: the runner failed", session_id)
                 session = await self.lives.get(session_id)
                 await self._break(session, f"gridcloud itself failed: {type(error).__name__}")
