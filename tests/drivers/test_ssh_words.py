@@ -11,10 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from gridcloud.drivers.instances.ssh_host import SCRIPT, parse_facts, parse_reservation, parse_survey
-from gridcloud.drivers.instances.ssh_keys import fingerprint, is_public_key, read_known_hosts
 from gridcloud.drivers.instances.ssh_notes import Notes
-from gridcloud.drivers.instances.ssh_settings import SSHHost, SSHMachine, SSHReserve, SSHSettings
+from gridcloud.drivers.instances.ssh_settings import SSHHost, SSHReserve, SSHSettings
 from gridcloud.errors import InvalidSettings, Transient
+from gridcloud.instances.known_hosts import fingerprint, is_public_key, read_known_hosts
+from gridcloud.instances.ssh_machine import SSHMachine
 
 KEYS = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(3)]
 LINES = [" ".join(key.export_public_key().decode().split()[:2]) for key in KEYS]

@@ -15,10 +15,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
-from gridcloud.instances.model import Finding, Handle, Holding, Observation, Offer, Request, Spec
+from gridcloud.instances.model import Discovery, Finding, Handle, Holding, Observation, Offer, Request, Spec
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["Context", "Expiring", "Imaging", "InstanceDriver"]
+__all__ = ["Context", "Discovering", "Expiring", "Imaging", "InstanceDriver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,15 @@ class InstanceDriver(ABC):
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:
         """Remove everything made for this id, processes included; return when it is gone or certain to go.
 
-        Works without a handle (the crash came before it was stored). Removing what is not there succeeds.
-        Raises Transient when it is not certain.
+        Works without a handle (the crash came before it was stored). Removing what is not there succeeds. For the id
+        SHARED it removes what serves all instances, where the provider holds none of ours any more, and is Transient
+        where it does. Raises Transient when it is not certain.
         """
 
     @abstractmethod
     async def holdings(self) -> Sequence[Holding]:
-        """Return everything the provider holds under our owner tag, half-made things included."""
+        """Return everything the provider holds under our owner tag, half-made things included: machines, disks,
+        addresses, networks, …; what serves all instances has the id SHARED. ``destroy`` of each id removes it."""
 
     @abstractmethod
     async def check(self) -> Sequence[Finding]:
@@ -97,6 +99,14 @@ class Imaging(Protocol):
 
     async def images(self) -> Sequence[str]:
         """Return the names of images a request may ask for, within 10 seconds."""
+
+
+@runtime_checkable
+class Discovering(Protocol):
+    """A driver whose provider has images, shapes, locations and networks to choose from."""
+
+    async def discover(self) -> Discovery:
+        """Return all there is to choose from, within 30 seconds. Raises Transient, InvalidSettings."""
 
 
 @runtime_checkable

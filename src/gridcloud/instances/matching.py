@@ -92,11 +92,11 @@ def _limit(request: Request, offer: Offer) -> Offer:
     return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
 
 
-def _score(request: Request, offer: Offer) -> tuple[bool, bool, float, float, int, float, str]:
+def _score(request: Request, offer: Offer) -> tuple[bool, bool, bool, float, float, int, float, str]:
     shape = offer.shape
     spare = shape.cpus / request.cpus + shape.memory / max(request.memory, 1)
     idle_gpus = max(0, shape.gpus - request.gpus)
-    free = (not offer.available, not offer.possible)
+    free = (not offer.available, not offer.possible, not offer.priced)
     return (*free, float(offer.price), float(offer.wait), idle_gpus, spare, offer.provider)
 
 

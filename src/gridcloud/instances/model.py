@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,7 +14,11 @@ from gridcloud.settings import Duration, Size, format_size, parse_duration, pars
 
 __all__ = [
     "FINAL",
+    "SHARED",
+    "Charge",
+    "Discovery",
     "Finding",
+    "Found",
     "Handle",
     "Holding",
     "Instance",
@@ -28,6 +32,7 @@ __all__ = [
     "Shape",
     "Spec",
     "State",
+    "Step",
     "format_size",
     "parse_duration",
     "parse_size",
@@ -94,7 +99,14 @@ class Request(Record):
     )
     location: Text = Field(default="", description="location, as providers name theirs")
     time: Duration = Field(default=0, description="time limit, e.g. 2h; 0: the provider's own")
+    idle: Duration = Field(
+        default=0, description="end it after this long without use, e.g. 30m; 0: the configuration's"
+    )
     max_price: Decimal | None = Field(default=None, ge=0, description="price per hour, at most")
+    spot: bool = Field(
+        default=False, description="take cheaper machines, too, that the provider may take back at any time"
+    )
+    project: Text = Field(default="", description="project whose budget it is charged to")
     on: Text = Field(default="", description="this provider only")
 
 
@@ -110,6 +122,14 @@ class Shape(Record):
     gpu_memory: int = 0
 
 
+class Step(Record):
+    """One of the four choices that make a machine: what was chosen of what was discovered, and why."""
+
+    step: Literal["image", "shape", "location", "network"]
+    chosen: str
+    why: str
+
+
 class Offer(Record):
     """What one provider can give for a request, or why it cannot."""
 
@@ -119,6 +139,10 @@ class Offer(Record):
     location: str = ""
     image: str = ""
     price: Decimal = Field(default=Decimal(0), ge=0, description="per hour, in the configured currency")
+    priced: bool = Field(
+        default=True, description="false: the provider takes money, but how much is not known"
+    )
+    spot: bool = Field(default=False, description="the provider may take it back at any time")
     available: bool = True
     wait: int = Field(default=0, ge=0, description="expected seconds until it is free")
     why_not: str = Field(default="", description="why it cannot be had, when not available")
@@ -127,6 +151,28 @@ class Offer(Record):
         description="false: never here, however long one waits; shape then holds the largest there is",
     )
     choice: dict[str, Any] = Field(default_factory=dict, description="the driver's own words for this offer")
+    steps: tuple[Step, ...] = Field(
+        default=(), description="image, shape, location and network: what was chosen, and why"
+    )
+
+
+class Found(Record):
+    """One image, shape, location or network that a provider has."""
+
+    id: str
+    name: str = ""
+    detail: str = ""
+    shape: Shape | None = None
+    price: Decimal | None = Field(default=None, description="per hour; None: not known, or it has none")
+
+
+class Discovery(Record):
+    """What a provider has to choose from in the four steps that make a machine."""
+
+    images: tuple[Found, ...] = ()
+    shapes: tuple[Found, ...] = ()
+    locations: tuple[Found, ...] = ()
+    networks: tuple[Found, ...] = ()
 
 
 class Spec(Record):
@@ -167,11 +213,16 @@ class Observation(Record):
     detail: str = Field(default="", description="the provider's own words, for the event log")
 
 
+SHARED = "shared"
+"""Stands for an instance's id on what serves all instances of a provider (a network, a security group): it goes with
+the last of them."""
+
+
 class Holding(Record):
     """One thing that a provider holds under our owner tag."""
 
-    instance_id: str
-    what: str = Field(description="container, directory, machine, disk, …")
+    instance_id: str = Field(description="the instance it was made for, or SHARED")
+    what: str = Field(description="machine, disk, address, security group, network, pod, container, …")
     name: str = Field(description="as the provider names it")
     created: datetime | None = None
     handle: Handle | None = None
@@ -223,10 +274,23 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"
     IDLE = "idle"
+    BUDGET = "budget"
     NO_OFFER = "no-offer"
     LOST = "lost"
     CONFIGURATION = "configuration"
     ABANDONED = "abandoned"
+
+
+class Charge(Record):
+    """What one machine costs, or cost: from the moment its provider was asked until it was certainly gone."""
+
+    provider: str
+    shape: str = ""
+    price: Decimal = Field(default=Decimal(0), description="per hour, in the configured currency")
+    priced: bool = True
+    gpus: int = 0
+    since: datetime
+    until: datetime | None = Field(default=None, description="None: it still costs")
 
 
 class Instance(Record):
@@ -244,6 +308,14 @@ class Instance(Record):
     address: Address | None = None
     refused: tuple[Offer, ...] = Field(default=(), description="offers taken and refused, with why_not")
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
+    charges: tuple[Charge, ...] = Field(
+        default=(), description="one for each machine that was made for it, those of refused offers included"
+    )
+    boot: str = Field(default="", description="which start of the machine this is; another one: it rebooted")
+    idle_since: datetime | None = Field(default=None, description="since when nothing was done on it")
+    before_end: tuple[str, ...] = Field(
+        default=(), description="command that is run there before it is ended: its words"
+    )
     created: datetime
     ready_at: datetime | None = None
     ended_at: datetime | None = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from gridcloud.drivers.instances.ssh_host import Facts, Host, Survey
-from gridcloud.drivers.instances.ssh_keys import fingerprint
 from gridcloud.errors import Forbidden, GridcloudError, Unreachable, Untrusted
+from gridcloud.instances.known_hosts import fingerprint
 from gridcloud.instances.model import Finding, format_size
 
 __all__ = ["check_host"]

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gridcloud.connections.model import SSHAddress
-from gridcloud.drivers.instances.ssh_keys import is_public_key, read_known_hosts
 from gridcloud.instances.model import parse_size
+from gridcloud.instances.ssh_machine import SSHMachine
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["SSHHost", "SSHMachine", "SSHReserve", "SSHSettings"]
-
-
-def _as_list(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _check_key(line: str) -> str:
-    line = line.strip()
-    if not is_public_key(line):
-        raise ValueError("must be a public key line such as 'ssh-ed25519 AAAA…'")
-    return " ".join(line.split()[:2])
-
-
-def _check_word(text: str) -> str:
-    if not text.isprintable() or len(text.split()) != 1 or text.startswith("-") or text != text.strip():
-        raise ValueError("must be one word")
-    return text
+__all__ = ["SSHHost", "SSHReserve", "SSHSettings"]
 
 
 def _check_directory(path: str) -> str:
@@ -39,58 +21,7 @@ def _check_directory(path: str) -> str:
     return path.rstrip("/")
 
 
-Word = Annotated[str, AfterValidator(_check_word)]
-Keys = Annotated[tuple[Annotated[str, AfterValidator(_check_key)], ...], BeforeValidator(_as_list)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-
-
-class SSHMachine(BaseModel):
-    """How a machine is reached."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: Word = Field(description="name or address of the machine")
-    port: int = Field(default=22, ge=1, le=65535, description="port of its SSH server")
-    user: Word = Field(
-        description="account to log in with: root, one that may use sudo without a password, or any"
-    )
-    host_keys: Keys = Field(
-        default=(),
-        description="the machine's host key, or several, as public key lines; nothing else is accepted",
-    )
-    host_authorities: Keys = Field(
-        default=(), description="public keys of authorities whose host certificates are accepted"
-    )
-    key: str = Field(
-        default="",
-        description="private key to log in with: file:PATH, env:NAME or agent:; empty: the provider's",
-    )
-    jump: SSHMachine | None = Field(
-        default=None, description="machine to go through, described in the same way"
-    )
-
-    @property
-    def label(self) -> str:
-        """The machine's name in offers and messages."""
-        return self.host if self.port == 22 else f"{self.host}:{self.port}"
-
-    def address(self, key: str, known_hosts: Path | None) -> SSHAddress:
-        """Return the address, with what a known_hosts file says where nothing is pinned here.
-
-        Raises InvalidSettings when the file cannot be read.
-        """
-        keys, authorities = self.host_keys, self.host_authorities
-        if not keys and not authorities and known_hosts is not None:
-            keys, authorities = read_known_hosts(known_hosts, self.host, self.port)
-        return SSHAddress(
-            host=self.host,
-            port=self.port,
-            user=self.user,
-            host_keys=keys,
-            host_authorities=authorities,
-            key=self.key or key,
-            jump=self.jump.address(key, known_hosts) if self.jump else None,
-        )
 
 
 class SSHHost(SSHMachine):
