@@ -1,0 +1,209 @@
+"""What the drivers of clouds have in common: their settings, their offers, how their machines are made and reached."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from gridcloud.connections.model import SSHAddress
+from gridcloud.errors import InvalidRequest
+from gridcloud.instances.choosing import PricedShape, choose_shapes, largest, shape_step
+from gridcloud.instances.driver import Context
+from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of, render_user_data
+from gridcloud.instances.matching import shortfall
+from gridcloud.instances.model import Kind, Offer, Request, Shape, Spec, Step
+from gridcloud.instances.ssh_machine import SSHMachine
+from gridcloud.settings import ProviderSettings, Size
+
+__all__ = ["GRACE", "CloudSettings", "Place", "address_of", "build_offers", "first_boot_of", "image_of"]
+
+GRACE = 3600
+"""Seconds beyond the time asked for until a machine that nobody armed ends itself: starting takes time."""
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no range of addresses such as 192.0.2.0/24: {error}") from None
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+AddressRange = Annotated[str, AfterValidator(_network)]
+
+
+class CloudSettings(ProviderSettings):
+    """What the entry of every cloud has."""
+
+    image: str = Field(
+        min_length=1,
+        description="image of requests that name none: an id, a name, or a pattern with * of which the newest is taken",
+    )
+    images: tuple[str, ...] = Field(
+        default=(), description="further images that requests may name; * stands for anything"
+    )
+    shapes: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        default=("*",),
+        min_length=1,
+        description="names of the shapes that may be taken; * stands for anything",
+    )
+    prices: Mapping[str, Decimal] = Field(
+        default_factory=dict,
+        description="price per hour by name of shape, * stands for anything; before what the provider itself says",
+    )
+    price_factor: Decimal = Field(
+        default=Decimal(1),
+        gt=0,
+        description="what the provider's own prices are multiplied by: exchange rate, tax, discount",
+    )
+    user: str = Field(
+        default="gridcloud",
+        pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
+        description="account of the owner, made at the first boot",
+    )
+    sudo: bool = Field(
+        default=True, description="let the owner become root on the machine, which is theirs alone"
+    )
+    disk: Size = Field(
+        default=0, description="size of the root disk, e.g. 40GiB; 0: the image's or the shape's"
+    )
+    instances: int = Field(default=0, ge=0, description="machines held at once, at most; 0: any number")
+    public_address: bool = Field(
+        default=True, description="give machines an address that is reached from outside"
+    )
+    jump: SSHMachine | None = Field(default=None, description="machine to go through to reach the others")
+    boot_script: str = Field(
+        default="",
+        description="shell lines that each machine runs as root at its first boot; no secrets here",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a machine can be made: a location, with the network there, and how both were chosen."""
+
+    name: str
+    steps: tuple[Step, ...] = ()
+    choice: Mapping[str, Any] | None = None
+    """The driver's own words."""
+
+
+def build_offers(
+    request: Request,
+    settings: CloudSettings,
+    provider: str,
+    shapes: Sequence[PricedShape],
+    places: Sequence[Place],
+    image: str,
+    image_step: Step,
+    *,
+    why_not: str = "",
+    most: int = 3,
+) -> list[Offer]:
+    """Return offers for the best shapes in every place, spot before on demand where that is asked.
+
+    ``why_not`` says why none can be had now (a quota that is used up): they are not available then. What never
+    fits is one offer that says so. Prices of the configuration go before the provider's own, times the factor.
+    """
+    priced = [_price(settings, one) for one in shapes]
+    fitting = choose_shapes(request, priced, settings.shapes, most)
+    if not fitting or not places:
+        greatest = largest(priced, settings.shapes, bool(request.gpus))
+        why = (
+            shortfall(request, greatest) or "no shape has all of it" if not fitting else "it has no location"
+        )
+        return [_offer(provider, greatest, image, possible=False, available=False, why_not=why)]
+    offers = []
+    for one in fitting:
+        for spot in (True, False) if request.spot and one.spot_price is not None else (False,):
+            price = one.spot_price if spot else one.price
+            offers += [
+                _offer(
+                    provider,
+                    one.shape,
+                    image,
+                    location=place.name,
+                    price=price or Decimal(0),
+                    priced=price is not None,
+                    spot=spot,
+                    available=not why_not,
+                    why_not=why_not,
+                    choice={**one.choice, **(place.choice or {})},
+                    steps=(image_step, shape_step(one, fitting, spot), *place.steps),
+                )
+                for place in places
+            ]
+    return offers
+
+
+def image_of(settings: CloudSettings, request: Request, provider: str) -> tuple[str, bool]:
+    """Return the image that a request means, and whether it names it itself. Raises InvalidRequest for one that may
+    not be asked for."""
+    if not request.image or request.image == settings.image:
+        return settings.image, bool(request.image)
+    if not any(fnmatch.fnmatchcase(request.image, pattern) for pattern in settings.images):
+        allowed = ", ".join((settings.image, *settings.images))
+        raise InvalidRequest(
+            f"{provider}: the image {request.image!r:.120} may not be asked for here.",
+            remedy=f"Allowed are: {allowed}.",
+        )
+    return request.image, True
+
+
+def first_boot_of(settings: CloudSettings, context: Context, spec: Spec) -> tuple[str, str]:
+    """Return an instance's user data (secret: it holds the host key) and its public host key line."""
+    key = HostKeys(context.folder).key(spec.id)
+    boot = FirstBoot(
+        instance_id=spec.id,
+        host_key=key,
+        user_authority=context.user_authority,
+        user=settings.user,
+        sudo=settings.sudo,
+        seconds=spec.request.time + GRACE if spec.request.time else 0,
+        run=(settings.boot_script,) if settings.boot_script else (),
+    )
+    return render_user_data(boot), key.public
+
+
+def address_of(
+    settings: CloudSettings, instance_id: str, host: str, host_key: str, port: int = 22
+) -> SSHAddress:
+    """Return how a machine that booted so is reached: its host key pinned, our certificate for it alone."""
+    return SSHAddress(
+        host=host,
+        port=port,
+        user=settings.user,
+        host_keys=(host_key,),
+        principal=principal_of(instance_id),
+        jump=settings.jump.address("", None) if settings.jump else None,
+    )
+
+
+def _price(settings: CloudSettings, one: PricedShape) -> PricedShape:
+    for pattern, price in settings.prices.items():
+        if fnmatch.fnmatchcase(one.shape.name, pattern):
+            return PricedShape(one.shape, price, _times(settings, one.spot_price), one.choice)
+    own = _times(settings, one.price)
+    return PricedShape(
+        one.shape,
+        own if own is not None else settings.price or None,
+        _times(settings, one.spot_price),
+        one.choice,
+    )
+
+
+def _times(settings: CloudSettings, price: Decimal | None) -> Decimal | None:
+    return None if price is None else price * settings.price_factor
+
+
+def _offer(provider: str, shape: Shape, image: str, **more: Any) -> Offer:
+    return Offer(provider=provider, kind=Kind.VIRTUAL_MACHINE, shape=shape, image=image, **more)

@@ -1,0 +1,260 @@
+"""The first boot of a machine in a cloud: who it is, whom it lets in, and when it ends itself.
+
+Rendered as cloud-init user data (https://docs.cloud-init.io, modules ssh, users, write_files, runcmd), which every
+image for clouds understands. The machine is given its host key, so that the first connection to it is verified
+already; it lets in the account of its owner with certificates of our authority for this one instance, and nothing
+else; and it powers itself off at its expiry, whatever has become of us.
+
+User data can be read by whoever may read it at the provider, and on the machine by its owner. So the host key in it
+is made for this one machine and believed for nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from gridcloud.connections.driver import Command, Connection
+from gridcloud.errors import Rejected, Transient
+
+__all__ = ["FirstBoot", "HostKey", "HostKeys", "arm", "principal_of", "render_user_data"]
+
+ARM = "/usr/local/sbin/gridcloud-arm"
+END = "/usr/local/sbin/gridcloud-end"
+ENDS = "/var/lib/gridcloud-machine/ends"
+PRINCIPALS = "/etc/ssh/gridcloud_principals"
+AUTHORITY = "/etc/ssh/gridcloud_user_authority.pub"
+
+LONGEST = 100 * 365 * 24 * 3600
+
+# Seconds are counted by the machine's own clock, so that it does not matter whether that is right.
+_ARM = f"""\
+#!/bin/sh
+# gridcloud-arm SECONDS: this machine powers itself off in so many seconds. 0: never.
+set -eu
+case ${{1:-}} in '' | *[!0-9]*) echo 'usage: gridcloud-arm SECONDS' >&2; exit 2 ;; esac
+if [ "$1" = 0 ]; then rm -f {ENDS}; exit 0; fi
+mkdir -p {os.path.dirname(ENDS)}
+echo $(($(date +%s) + $1)) >{ENDS}.new
+mv {ENDS}.new {ENDS}
+"""
+
+_END = f"""\
+#!/bin/sh
+# Run every half minute: power off when the time noted is over.
+at=; {{ read -r at <{ENDS}; }} 2>/dev/null || exit 0
+[ "$(date +%s)" -ge "$at" ] || exit 0
+logger -t gridcloud 'the time of this machine is over' 2>/dev/null || :
+systemctl poweroff 2>/dev/null || shutdown -h now 2>/dev/null || poweroff -f
+"""
+
+_SERVICE = f"""\
+[Unit]
+Description=End this machine when its time is over
+[Service]
+Type=oneshot
+ExecStart={END}
+"""
+
+_TIMER = """\
+[Unit]
+Description=Look whether the time of this machine is over
+[Timer]
+OnBootSec=30
+OnUnitActiveSec=30
+AccuracySec=5
+[Install]
+WantedBy=timers.target
+"""
+
+_SSHD = f"""\
+TrustedUserCAKeys {AUTHORITY}
+AuthorizedPrincipalsFile {PRINCIPALS}/%u
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin no
+"""
+
+# Images older than sshd_config.d read one file only.
+_INCLUDE = (
+    "grep -qsi '^[[:space:]]*include[[:space:]].*sshd_config.d' /etc/ssh/sshd_config || "
+    "{ cat /etc/ssh/sshd_config.d/10-gridcloud.conf /etc/ssh/sshd_config >/etc/ssh/sshd_config.new && "
+    "mv /etc/ssh/sshd_config.new /etc/ssh/sshd_config; }"
+)
+_RELOAD = "systemctl try-reload-or-restart ssh.service || systemctl try-reload-or-restart sshd.service || :"
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """The host key of one machine: the private half in OpenSSH's own form, and the public line."""
+
+    private: str
+    public: str
+
+    def __repr__(self) -> str:
+        return f"HostKey({self.public!r})"
+
+
+class HostKeys:
+    """Host keys of a provider's machines. The same id gives the same key, so that asking twice makes one machine."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is the provider's private one; a secret of 32 bytes is kept there (0600)."""
+        self._path = folder / "host-key-seed"
+
+    def key(self, instance_id: str) -> HostKey:
+        """Return the key of an instance."""
+        seed = hmac.digest(self._secret(), f"host key {instance_id}".encode(), hashlib.sha256)
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        private = _steady(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode())
+        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        return HostKey(private, public)
+
+    def _secret(self) -> bytes:
+        while True:
+            try:
+                return self._path.read_bytes()
+            except FileNotFoundError:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fresh = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+                descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+                    os.write(descriptor, secrets.token_bytes(32))
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                try:
+                    os.link(fresh, self._path)  # whoever comes first has made it
+                except FileExistsError:
+                    continue
+                finally:
+                    fresh.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBoot:
+    """What a machine is told at its first boot."""
+
+    instance_id: str
+    host_key: HostKey
+    user_authority: str
+    """Public key line of the authority whose user certificates it accepts."""
+    user: str = "gridcloud"
+    """The owner's account, made by the machine."""
+    sudo: bool = True
+    """Whether the owner may become root: a machine is theirs alone."""
+    seconds: int = 0
+    """Seconds after which it powers itself off unless it is told otherwise; 0: never."""
+    run: tuple[str, ...] = ()
+    """More shell lines to run as root, once."""
+
+
+def principal_of(instance_id: str) -> str:
+    """Return the name in certificates that open this one instance."""
+    return f"gridcloud-{instance_id}"
+
+
+def render_user_data(boot: FirstBoot) -> str:
+    """Return the cloud-config document. It holds the private host key: give it to nobody but the machine."""
+    document = {
+        "ssh_deletekeys": True,
+        "ssh_genkeytypes": [],
+        "ssh_keys": {"ed25519_private": boot.host_key.private, "ed25519_public": boot.host_key.public + "\n"},
+        "disable_root": True,
+        "ssh_pwauth": False,
+        "users": [_account(boot)],
+        "write_files": [
+            _file(AUTHORITY, boot.user_authority.strip() + "\n"),
+            _file(f"{PRINCIPALS}/{boot.user}", principal_of(boot.instance_id) + "\n"),
+            _file("/etc/ssh/sshd_config.d/10-gridcloud.conf", _SSHD, "0600"),
+            _file("/etc/sudoers.d/90-gridcloud-arm", f"{boot.user} ALL=(root) NOPASSWD: {ARM}\n", "0440"),
+            _file(ARM, _ARM, "0755"),
+            _file(END, _END, "0755"),
+            _file("/etc/systemd/system/gridcloud-end.service", _SERVICE),
+            _file("/etc/systemd/system/gridcloud-end.timer", _TIMER),
+        ],
+        "runcmd": [
+            *([[ARM, str(boot.seconds)]] if boot.seconds else []),
+            "systemctl daemon-reload && systemctl enable --now gridcloud-end.timer",
+            _INCLUDE,
+            _RELOAD,
+            *boot.run,
+        ],
+    }
+    return "#cloud-config\n" + yaml.dump(document, Dumper=_Blocks, sort_keys=False, width=1000)
+
+
+async def arm(connection: Connection, at: datetime) -> None:
+    """Have the machine power itself off at ``at`` (UTC), at most half a minute late. Raises Transient, Rejected."""
+    from gridcloud import connections
+
+    seconds = min(LONGEST, max(1, math.ceil((at - datetime.now(UTC)).total_seconds())))
+    words = ("sudo", "-n", ARM, str(seconds))
+    done = await connections.run(connection, Command(words=words), timeout=20)
+    if done.code:
+        said = done.stderr.decode(errors="replace").strip()[-300:]
+        kind = Transient if done.code == 255 else Rejected
+        raise kind(
+            f"The machine could not be told when it ends: {said or f'exit code {done.code}'}.",
+            remedy="Its image needs cloud-init and sudo.",
+        )
+
+
+class _Blocks(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, so that a person can read them."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Blocks.add_representer(str, _write_text)
+
+
+def _steady(pem: str) -> str:
+    """Return a private key in OpenSSH's form with its two check numbers (random, equal: PROTOCOL.key
+    of OpenSSH, 3) set, so that the same key gives the same text."""
+    first, *lines, last = pem.strip().splitlines()
+    body = base64.b64decode("".join(lines))
+    place = len(b"openssh-key-v1\0")
+    for _ in ("cipher", "kdf", "kdf options"):
+        place += 4 + int.from_bytes(body[place : place + 4])
+    place += 4  # how many keys
+    place += 4 + int.from_bytes(body[place : place + 4])  # the public key
+    place += 4  # the length of the private part, which begins with the numbers
+    body = body[:place] + b"gridgrid" + body[place + 8 :]
+    text = base64.b64encode(body).decode()
+    return "\n".join([first, *(text[start : start + 70] for start in range(0, len(text), 70)), last, ""])
+
+
+def _account(boot: FirstBoot) -> dict[str, object]:
+    account: dict[str, object] = {
+        "name": boot.user,
+        "gecos": "gridcloud",
+        "shell": "/bin/bash",
+        "lock_passwd": True,
+    }
+    if boot.sudo:
+        account["sudo"] = "ALL=(ALL) NOPASSWD:ALL"
+    return account
+
+
+def _file(path: str, content: str, mode: str = "0644") -> dict[str, str]:
+    return {"path": path, "content": content, "permissions": mode, "owner": "root:root"}
