@@ -31,7 +31,9 @@ labs: setup debian
 test: setup debian labs ## all tests but the labs, docs included
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-test-labs: setup debian labs ## the heavy scenes on real parts
+test-labs: setup ## the heavy scenes on real parts (builds what they need the first time)
+	@scripts/debian-packages labs
+	@$(BIN)/python -m tests.labs all
 	@$(BIN)/pytest -m lab $(ARGS)
 
 bench: setup debian ## the benchmarks, each beside its peer

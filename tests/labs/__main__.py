@@ -1,9 +1,13 @@
-"""Make what the labs need and is kept: `python -m tests.labs`. Quick when it is there; minutes the first time."""
+"""Make what the labs need and is kept: `python -m tests.labs`. Quick when it is there; minutes the first time.
+
+`python -m tests.labs NAME…` makes that of a heavy lab beside (`kubernetes`), `all` that of each.
+"""
 
 import sys
 from typing import Literal
 
 from tests.labs.containers import missing_for_engine, prepare_images
+from tests.labs.kubernetes import missing_for_kubernetes, prepare_kubernetes
 from tests.labs.machines import missing_for_machines
 from tests.labs.ownership import root_filesystem
 
@@ -12,8 +16,16 @@ __all__ = ["main"]
 ENGINES: tuple[Literal["podman", "docker"], ...] = ("podman", "docker")
 
 
-def main() -> None:
-    """Build the root file system and the image store of each engine, where they can be used at all."""
+HEAVY = {"kubernetes": (missing_for_kubernetes, prepare_kubernetes)}
+"""Heavy labs by name: why one cannot be made here, and what makes it."""
+
+
+def main(names: list[str]) -> None:
+    """Build the root file system, the image store of each engine, and the heavy labs that are named, where they can
+    be used at all."""
+    heavy = list(HEAVY) if names == ["all"] else names
+    if unknown := [name for name in heavy if name not in HEAVY]:
+        sys.exit(f"no lab is called {unknown[0]}; there are: {', '.join(HEAVY)}")
     missing = missing_for_machines()
     if missing is None:
         root_filesystem()
@@ -23,10 +35,15 @@ def main() -> None:
         reasons.append(reason)
         if reason is None:
             prepare_images(name)
+    for name in heavy:
+        missing_for_lab, prepare = HEAVY[name]
+        reasons.append(missing_for_lab())
+        if reasons[-1] is None:
+            prepare()
     for reason in reasons:
         if reason:
             print(f"will not be tested: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,7 +2,8 @@
 
 `ssh_lab` (once per test process) is an open `machines.Lab`; `start_machine` starts machines in it that end with the
 test; `ssh_machine` is one such machine. `podman_engine` and `docker_engine` (once per test process) are open
-`containers.Engine`s; `container_engine` is each of them in turn.
+`containers.Engine`s; `container_engine` is each of them in turn. `kubernetes_cluster` (once per test process) is an
+open `kubernetes.Cluster`, where its programs were built.
 """
 
 from collections.abc import Awaitable, Iterator
@@ -12,12 +13,14 @@ from typing import Any, Literal, Protocol
 import pytest
 
 from tests.labs.containers import Engine, missing_for_engine
+from tests.labs.kubernetes import Cluster, built_for_kubernetes, missing_for_kubernetes
 from tests.labs.machines import Lab, Machine, missing_for_machines
 
 __all__ = [
     "StartMachine",
     "container_engine",
     "docker_engine",
+    "kubernetes_cluster",
     "podman_engine",
     "ssh_lab",
     "ssh_machine",
@@ -82,6 +85,18 @@ def container_engine(request: pytest.FixtureRequest) -> Engine:
     """Podman and Docker in turn."""
     engine: Engine = request.getfixturevalue(f"{request.param}_engine")
     return engine
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster() -> Iterator[Cluster]:
+    """A cluster of one real node."""
+    _skip_without(missing_for_kubernetes())
+    if not built_for_kubernetes():
+        pytest.skip(
+            f"{_MARK}pods on a real kubelet, until Kubernetes is built: python -m tests.labs kubernetes"
+        )
+    with Cluster() as cluster:
+        yield cluster
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from importlib.metadata import version
@@ -18,6 +19,8 @@ import pytest
 from tests.labs import ownership
 from tests.labs.containers import SESSION_IMAGE, TINY_IMAGE, Engine
 from tests.labs.fixtures import StartMachine
+from tests.labs.kubernetes import SESSION_IMAGE as KUBERNETES_IMAGE
+from tests.labs.kubernetes import Cluster
 from tests.labs.machines import Lab, Machine
 
 pytestmark = pytest.mark.needs_root
@@ -191,3 +194,28 @@ def traces(folder: Path, number: int) -> list[str]:
     found = [str(path) for path in ownership.CGROUPS.glob(f"**/gridcloud-lab-{folder.name}")]
     found += [str(folder)] if folder.exists() else []
     return found + ([f"gclab{number}"] if Path(f"/sys/class/net/gclab{number}").exists() else [])
+
+
+@pytest.mark.lab
+def test_a_cluster_runs_a_pod_and_leaves_nothing(kubernetes_cluster: Cluster) -> None:
+    pods = f"/api/v1/namespaces/{kubernetes_cluster.make_namespace('lab-test')}/pods"
+    container = {
+        "name": "c",
+        "image": KUBERNETES_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "600"],
+    }
+    pod = {"metadata": {"name": "one"}, "spec": {"containers": [container]}}
+    with Cluster() as other:
+        other.make_namespace("lab-test")
+        other.ask("POST", pods, pod)
+        kubernetes_cluster.ask("POST", pods, pod)
+        for cluster in (other, kubernetes_cluster):
+            while cluster.ask("GET", f"{pods}/one")["status"]["phase"] != "Running":
+                time.sleep(0.1)
+        folder = other.folder
+    assert not traces(folder, 0)
+    assert str(folder) not in Path("/proc/self/mounts").read_text()
+    assert not Path(f"/sys/class/net/gckube{folder.name.removeprefix('kubernetes')}").exists()
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in ownership.read(path)]
+    kubernetes_cluster.ask("DELETE", f"{pods}/one?gracePeriodSeconds=0")
