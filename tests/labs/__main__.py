@@ -1,14 +1,16 @@
 """Make what the labs need and is kept: `python -m tests.labs`. Quick when it is there; minutes the first time.
 
-`python -m tests.labs NAME…` makes that of a heavy lab beside (`kubernetes`), `all` that of each.
+`python -m tests.labs NAME…` makes that of a heavy lab beside (`kubernetes`, `openstack`), `all` that of each.
 """
 
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 from tests.labs.containers import missing_for_engine, prepare_images
 from tests.labs.kubernetes import missing_for_kubernetes, prepare_kubernetes
 from tests.labs.machines import missing_for_machines
+from tests.labs.openstack_build import missing_to_build, prepare_openstack
 from tests.labs.ownership import root_filesystem
 
 __all__ = ["main"]
@@ -16,7 +18,10 @@ __all__ = ["main"]
 ENGINES: tuple[Literal["podman", "docker"], ...] = ("podman", "docker")
 
 
-HEAVY = {"kubernetes": (missing_for_kubernetes, prepare_kubernetes)}
+HEAVY: dict[str, tuple[Callable[[], str | None], Callable[[], object]]] = {
+    "kubernetes": (missing_for_kubernetes, prepare_kubernetes),
+    "openstack": (missing_to_build, prepare_openstack),
+}
 """Heavy labs by name: why one cannot be made here, and what makes it."""
 
 
@@ -35,8 +40,8 @@ def main(names: list[str]) -> None:
         reasons.append(reason)
         if reason is None:
             prepare_images(name)
-    for name in heavy:
-        missing_for_lab, prepare = HEAVY[name]
+    for lab in heavy:
+        missing_for_lab, prepare = HEAVY[lab]
         reasons.append(missing_for_lab())
         if reasons[-1] is None:
             prepare()

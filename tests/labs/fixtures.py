@@ -3,12 +3,12 @@
 `ssh_lab` (once per test process) is an open `machines.Lab`; `start_machine` starts machines in it that end with the
 test; `ssh_machine` is one such machine. `podman_engine` and `docker_engine` (once per test process) are open
 `containers.Engine`s; `container_engine` is each of them in turn. `kubernetes_cluster` (once per test process) is an
-open `kubernetes.Cluster`, where its programs were built.
+open `kubernetes.Cluster`, where its programs were built; `openstack_cloud` likewise an open `openstack.OpenStack`.
 """
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pytest
 
@@ -16,11 +16,15 @@ from tests.labs.containers import Engine, missing_for_engine
 from tests.labs.kubernetes import Cluster, built_for_kubernetes, missing_for_kubernetes
 from tests.labs.machines import Lab, Machine, missing_for_machines
 
+if TYPE_CHECKING:
+    from tests.labs.openstack import OpenStack
+
 __all__ = [
     "StartMachine",
     "container_engine",
     "docker_engine",
     "kubernetes_cluster",
+    "openstack_cloud",
     "podman_engine",
     "ssh_lab",
     "ssh_machine",
@@ -97,6 +101,17 @@ def kubernetes_cluster() -> Iterator[Cluster]:
         )
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def openstack_cloud() -> "Iterator[OpenStack]":
+    """A cloud with nothing in it but flavors, images and a host; starting it takes about a minute."""
+    # Here, because importing the SDK would slow every run of the tests.
+    from tests.labs.openstack import OpenStack, missing_for_openstack
+
+    _skip_without(missing_for_openstack())
+    with OpenStack() as cloud:
+        yield cloud
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
