@@ -10,13 +10,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from gridcloud.clock import Clock
-from gridcloud.connections.driver import Connection
 from gridcloud.errors import (
     ConfigurationFailed,
     Conflict,
@@ -28,10 +26,12 @@ from gridcloud.errors import (
     Transient,
     Untrusted,
 )
+from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
+from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.driver import Expiring
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
-from gridcloud.instances.matching import describe, unserved
+from gridcloud.instances.matching import unserved
 from gridcloud.instances.model import (
     FINAL,
     Instance,
@@ -42,37 +42,16 @@ from gridcloud.instances.model import (
     Request,
     Spec,
     State,
-    format_size,
 )
-from gridcloud.instances.observer import Observer
 from gridcloud.instances.providers import Providers
-from gridcloud.instances.silence import Silences
+from gridcloud.instances.timing import Timing
+from gridcloud.instances.watch import Watch
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
-__all__ = ["Configure", "Runner", "Timing"]
+__all__ = ["Configure", "Judge", "Runner", "Timing"]
 
 log = logging.getLogger(__name__)
-
-Configure = Callable[[Instance, Connection, Callable[[str], None]], Awaitable[None]]
-"""Runs an instance's configurers over a connection, telling each line of output."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long things may take, in seconds."""
-
-    create: float = 120.0
-    boot: float = 900.0
-    poll: float = 0.5
-    watch: float = 5.0
-    first_pause: float = 1.0
-    longest_pause: float = 60.0
-    warning: float = 600.0
-    silence: float = 0.0
-    """How long a machine may not answer before it is given up; 0: as long as it likes."""
-    longest_life: float = 0.0
-    """The time limit of requests that name none; 0: none."""
 
 
 class Runner:
@@ -86,6 +65,7 @@ class Runner:
         clock: Clock,
         configure: Configure,
         timing: Timing,
+        judge: Judge | None = None,
     ) -> None:
         self.records = Lives(store, "instance", Instance, step, FINAL)
         self.providers = providers
@@ -95,11 +75,11 @@ class Runner:
         self._configure = configure
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._observers: dict[str, Observer] = {}
-        self._silences = Silences(timing.silence)
+        self.choice = Choice(self.records, providers, clock, judge)
+        self.watch = Watch(self.records, providers, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
-            Duty.CHOOSE: self._choose,
+            Duty.CHOOSE: self.choice.choose,
             Duty.CREATE: self._create,
             Duty.AWAIT: self._await,
             Duty.CONFIGURE: self._configure_duty,
@@ -111,7 +91,7 @@ class Runner:
         for instance in await self.records.live():
             if DUTIES[instance.state] is not Duty.WATCH:
                 self._carry(instance.id)
-        self._loop = asyncio.create_task(self._watch(), name="instances: watch")
+        self._loop = asyncio.create_task(self.watch.run(), name="instances: watch")
 
     async def close(self) -> None:
         """Let go of everything. Instances live on; the next run takes them up."""
@@ -148,7 +128,9 @@ class Runner:
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
-        instance = await self.records.insert(instance, "requested", f"Asked for {_in_words(request)}.", data)
+        instance = await self.records.insert(
+            instance, "requested", f"Asked for {describe_request(request)}.", data
+        )
         self._carry(instance.id)
         return instance
 
@@ -260,40 +242,8 @@ class Runner:
         if not work.cancelled():
             work.result()
 
-    async def _choose(self, instance: Instance) -> None:
-        offers = await self.providers.offers(instance.request)
-        left = [offer for offer in offers if offer.available and not _taken(offer, instance.refused)]
-        if not left:
-            refused = (*instance.refused, *(offer for offer in offers if not _taken(offer, instance.refused)))
-            error = unserved(instance.request, refused)
-            await self.records.happen(
-                instance,
-                Event.NO_OFFER,
-                str(error),
-                {"offers": _brief(refused)},
-                reason=Reason.NO_OFFER,
-                detail=error.message,
-                refused=refused,
-                ended_at=self.clock.now(),
-            )
-            return
-        offer = left[0]
-        await self.providers.remember(offer.provider)
-        others = len(left) - 1
-        await self.records.happen(
-            instance,
-            Event.OFFERED,
-            f"Chose {describe(offer.shape)} on {offer.provider}"
-            + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
-            + (f" ({others} more to fall back on)." if others else "."),
-            {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
-            offer=offer,
-            handle=None,
-            address=None,
-        )
-
     async def _create(self, instance: Instance) -> None:
-        offer = _offer(instance)
+        offer = offer_of(instance)
         spec = Spec(
             id=instance.id, owner=instance.owner, name=instance.name, request=instance.request, offer=offer
         )
@@ -302,9 +252,9 @@ class Runner:
             async with asyncio.timeout(self.timing.create):
                 handle = await driver.create(spec)
         except TimeoutError:
-            await self._refuse(instance, TimedOut(f"It was not made within {self.timing.create:g} s."))
+            await self.choice.refuse(instance, TimedOut(f"It was not made within {self.timing.create:g} s."))
         except GridcloudError as error:
-            await self._refuse(instance, error)
+            await self.choice.refuse(instance, error)
         else:
             deadline = self.clock.now() + timedelta(seconds=self.timing.boot)
             message = f"{offer.provider} is making it."
@@ -319,32 +269,23 @@ class Runner:
             if instance.handle is None and instance.state not in FINAL:
                 await self.records.save(instance, "", "", **changes)
 
-    async def _refuse(self, instance: Instance, error: GridcloudError) -> None:
-        offer = _offer(instance)
-        refused = offer.model_copy(update={"available": False, "why_not": str(error)})
-        await self.records.happen(
-            instance,
-            Event.REFUSED,
-            f"{offer.provider} refused: {error}",
-            {"error": error.problem(), "provider": offer.provider},
-            refused=(*instance.refused, refused),
-        )
-
     async def _await(self, instance: Instance) -> None:
         told = ""
         while True:
             try:
-                seen = await self._observe(instance)
+                seen = await self.watch.observe(instance)
             except Transient as error:
                 seen = Observation(phase=Phase.PENDING, detail=str(error))
             if seen.phase in (Phase.GONE, Phase.FAILED):
-                await self._refuse(instance, Transient(seen.detail or "It ended while it was starting."))
+                await self.choice.refuse(
+                    instance, Transient(seen.detail or "It ended while it was starting.")
+                )
                 return
             if seen.phase is Phase.RUNNING and seen.address is not None:
                 try:
                     await self.links.get(instance.id, seen.address)
                 except Untrusted as error:
-                    await self._refuse(instance, error)
+                    await self.choice.refuse(instance, error)
                     return
                 except GridcloudError as error:
                     seen = seen.model_copy(update={"detail": str(error)})
@@ -354,7 +295,7 @@ class Runner:
                     )
                     return
             if instance.deadline is not None and self.clock.now() >= instance.deadline:
-                await self._refuse(
+                await self.choice.refuse(
                     instance,
                     TimedOut(f"It could not be reached within {self.timing.boot:g} s. {seen.detail}"),
                 )
@@ -363,39 +304,6 @@ class Runner:
                 told = seen.detail
                 await self.records.tell(instance, "waiting", told)
             await self.clock.sleep(self.timing.poll)
-
-    async def _configure_once(self, instance: Instance, report: Callable[[str], None]) -> None:
-        if instance.address is None:
-            raise RuntimeError(f"instance {instance.id} is configured before it has an address")
-        connection = await self.links.get(instance.id, instance.address)
-        await self._configure(instance, connection, report)
-
-    async def _configure_machine(self, instance: Instance) -> None:
-        lines: asyncio.Queue[str] = asyncio.Queue()
-        telling = asyncio.create_task(self._tell_lines(instance, lines))
-        try:
-            try:
-                await self._configure_once(instance, lines.put_nowait)
-            except Transient as error:
-                lines.put_nowait(f"{error} Trying once more.")
-                await self.links.drop(instance.id)
-                await self._configure_once(instance, lines.put_nowait)
-        finally:
-            lines.put_nowait("")
-            await telling
-
-    async def _tell_lines(self, instance: Instance, lines: asyncio.Queue[str]) -> None:
-        while line := await lines.get():
-            batch = [line]
-            ended = False
-            while not lines.empty():
-                if not (more := lines.get_nowait()):
-                    ended = True
-                    break
-                batch.append(more)
-            await self.records.tell(instance, "output", "\n".join(batch))
-            if ended:
-                return
 
     async def _ready(self, instance: Instance) -> None:
         now = self.clock.now()
@@ -452,7 +360,7 @@ class Runner:
         if instance.expires is None or instance.handle is None or instance.state is not State.READY:
             return
         try:
-            driver = await self.providers.holder(_offer(instance).provider)
+            driver = await self.providers.holder(offer_of(instance).provider)
             if isinstance(driver, Expiring):
                 await driver.arm(instance.id, instance.handle, instance.expires)
         except GridcloudError as error:
@@ -460,64 +368,7 @@ class Runner:
                 instance, "warning", f"Its end could not be armed on the machine: {error}"
             )
 
-    # All of them ---------------------------------------------------------------------------------------------
-
-    async def _observe(self, instance: Instance) -> Observation:
-        name = _offer(instance).provider
-        if instance.handle is None:
-            return Observation(phase=Phase.GONE, detail="It was never made.")
-        if name not in self._observers:
-            self._observers[name] = Observer(lambda: self.providers.holder(name))
-        return await self._observers[name].observe(instance.id, instance.handle)
-
-    async def _watch(self) -> None:
-        """Notice ready instances that are gone or whose time is over, until cancelled."""
-        while True:
-            try:
-                ready = await self.records.find(states=[State.READY])
-                await asyncio.gather(*(self._look(instance) for instance in ready))
-            except GridcloudError as error:
-                log.warning("watching instances: %s", error)
-            await self.clock.sleep(self.timing.watch)
-
-    async def _look(self, instance: Instance) -> None:
-        now = self.clock.now()
-        if instance.expires is not None:
-            if now >= instance.expires:
-                await self.stop(instance.id, Reason.EXPIRED, "Its time is over.")
-                return
-            left = (instance.expires - now).total_seconds()
-            if not instance.warned and left <= self.timing.warning:
-                with contextlib.suppress(Conflict):
-                    message = (
-                        f"Ends in {max(1, round(left / 60))} minutes, at {instance.expires:%H:%M:%S} UTC."
-                    )
-                    data = {"expires": instance.expires.isoformat()}
-                    instance = await self.records.save(instance, "expiring", message, data, warned=True)
-        try:
-            seen = await self._observe(instance)
-        except Transient as error:
-            seen = Observation(phase=Phase.PENDING, detail=str(error))
-        if seen.phase in (Phase.GONE, Phase.FAILED):
-            await self._lose(
-                instance, f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
-            )
-        elif seen.phase is Phase.PENDING:
-            await self._bear(instance, seen.detail)
-        elif self._silences.end(instance.id):
-            await self.records.tell(instance, "answering", "The machine answers again.")
-
-    async def _bear(self, instance: Instance, detail: str) -> None:
-        """Wait for a machine that does not answer, and give it up when that takes too long."""
-        now = self.clock.now()
-        if self._silences.begin(instance.id, now):
-            await self.records.tell(instance, "silent", f"The machine does not answer: {detail}")
-        if since := self._silences.given_up(instance.id, now):
-            text = f"The machine is lost: it has not answered since {since:%H:%M:%S} UTC. {detail}"
-            await self._lose(instance, text.strip())
-
     async def _lose(self, instance: Instance, detail: str) -> None:
-        self._silences.end(instance.id)
         lost = await self.records.happen(instance, Event.GONE, detail, reason=Reason.LOST, detail=detail)
         if lost is not None:
             self._carry(instance.id)
@@ -527,9 +378,9 @@ class Runner:
             await self._ready(instance)
             return
         try:
-            await self._configure_machine(instance)
+            await configure_machine(self.records, self.links, self._configure, instance)
         except Transient as error:
-            await self._refuse(instance, error)
+            await self.choice.refuse(instance, error)
         except Rejected as error:
             await self.records.happen(
                 instance,
@@ -548,42 +399,6 @@ _ENDINGS = {
     Reason.CANCELLED: "Cancelled before it was ready.",
     Reason.EXPIRED: "Its time is over.",
 }
-
-
-def _in_words(request: Request) -> str:
-    """Return a request in a few words."""
-    words = [f"{request.cpus:g} CPU{'s' if request.cpus != 1 else ''}", format_size(request.memory)]
-    words += [f"{request.gpus} {request.gpu_model} GPUs".replace("  ", " ")] if request.gpus else []
-    words += [f"kind {request.kind}"] if request.kind else []
-    words += [f"image {request.image}"] if request.image else []
-    words += [f"on {request.on}"] if request.on else []
-    return ", ".join(words)
-
-
-def _offer(instance: Instance) -> Offer:
-    if instance.offer is None:
-        raise RuntimeError(f"instance {instance.id} is {instance.state} without an offer")
-    return instance.offer
-
-
-def _key(offer: Offer) -> tuple[str, str, str, str, str]:
-    return offer.provider, offer.kind, offer.shape.name, offer.location, repr(sorted(offer.choice.items()))
-
-
-def _taken(offer: Offer, refused: Sequence[Offer]) -> bool:
-    return any(_key(offer) == _key(other) for other in refused)
-
-
-def _brief(offers: Sequence[Offer]) -> list[dict[str, Any]]:
-    return [
-        {
-            "provider": offer.provider,
-            "shape": describe(offer.shape),
-            "available": offer.available,
-            "why_not": offer.why_not,
-        }
-        for offer in offers[:50]
-    ]
 
 
 async def _finish(work: asyncio.Future[None]) -> None:

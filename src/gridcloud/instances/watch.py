@@ -1,0 +1,112 @@
+"""Watch ready instances: what is gone, what does not answer, whose time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from gridcloud.clock import Clock
+from gridcloud.errors import Conflict, GridcloudError, Transient
+from gridcloud.instances.choice import offer_of
+from gridcloud.instances.model import Instance, Observation, Phase, Reason, State
+from gridcloud.instances.observer import Observer
+from gridcloud.instances.providers import Providers
+from gridcloud.instances.silence import Silences
+from gridcloud.instances.timing import Timing
+from gridcloud.store.lives import Lives
+
+__all__ = ["Watch"]
+
+log = logging.getLogger(__name__)
+
+End = Callable[[str, Reason, str], Awaitable[Instance]]
+"""Have the instance of an id end, for a reason, in words."""
+Lose = Callable[[Instance, str], Awaitable[None]]
+"""Note that the machine of an instance is lost, in words."""
+
+
+class Watch:
+    """Looks at all ready instances now and then."""
+
+    def __init__(
+        self,
+        records: Lives[Instance],
+        providers: Providers,
+        clock: Clock,
+        timing: Callable[[], Timing],
+        end: End,
+        lose: Lose,
+    ) -> None:
+        self._records = records
+        self._providers = providers
+        self._clock = clock
+        self._timing = timing
+        self._end = end
+        self._lost = lose
+        self._observers: dict[str, Observer] = {}
+        self._silences = Silences(timing().silence)
+
+    async def run(self) -> None:
+        """Notice ready instances that are gone or whose time is over, until cancelled."""
+        while True:
+            try:
+                ready = await self._records.find(states=[State.READY])
+                await asyncio.gather(*(self._look(instance) for instance in ready))
+            except GridcloudError as error:
+                log.warning("watching instances: %s", error)
+            await self._clock.sleep(self._timing().watch)
+
+    async def observe(self, instance: Instance) -> Observation:
+        """Return what the provider says of an instance; questions at the same time are one call. Raises Transient."""
+        name = offer_of(instance).provider
+        if instance.handle is None:
+            return Observation(phase=Phase.GONE, detail="It was never made.")
+        if name not in self._observers:
+            self._observers[name] = Observer(lambda: self._providers.holder(name))
+        return await self._observers[name].observe(instance.id, instance.handle)
+
+    async def _look(self, instance: Instance) -> None:
+        now = self._clock.now()
+        if instance.expires is not None:
+            if now >= instance.expires:
+                await self._end(instance.id, Reason.EXPIRED, "Its time is over.")
+                return
+            instance = await self._warn_of_expiry(instance, instance.expires, now)
+        try:
+            seen = await self.observe(instance)
+        except Transient as error:
+            seen = Observation(phase=Phase.PENDING, detail=str(error))
+        if seen.phase in (Phase.GONE, Phase.FAILED):
+            await self._lose(
+                instance, f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
+            )
+        elif seen.phase is Phase.PENDING:
+            await self._bear(instance, seen.detail)
+        elif self._silences.end(instance.id):
+            await self._records.tell(instance, "answering", "The machine answers again.")
+
+    async def _warn_of_expiry(self, instance: Instance, expires: datetime, now: datetime) -> Instance:
+        left = (expires - now).total_seconds()
+        if instance.warned or left > self._timing().warning:
+            return instance
+        with contextlib.suppress(Conflict):
+            message = f"Ends in {max(1, round(left / 60))} minutes, at {expires:%H:%M:%S} UTC."
+            data = {"expires": expires.isoformat()}
+            return await self._records.save(instance, "expiring", message, data, warned=True)
+        return instance
+
+    async def _bear(self, instance: Instance, detail: str) -> None:
+        """Wait for a machine that does not answer, and give it up when that takes too long."""
+        now = self._clock.now()
+        if self._silences.begin(instance.id, now):
+            await self._records.tell(instance, "silent", f"The machine does not answer: {detail}")
+        if since := self._silences.given_up(instance.id, now):
+            text = f"The machine is lost: it has not answered since {since:%H:%M:%S} UTC. {detail}"
+            await self._lose(instance, text.strip())
+
+    async def _lose(self, instance: Instance, detail: str) -> None:
+        self._silences.end(instance.id)
+        await self._lost(instance, detail)
