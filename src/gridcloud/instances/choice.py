@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from gridcloud.clock import Clock
-from gridcloud.errors import GridcloudError
+from gridcloud.errors import GridcloudError, QuotaExceeded, Rejected
 from gridcloud.instances.lifecycle import Event
 from gridcloud.instances.matching import describe, unserved
-from gridcloud.instances.model import Instance, Offer, Reason, Request, format_size
+from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
+from gridcloud.store.model import Entry
 
 __all__ = ["Choice", "Judge", "describe_request", "offer_of"]
 
 Judge = Callable[[Instance, Offer], Awaitable[str]]
 """Returns why an instance may not be made from an offer, in words and figures; an empty text where it may."""
+
+
+QUOTA_REFUSALS = 2
+"""Refusals of one provider by its quota after which no more of its offers are tried: a full account says so quickly."""
 
 
 class Choice:
@@ -33,16 +39,58 @@ class Choice:
         self._judging = asyncio.Lock()
 
     async def choose(self, instance: Instance) -> None:
-        """Store the chosen offer, or that there is none."""
-        offers = await self._providers.offers(instance.request)
-        left = [offer for offer in offers if offer.available and not _taken(offer, instance.refused)]
-        if not left:
-            await self._give_up(instance, offers)
+        """Store the chosen offer, with what it costs from now on, or that there is none."""
+        offers = [
+            _skip_dry(offer, instance.refused) for offer in await self._providers.offers(instance.request)
+        ]
+        left = [offer for offer in offers if offer.available and not _is_in(offer, instance.refused)]
+        left.sort(key=lambda offer: _is_in(offer, instance.avoid))
+        if self.judge is None:
+            await self._take(instance, offers, left, ())
             return
-        offer = left[0]
-        await self._providers.remember(offer.provider)
-        others = len(left) - 1
+        async with self._judging:
+            refused = []
+            while left and (why := await self.judge(instance, left[0])):
+                offer = left.pop(0)
+                refused.append(
+                    offer.model_copy(update={"available": False, "why_not": why, "refusal": "Budget"})
+                )
+                message = f"{describe(offer.shape)} on {offer.provider} may not be taken: {why}"
+                await self._records.tell(instance, "refused", message, {"provider": offer.provider})
+            await self._take(instance, offers, left, refused)
+
+    async def refuse(self, instance: Instance, error: GridcloudError, *, made: bool = True) -> None:
+        """Note why the chosen offer came to nothing; what it may have left is removed, and the next one tried.
+
+        ``made``: whether the provider may have made something all the same, which costs until it is gone.
+        """
+        offer = offer_of(instance)
+        refused = offer.model_copy(
+            update={
+                "available": False,
+                "why_not": str(error),
+                "refusal": type(error).__name__,
+                "possible": not isinstance(error, Rejected),
+            }
+        )
         await self._records.happen(
+            instance,
+            Event.REFUSED,
+            f"{offer.provider} refused: {error}",
+            {"error": error.problem(), "provider": offer.provider},
+            refused=(*instance.refused, refused),
+            charges=instance.charges if made else instance.charges[:-1],
+        )
+
+    async def _take(
+        self, instance: Instance, offers: Sequence[Offer], left: Sequence[Offer], refused: Sequence[Offer]
+    ) -> None:
+        if not left:
+            await self._give_up(instance, offers, refused)
+            return
+        offer, others = left[0], len(left) - 1
+        await self._providers.remember(offer.provider)
+        taken = await self._records.happen(
             instance,
             Event.OFFERED,
             f"Chose {describe(offer.shape)} on {offer.provider}"
@@ -52,22 +100,17 @@ class Choice:
             offer=offer,
             handle=None,
             address=None,
+            refused=(*instance.refused, *refused),
+            charges=(*instance.charges, _charge(offer, self._clock.now())),
         )
+        if taken is not None and offer.steps:
+            await self._records.store.append(
+                self._records.kind, instance.id, instance.owner, [_entry(one) for one in offer.steps]
+            )
 
-    async def refuse(self, instance: Instance, error: GridcloudError) -> None:
-        """Note why the chosen offer came to nothing; what it may have left is removed, and the next one tried."""
-        offer = offer_of(instance)
-        refused = offer.model_copy(update={"available": False, "why_not": str(error)})
-        await self._records.happen(
-            instance,
-            Event.REFUSED,
-            f"{offer.provider} refused: {error}",
-            {"error": error.problem(), "provider": offer.provider},
-            refused=(*instance.refused, refused),
-        )
-
-    async def _give_up(self, instance: Instance, offers: Sequence[Offer]) -> None:
-        refused = (*instance.refused, *(offer for offer in offers if not _taken(offer, instance.refused)))
+    async def _give_up(self, instance: Instance, offers: Sequence[Offer], judged: Sequence[Offer]) -> None:
+        refused = (*instance.refused, *judged)
+        refused = (*refused, *(offer for offer in offers if not _is_in(offer, refused)))
         error = unserved(instance.request, refused)
         await self._records.happen(
             instance,
@@ -103,8 +146,37 @@ def _key(offer: Offer) -> tuple[str, str, str, str, bool, str]:
     return offer.provider, offer.kind, offer.shape.name, offer.location, offer.spot, choice
 
 
-def _taken(offer: Offer, refused: Sequence[Offer]) -> bool:
-    return any(_key(offer) == _key(other) for other in refused)
+def _is_in(offer: Offer, others: Sequence[Offer]) -> bool:
+    return any(_key(offer) == _key(other) for other in others)
+
+
+def _skip_dry(offer: Offer, refused: Sequence[Offer]) -> Offer:
+    """Return an offer as not available where its provider's quota has refused enough of its like."""
+    alike = [
+        other
+        for other in refused
+        if (other.provider, other.spot) == (offer.provider, offer.spot)
+        and other.refusal == QuotaExceeded.__name__
+    ]
+    if len(alike) < QUOTA_REFUSALS or not offer.available or _is_in(offer, refused):
+        return offer
+    why = f"not tried, for {len(alike)} others were refused there: {alike[-1].why_not}"
+    return offer.model_copy(update={"available": False, "why_not": why})
+
+
+def _charge(offer: Offer, now: datetime) -> Charge:
+    return Charge(
+        provider=offer.provider,
+        shape=offer.shape.name or describe(offer.shape),
+        price=offer.price,
+        priced=offer.priced,
+        gpus=offer.shape.gpus,
+        since=now,
+    )
+
+
+def _entry(one: Step) -> Entry:
+    return Entry("step", f"{one.step}: {one.chosen} ({one.why})", one.model_dump(mode="json"))
 
 
 def _brief(offers: Sequence[Offer]) -> list[dict[str, Any]]:

@@ -58,8 +58,10 @@ def explain(request: Request, offers: Sequence[Offer]) -> str:
     if not any(offer.possible for offer in offers):
         reasons = "; ".join(f"{offer.provider}: {offer.why_not}" for offer in offers)
         largest = max(offers, key=lambda offer: _size(request, offer.shape))
-        best = f"The largest available is {describe(largest.shape)} on {largest.provider}."
-        return f"No provider can serve this request ({reasons}). {best}"
+        best = f" The largest available is {describe(largest.shape)} on {largest.provider}."
+        return f"No provider can serve this request ({reasons})." + (
+            best if _is_small(request, offers) else ""
+        )
     reasons = "; ".join(
         f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available
     )
@@ -69,7 +71,12 @@ def explain(request: Request, offers: Sequence[Offer]) -> str:
 def unserved(request: Request, offers: Sequence[Offer]) -> NoOffer:
     """Return the error for a request that none of the offers serves."""
     if offers and not any(offer.possible for offer in offers):
-        remedy = "Ask for less, or add a provider that has more."
+        if _is_small(request, offers):
+            remedy = "Ask for less, or add a provider that has more."
+        else:
+            remedy = (
+                "Ask for something else, or mend what is in the way: 'gridcloud provider check' shows more."
+            )
     elif not offers:
         remedy = "See 'gridcloud provider list' and 'gridcloud provider add'."
     else:
@@ -90,6 +97,11 @@ def _limit(request: Request, offer: Offer) -> Offer:
     elif lacking := shortfall(request, offer.shape):
         why = lacking
     return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
+
+
+def _is_small(request: Request, offers: Sequence[Offer]) -> bool:
+    """Return whether any provider refused for its size: one that has no machine at all said something else."""
+    return any(offer.shape.cpus and shortfall(request, offer.shape) for offer in offers)
 
 
 def _score(request: Request, offer: Offer) -> tuple[bool, bool, bool, float, float, int, float, str]:

@@ -146,6 +146,7 @@ class Offer(Record):
     available: bool = True
     wait: int = Field(default=0, ge=0, description="expected seconds until it is free")
     why_not: str = Field(default="", description="why it cannot be had, when not available")
+    refusal: str = Field(default="", description="name of the error it was refused with, once it was taken")
     possible: bool = Field(
         default=True,
         description="false: never here, however long one waits; shape then holds the largest there is",
@@ -307,6 +308,9 @@ class Instance(Record):
     handle: Handle | None = None
     address: Address | None = None
     refused: tuple[Offer, ...] = Field(default=(), description="offers taken and refused, with why_not")
+    avoid: tuple[Offer, ...] = Field(
+        default=(), description="offers that are taken last: machines lost before"
+    )
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
     charges: tuple[Charge, ...] = Field(
         default=(), description="one for each machine that was made for it, those of refused offers included"
@@ -321,5 +325,6 @@ class Instance(Record):
     ended_at: datetime | None = None
     expires: datetime | None = None
     warned: bool = False
+    notice: str = Field(default="", description="what its user is warned of, beside its expiry")
     deadline: datetime | None = Field(default=None, description="when the present step is given up")
     version: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 from gridcloud import plugins
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
-from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, TimedOut
+from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, TimedOut, Transient
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.matching import rank
 from gridcloud.instances.model import Kind, Offer, Request, Shape
@@ -145,4 +145,13 @@ class Providers:
 
 def _absent(name: str, error: GridcloudError) -> Offer:
     shape = Shape(cpus=0, memory=0)
-    return Offer(provider=name, kind=Kind.BARE_METAL, shape=shape, available=False, why_not=str(error))
+    waits = isinstance(error, Transient)
+    return Offer(
+        provider=name,
+        kind=Kind.BARE_METAL,
+        shape=shape,
+        available=False,
+        possible=waits,
+        why_not=str(error),
+        refusal=type(error).__name__,
+    )

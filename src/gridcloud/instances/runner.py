@@ -24,10 +24,12 @@ from gridcloud.errors import (
     Rejected,
     TimedOut,
     Transient,
+    Unavailable,
     Untrusted,
 )
 from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
+from gridcloud.instances.costs import close_charges, describe_cost
 from gridcloud.instances.driver import Expiring
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
@@ -66,12 +68,15 @@ class Runner:
         configure: Configure,
         timing: Timing,
         judge: Judge | None = None,
+        currency: Callable[[], str] = str,
     ) -> None:
+        """``judge`` is asked before an offer is taken; ``currency`` names that of all prices."""
         self.records = Lives(store, "instance", Instance, step, FINAL)
         self.providers = providers
         self.links = links
         self.clock = clock
         self.timing = timing
+        self.currency = currency
         self._configure = configure
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
@@ -111,9 +116,12 @@ class Runner:
         name: str = "",
         configure: Sequence[dict[str, Any]] = (),
         instance_id: str = "",
+        before_end: Sequence[str] = (),
+        avoid: Sequence[Offer] = (),
     ) -> Instance:
         """Store the wish for an instance and start to fulfil it; return at once.
 
+        ``before_end``: the words of a command that is run on it before it ends. ``avoid``: offers to take last.
         ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
         when there is one of this id.
         """
@@ -125,6 +133,8 @@ class Runner:
             name=name,
             request=request,
             configure=tuple(configure),
+            before_end=tuple(before_end),
+            avoid=tuple(avoid),
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
@@ -169,10 +179,20 @@ class Runner:
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."
                 instance = await self.records.save(
-                    instance, "extended", message, expires=expires, warned=False
+                    instance, "extended", message, expires=expires, warned=False, notice=""
                 )
                 await self._arm(instance)
                 return instance
+
+    async def warn(self, instance_id: str, message: str) -> None:
+        """Warn the user of a live instance: an event, and what a session's pages show until it is extended."""
+        while True:
+            instance = await self.records.get(instance_id)
+            if instance.state in FINAL or instance.notice == message:
+                return
+            with contextlib.suppress(Conflict):
+                await self.records.save(instance, "warning", message, notice=message)
+                return
 
     async def wait(self, instance_id: str) -> Instance:
         """Return the instance once it is ready or has ended; raise what kept it from being ready."""
@@ -254,7 +274,8 @@ class Runner:
         except TimeoutError:
             await self.choice.refuse(instance, TimedOut(f"It was not made within {self.timing.create:g} s."))
         except GridcloudError as error:
-            await self.choice.refuse(instance, error)
+            # Who says that there is no room has made nothing; any other answer may come after the deed.
+            await self.choice.refuse(instance, error, made=not isinstance(error, Unavailable))
         else:
             deadline = self.clock.now() + timedelta(seconds=self.timing.boot)
             message = f"{offer.provider} is making it."
@@ -324,11 +345,16 @@ class Runner:
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)
-        changes = self._ended(instance, {}) if instance.state is not State.DISCARDING else {}
-        message = (
-            "Nothing is left of it." if changes else "Nothing is left of it there; trying the next offer."
+        charges = close_charges(instance.charges, self.clock.now())
+        if instance.state is State.DISCARDING:
+            message, changes = "Nothing is left of it there; trying the next offer.", {}
+        else:
+            price = describe_cost(charges, self.clock.now(), self.currency())
+            message = "Nothing is left of it." + (f" It cost {price}." if price else "")
+            changes = self._ended(instance, {})
+        await self.records.happen(
+            instance, Event.REMOVED, message, handle=None, address=None, charges=charges, **changes
         )
-        await self.records.happen(instance, Event.REMOVED, message, handle=None, address=None, **changes)
 
     async def _destroy_for_sure(self, instance: Instance, offer: Offer) -> None:
         attempt = 0
@@ -398,6 +424,8 @@ _ENDINGS = {
     Reason.ASKED: "Stopped as asked.",
     Reason.CANCELLED: "Cancelled before it was ready.",
     Reason.EXPIRED: "Its time is over.",
+    Reason.IDLE: "It was not used.",
+    Reason.BUDGET: "Its budget is used up.",
 }
 
 
