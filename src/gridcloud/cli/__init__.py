@@ -31,6 +31,7 @@ class _Verbs(typer.core.TyperGroup):
         "run": "run",
         "instance": "instance",
         "session": "session",
+        "stack": "stack",
         "provider": "provider",
         "config": "config",
         "token": "token",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["drivers", "instances", "providers", "sessions"]
+__all__ = ["drivers", "instances", "providers", "sessions", "stacks"]
 
 
 def providers() -> list[str]:
@@ -34,6 +34,11 @@ def instances() -> list[str]:
 def sessions() -> list[str]:
     """Return the ids of live sessions and the names of one's own, where a service runs."""
     return _ask("sessions")
+
+
+def stacks() -> list[str]:
+    """Return the ids of stacks and the names of one's own, where a service runs."""
+    return _ask("stacks")
 
 
 def _ask(what: str) -> list[str]:

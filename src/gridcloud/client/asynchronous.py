@@ -26,7 +26,7 @@ from gridcloud.errors import (
     NotFound,
     StorageFull,
 )
-from gridcloud.instances.model import FINAL, Finding, Instance, Reason, Request, State
+from gridcloud.instances.model import FINAL, Discovery, Finding, Instance, Reason, Request, State
 from gridcloud.service import packing
 from gridcloud.service.documents import (
     Event,
@@ -46,8 +46,11 @@ from gridcloud.service.documents import (
     Trouble,
     Version,
 )
+from gridcloud.service.stack_documents import Deployment, StackChange, Stacks, StackWish
 from gridcloud.service.token_documents import IssuedToken, TokenInfo, Tokens, TokenWish
 from gridcloud.sessions.model import Plan, Session
+from gridcloud.stacks.model import Definition, Stack
+from gridcloud.stacks.model import State as StackState
 
 __all__ = ["AsyncClient"]
 
@@ -82,10 +85,21 @@ class AsyncClient:
         name: str = "",
         owner: str | None = None,
         configure: Sequence[Mapping[str, Any]] = (),
+        before_end: Sequence[str] = (),
+        avoid: Sequence[str] = (),
     ) -> Instance:
-        """Ask for an instance and return at once; `wait_ready` or `instance_events` tell the rest."""
+        """Ask for an instance and return at once; `wait_ready` or `instance_events` tell the rest.
+
+        ``before_end``: the words of a command that is run there before it ends. ``avoid``: ids of one's instances
+        that were lost: an offer like theirs is taken last.
+        """
         wish = InstanceWish(
-            request=request, name=name, owner=owner, configure=[dict(entry) for entry in configure]
+            request=request,
+            name=name,
+            owner=owner,
+            configure=[dict(entry) for entry in configure],
+            before_end=list(before_end),
+            avoid=list(avoid),
         )
         return await self._wire.ask("POST", "/instances", Instance, wish)
 
@@ -229,6 +243,61 @@ class AsyncClient:
         """Yield a session's story, its instance's included; with ``follow`` until it has ended."""
         return self._wire.events(_path("sessions", session_id, "events"), follow=follow, after=after)
 
+    # Stacks --------------------------------------------------------------------------------------------------
+
+    async def define_stack(self, name: str, definition: Definition, *, owner: str | None = None) -> Stack:
+        """Write a stack down; nothing is started. Raises InvalidRequest when there is one of this name."""
+        wish = StackWish(name=name, definition=definition, owner=owner)
+        return await self._wire.ask("POST", "/stacks", Stack, wish)
+
+    async def stacks(self, *, all: bool = False, owner: str | None = None) -> list[Stack]:
+        """Return stacks, oldest first; those that are gone too with ``all``."""
+        return (await self._wire.ask("GET", "/stacks", Stacks, all=all, owner=owner)).stacks
+
+    async def stack(self, stack_id: str, *, all: bool = False) -> Stack:
+        """Return one stack by its id, or one's own by its name; one that is gone only with ``all``. Raises NotFound."""
+        return await self._wire.ask("GET", _path("stacks", stack_id), Stack, all=all)
+
+    async def update_stack(
+        self,
+        stack_id: str,
+        *,
+        name: str | None = None,
+        definition: Definition | None = None,
+        version: int | None = None,
+    ) -> Stack:
+        """Change a stack's name or what it is to be; `deploy_stack` brings its instances to that.
+
+        Raises Conflict when it is no longer of ``version``.
+        """
+        change = StackChange(name=name, definition=definition, version=version)
+        return await self._wire.ask("PATCH", _path("stacks", stack_id), Stack, change)
+
+    async def deploy_stack(self, stack_id: str, *, keep_going: bool = False) -> Stack:
+        """Have all its instances obtained; return at once. All of them or none, unless ``keep_going``."""
+        deployment = Deployment(keep_going=keep_going)
+        return await self._wire.ask("POST", _path("stacks", stack_id, "deploy"), Stack, deployment)
+
+    async def destroy_stack(self, stack_id: str) -> Stack:
+        """Have all its instances end, and it with them; return at once. May be called twice."""
+        return await self._wire.ask("POST", _path("stacks", stack_id, "destroy"), Stack)
+
+    def stack_events(self, stack_id: str, *, follow: bool = False, after: int = 0) -> AsyncIterator[Event]:
+        """Yield a stack's story; with ``follow`` until it is gone."""
+        return self._wire.events(_path("stacks", stack_id, "events"), follow=follow, after=after)
+
+    async def wait_stack(self, stack_id: str, on_event: Callable[[Event], None] | None = None) -> Stack:
+        """Return the stack once it is no longer on its way, telling each event."""
+        moving = (StackState.DEPLOYING, StackState.CLEARING, StackState.DESTROYING)
+        async for event in self.stack_events(stack_id, follow=True):
+            if on_event is not None:
+                on_event(event)
+            if event.type not in moving:
+                stack = await self.stack(stack_id, all=True)
+                if stack.state not in moving:
+                    return stack
+        return await self.stack(stack_id, all=True)
+
     # Providers and health ------------------------------------------------------------------------------------
 
     async def providers(self, *, images: bool = False) -> list[Provider]:
@@ -242,6 +311,10 @@ class AsyncClient:
     async def check_provider(self, name: str) -> list[Finding]:
         """Try a provider without starting anything."""
         return (await self._wire.ask("GET", _path("providers", name, "check"), Findings)).findings
+
+    async def discover_provider(self, name: str) -> Discovery:
+        """Return the images, shapes, locations and networks of a provider. Raises InvalidRequest where it has none."""
+        return await self._wire.ask("GET", _path("providers", name, "discovery"), Discovery)
 
     async def add_provider(self, name: str, entry: Mapping[str, Any]) -> Provider:
         """Add a provider to the service's configuration file."""

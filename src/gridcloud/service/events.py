@@ -14,7 +14,9 @@ from gridcloud.instances.model import FINAL as INSTANCE_FINAL
 from gridcloud.service.access import Asking, TheHouse
 from gridcloud.service.instances import owned as owned_instance
 from gridcloud.service.sessions import owned as owned_session
+from gridcloud.service.stacks import owned as owned_stack
 from gridcloud.sessions.model import FINAL as SESSION_FINAL
+from gridcloud.stacks.model import FINAL as STACK_FINAL
 from gridcloud.store import Event
 
 __all__ = ["router"]
@@ -64,6 +66,22 @@ async def of_session(
     follow = follow and session.state not in SESSION_FINAL
     subjects = {session_id, session.instance_id}
     return _stream(house, session.owner, subjects, session_id, ends, follow, max(after, last_event_id))
+
+
+@router.get("/stacks/{stack_id}/events")
+async def of_stack(
+    stack_id: str,
+    caller: Asking,
+    house: TheHouse,
+    follow: bool = False,
+    after: Place = 0,
+    last_event_id: LastSeen = 0,
+) -> StreamingResponse:
+    """Tell a stack's story; those of its instances are told by themselves."""
+    stack = await owned_stack(house, caller, stack_id, gone=True)
+    ends = {str(state) for state in STACK_FINAL}
+    follow = follow and stack.state not in STACK_FINAL
+    return _stream(house, stack.owner, {stack.id}, stack.id, ends, follow, max(after, last_event_id))
 
 
 @router.get("/events")

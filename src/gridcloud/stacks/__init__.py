@@ -1,0 +1,1 @@
+"""Several instances as one thing: defined once, deployed in parallel, all of them or none, ended together."""
