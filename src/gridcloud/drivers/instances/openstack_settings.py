@@ -1,0 +1,72 @@
+"""The settings of the `openstack` provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from gridcloud.instances.cloud import AddressRange, CloudSettings
+from gridcloud.settings import Size
+
+__all__ = ["OpenStackGPU", "OpenStackSettings"]
+
+
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class OpenStackGPU(BaseModel):
+    """What GPUs a flavor has, where its own words do not say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(default="", description="model, e.g. NVIDIA A100")
+    count: int = Field(default=1, ge=0, description="how many; 0: none")
+    memory: Size = Field(default=0, description="memory of each, e.g. 80GiB; 0: not known")
+
+
+class OpenStackSettings(CloudSettings):
+    """Settings of one project in one region of an OpenStack cloud."""
+
+    cloud: str = Field(
+        min_length=1,
+        description="name of the cloud in clouds.yaml, which holds the credentials; envvars: the OS_… variables",
+    )
+    clouds_file: Path | None = Field(
+        default=None,
+        description="the clouds.yaml; when not given, the one in this folder, ~/.config/openstack or /etc/openstack",
+    )
+    region: str = Field(default="", description="region; the one of clouds.yaml when not given")
+    zones: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        default=(),
+        description="availability zones to make machines in, tried in this order; the cloud chooses when not given",
+    )
+    network: str = Field(
+        default="",
+        description="name or id of the network; the project's only one, else the only shared one, when not given",
+    )
+    external_network: str = Field(
+        default="",
+        description="name or id of the network that floating addresses come from; the one behind the router of "
+        "'network' when not given",
+    )
+    allow_from: tuple[AddressRange, ...] = Field(
+        default=("0.0.0.0/0", "::/0"),
+        description="ranges of addresses that may reach the SSH server of machines",
+    )
+    volume: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="boot from a volume that goes with the machine: auto does so where the flavor's disk is too small",
+    )
+    volume_type: str = Field(default="", description="type of these volumes; the cloud's own when not given")
+    config_drive: bool = Field(
+        default=False,
+        description="hand over the first boot's words on a drive, for clouds without a metadata service",
+    )
+    gpus: Mapping[str, OpenStackGPU] = Field(
+        default_factory=dict,
+        description="GPUs by name of flavor, * stands for anything; before what the flavors say of themselves",
+    )
