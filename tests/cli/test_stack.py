@@ -54,9 +54,7 @@ def test_found_by_name(call: Caller) -> None:
 
 def test_what_does_not_fit_leaves_nothing(call: Caller, tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
-    path.write_text(
-        "instances: {node[1-3]: {request: {cpus: 1, on: cloud}, configure: []}, g: {request: {gpus: 9}}}"
-    )
+    path.write_text("instances:\n  n[1-3]: {request: {cpus: 1, on: cloud}}\n  g: {request: {gpus: 9}}\n")
     call("stack", "create", "large", "-f", str(path))
     call("stack", "deploy", "large", code=4)
     assert "1 of 4 instances could not be had: g:" in call.err

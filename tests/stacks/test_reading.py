@@ -141,9 +141,9 @@ def test_files(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yml"
     for text, words in (
         ("a: [", "no YAML"),
-        ("- a", "no mapping"),
-        ("1: a", "no mapping"),
-        ("x" * (1 << 21), "more"),
+        ("- a", "expected keys"),
+        ("a: 1\na: 2", "given twice"),
+        ("x" * (1 << 21), "more than"),
     ):
         bad.write_text(text)
         with pytest.raises(InvalidSettings, match=words):
