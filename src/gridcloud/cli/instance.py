@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,14 @@ from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.lives import obtain
 from gridcloud.cli.mishaps import Interrupted
 from gridcloud.cli.naming import find_instance, find_instances
-from gridcloud.cli.places import read_configuring
+from gridcloud.cli.places import read_configuring, read_hook
 from gridcloud.cli.printing import ago, plain, print_table, until
 from gridcloud.cli.steps import Steps, print_story
 from gridcloud.cli.streams import run_command
 from gridcloud.errors import InvalidRequest
+from gridcloud.instances.costs import describe_cost
 from gridcloud.instances.matching import describe
-from gridcloud.instances.model import Instance, Request
+from gridcloud.instances.model import Instance, Offer, Request
 
 __all__ = ["app"]
 
@@ -45,6 +47,9 @@ async def start(
     requirements: Annotated[
         list[Path] | None, typer.Option("--requirements", metavar="FILE", help="Python packages to install.")
     ] = None,
+    before_end: Annotated[
+        str, typer.Option("--before-end", metavar="CMD", help="Shell command to run on it before it ends.")
+    ] = "",
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until it is ready, or not where a service runs.")
     ] = True,
@@ -53,9 +58,13 @@ async def start(
     entries = read_configuring(configure or (), requirements or ())
     async with await frame.connect(alone=not wait) as client:
         if wait:
-            instance = await obtain(frame, client, request, name=name, configure=entries)
+            instance = await obtain(
+                frame, client, request, name=name, configure=entries, before_end=read_hook(before_end)
+            )
         else:
-            instance = await client.start(request, name=name, configure=entries)
+            instance = await client.start(
+                request, name=name, configure=entries, before_end=read_hook(before_end)
+            )
     if frame.json:
         frame.show(instance)
     else:
@@ -70,12 +79,13 @@ async def list_(
     """List your instances; an administrator sees everybody's."""
     async with await frame.connect() as client:
         found = await client.instances(all=all)
+        currency = "" if frame.json else (await client.version()).currency
     if frame.json:
         frame.show({"instances": [instance.model_dump(mode="json") for instance in found]})
         return
     ended = [number for number, instance in enumerate(found) if instance.ended_at]
     print_table(
-        ("ID", "NAME", "STATE", "PROVIDER", "SHAPE", "OWNER", "CREATED", "ENDS"),
+        ("ID", "NAME", "STATE", "PROVIDER", "SHAPE", "OWNER", "CREATED", "ENDS", f"COST {currency}"),
         [_row(instance) for instance in found],
         dim=ended,
     )
@@ -87,11 +97,12 @@ async def show(frame: Frame, id: Id) -> None:
     """Show all about one instance."""
     async with await frame.connect() as client:
         instance = await find_instance(client, id)
+        currency = "" if frame.json else (await client.version()).currency
     if frame.json:
         frame.show(instance)
         return
     offer = instance.offer
-    lines = {
+    lines: dict[str, object] = {
         "id": instance.id,
         "name": instance.name,
         "owner": instance.owner,
@@ -99,9 +110,12 @@ async def show(frame: Frame, id: Id) -> None:
         "detail": instance.detail,
         "provider": offer.provider if offer else "",
         "shape": describe(offer.shape) if offer else "",
-        "price": f"{offer.price:f} per hour" if offer and offer.price else "",
+        "price": _price(offer, currency) if offer else "",
+        "cost": describe_cost(instance.charges, datetime.now(UTC), currency),
         "image": offer.image if offer else "",
         "location": offer.location if offer else "",
+        **{one.step: f"{one.chosen}: {one.why}" for one in (offer.steps if offer else ())},
+        "warning": instance.notice,
         "refused": "; ".join(f"{one.provider}: {one.why_not}" for one in instance.refused),
         "created": instance.created,
         "ready": instance.ready_at or "",
@@ -202,6 +216,12 @@ async def events(
         await print_story(frame, client.instance_events(instance.id, follow=follow))
 
 
+def _price(offer: Offer, currency: str) -> str:
+    if not offer.priced:
+        return "not known"
+    return f"{offer.price.normalize():f} {currency} per hour" if offer.price else ""
+
+
 async def _await_end(steps: Steps, client: Any, instance: Instance) -> Instance:
     steps.wait_for(f"Stopping {instance.id}")
     ended: Instance = await client.wait_ended(instance.id)
@@ -220,4 +240,5 @@ def _row(instance: Instance) -> tuple[object, ...]:
         instance.owner,
         ago(instance.created),
         f"ended {ago(instance.ended_at)}" if instance.ended_at else until(instance.expires),
+        describe_cost(instance.charges, datetime.now(UTC)) or "0",
     )

@@ -27,10 +27,14 @@ async def borrowed(
     *,
     name: str = "",
     configure: Sequence[Mapping[str, Any]] = (),
+    before_end: Sequence[str] = (),
+    avoid: Sequence[str] = (),
     keep: bool = False,
 ) -> AsyncIterator[Instance]:
     """Yield a ready instance and stop it afterwards, unless ``keep`` and nothing interrupted its start."""
-    instance = await obtain(frame, client, request, name=name, configure=configure)
+    instance = await obtain(
+        frame, client, request, name=name, configure=configure, before_end=before_end, avoid=avoid
+    )
     try:
         yield instance
     finally:
@@ -48,10 +52,14 @@ async def obtain(
     *,
     name: str = "",
     configure: Sequence[Mapping[str, Any]] = (),
+    before_end: Sequence[str] = (),
+    avoid: Sequence[str] = (),
 ) -> Instance:
     """Return a ready instance, showing its steps; what fails or is interrupted leaves none behind."""
     # The wish may be stored although the answer never reached us: its answer is always waited for.
-    instance, cancelled = await _finish(client.start(request, name=name, configure=configure))
+    instance, cancelled = await _finish(
+        client.start(request, name=name, configure=configure, before_end=before_end, avoid=avoid)
+    )
     try:
         if cancelled:
             raise asyncio.CancelledError

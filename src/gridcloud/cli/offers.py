@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from gridcloud.cli.frame import Frame, framed
-from gridcloud.cli.printing import error_console, print_table
+from gridcloud.cli.printing import error_console, plain, print_table
 from gridcloud.cli.steps import waiting
 from gridcloud.errors import NoOffer
 from gridcloud.instances.matching import describe
@@ -19,7 +21,13 @@ app = typer.Typer(add_completion=False)
 
 @app.command("offers")
 @framed
-async def offers(frame: Frame, request: Request) -> None:
+async def offers(
+    frame: Frame,
+    request: Request,
+    why: Annotated[
+        bool, typer.Option("--why", help="Which image, shape, location and network each has, and why these.")
+    ] = False,
+) -> None:
     """Show what every provider can give for a request, the best first. Nothing is started."""
     async with await frame.connect() as client:
         with waiting(frame, "Asking every provider"):
@@ -27,7 +35,7 @@ async def offers(frame: Frame, request: Request) -> None:
     if frame.json:
         frame.show(found)
     elif found.offers:
-        _print(found)
+        _print(found, why)
     if found.problem:
         raise NoOffer(found.problem, remedy="" if found.offers else "Add one: gridcloud provider add")
     if not frame.json and not request.model_fields_set:
@@ -36,20 +44,31 @@ async def offers(frame: Frame, request: Request) -> None:
         )
 
 
-def _print(found: Offers) -> None:
+def _print(found: Offers, why: bool) -> None:
     rows = [
         (
             offer.provider,
             offer.kind.replace("_", " "),
             describe(offer.shape) if offer.shape.cpus else "",
             offer.location,
-            f"{offer.price:f} {found.currency}" if offer.price else "0",
+            _price(offer, found.currency),
             _when(offer),
         )
         for offer in found.offers
     ]
     unavailable = [number for number, offer in enumerate(found.offers) if not offer.available]
     print_table(("PROVIDER", "KIND", "SHAPE", "LOCATION", "PER HOUR", "NOW"), rows, dim=unavailable)
+    for offer in found.offers if why else ():
+        if offer.steps:
+            print(plain(f"\n{offer.provider}, {describe(offer.shape)}{', spot' if offer.spot else ''}"))
+        for step in offer.steps:
+            print(plain(f"  {step.step:10}{step.chosen}: {step.why}"))
+
+
+def _price(offer: Offer, currency: str) -> str:
+    if not offer.priced:
+        return "?"
+    return f"{offer.price.normalize():f} {currency}" if offer.price else "0"
 
 
 def _when(offer: Offer) -> str:

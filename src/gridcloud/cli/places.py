@@ -11,7 +11,7 @@ from typing import Any
 
 from gridcloud.errors import InvalidRequest, NotFound
 
-__all__ = ["Fetch", "Put", "read_configuring", "read_environment", "read_fetches", "read_puts"]
+__all__ = ["Fetch", "Put", "read_configuring", "read_environment", "read_fetches", "read_hook", "read_puts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,11 @@ def read_environment(words: Sequence[str]) -> dict[str, str]:
             value = os.environ[name]
         found[name] = value
     return found
+
+
+def read_hook(text: str) -> tuple[str, ...]:
+    """Return the words of a shell command; none for an empty one."""
+    return ("sh", "-c", text) if text.strip() else ()
 
 
 def read_configuring(files: Sequence[Path], requirements: Sequence[Path]) -> list[dict[str, Any]]:

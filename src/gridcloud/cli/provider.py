@@ -13,6 +13,8 @@ from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import error_console, plain, print_table
 from gridcloud.cli.steps import waiting
 from gridcloud.errors import InvalidRequest, Unreachable
+from gridcloud.instances.matching import describe
+from gridcloud.instances.model import Found
 
 __all__ = ["app"]
 
@@ -73,6 +75,29 @@ async def check(
     return 0 if all(finding.ok for _, finding in checked) else 1
 
 
+@app.command("discover")
+@framed
+async def discover(frame: Frame, name: Name) -> None:
+    """List the images, shapes with their prices, locations and networks that a provider has to choose from."""
+    async with await frame.connect() as client:
+        with waiting(frame, f"Asking {name}"):
+            found = await client.discover_provider(name)
+            currency = "" if frame.json else (await client.version()).currency
+    if frame.json:
+        frame.show(found)
+        return
+    for heading, things in (
+        ("IMAGE", found.images),
+        ("SHAPE", found.shapes),
+        ("LOCATION", found.locations),
+        ("NETWORK", found.networks),
+    ):
+        columns, rows = _discovered(heading, things, currency)
+        if rows:
+            print_table(columns, rows)
+            print()
+
+
 @app.command("add")
 @framed
 async def add(
@@ -119,6 +144,26 @@ async def remove(frame: Frame, name: Name) -> None:
         frame.show({"removed": name})
     else:
         error_console().print(f"Removed {name}.")
+
+
+def _discovered(
+    heading: str, things: Sequence[Found], currency: str
+) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Return headings and rows."""
+    if heading != "SHAPE":
+        return (heading, "NAME", ""), [
+            (one.id, one.name if one.name != one.id else "", one.detail) for one in things
+        ]
+    rows: list[Sequence[object]] = [
+        (
+            one.id,
+            describe(one.shape) if one.shape else one.name,
+            "?" if one.price is None else f"{one.price.normalize():f} {currency}",
+            one.detail,
+        )
+        for one in things
+    ]
+    return (heading, "SIZE", "PER HOUR", ""), rows
 
 
 def _change_file(frame: Frame, verb: str, name: str, entry: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,16 +13,27 @@ import typer
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.lives import borrowed
 from gridcloud.cli.mishaps import Interrupted, tell_error
-from gridcloud.cli.places import Fetch, Put, read_configuring, read_environment, read_fetches, read_puts
+from gridcloud.cli.places import (
+    Fetch,
+    Put,
+    read_configuring,
+    read_environment,
+    read_fetches,
+    read_hook,
+    read_puts,
+)
 from gridcloud.cli.steps import Steps
 from gridcloud.cli.streams import run_command
 from gridcloud.client import AsyncClient
-from gridcloud.errors import GridcloudError, Transient
-from gridcloud.instances.model import Instance, Request
+from gridcloud.errors import ConnectionLost, GridcloudError, Transient
+from gridcloud.instances.model import Instance, Reason, Request
 
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
+
+NOTICED = 10.0
+"""Seconds within which the service notices that a machine is gone, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,10 @@ class _Errand:
     configure: list[dict[str, Any]] = field(default_factory=list)
     name: str = ""
     keep: bool = False
+    before_end: tuple[str, ...] = ()
+    retrying: bool = False
+    lost: list[str] = field(default_factory=list)
+    """The instances that were lost under it."""
 
 
 @app.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -69,6 +85,9 @@ async def run(
         int,
         typer.Option("--retry", min=0, help="Begin again so often when the machine is lost or hard to get."),
     ] = 0,
+    before_end: Annotated[
+        str, typer.Option("--before-end", metavar="CMD", help="Shell command to run on it before it ends.")
+    ] = "",
     terminal: Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")] = False,
 ) -> int:
     """Run a command on a machine that fits, bring its files back, and stop what was started.
@@ -84,6 +103,8 @@ async def run(
         configure=read_configuring(configure or (), requirements or ()),
         name=name,
         keep=keep,
+        before_end=read_hook(before_end),
+        retrying=bool(retry),
     )
     async with await frame.connect() as client:
         for left in range(retry, -1, -1):
@@ -99,23 +120,46 @@ async def run(
 
 async def _run_once(frame: Frame, client: AsyncClient, request: Request, errand: _Errand) -> int:
     async with borrowed(
-        frame, client, request, name=errand.name, configure=errand.configure, keep=errand.keep
+        frame,
+        client,
+        request,
+        name=errand.name,
+        configure=errand.configure,
+        before_end=errand.before_end,
+        avoid=errand.lost,
+        keep=errand.keep,
     ) as instance:
-        await _put_all(frame, client, instance, errand.puts)
-        code = await run_command(
-            frame,
-            client,
-            instance.id,
-            errand.words,
-            environment=errand.environment,
-            terminal=errand.terminal,
-        )
-        if frame.signalled:
-            raise Interrupted(frame.signalled)
+        try:
+            code = await _do(frame, client, instance, errand)
+        except Transient:
+            errand.lost.append(instance.id)
+            raise
         failed = await _get_all(frame, client, instance, errand.fetches)
     if frame.signalled:
         raise Interrupted(frame.signalled)
     return code or failed
+
+
+async def _do(frame: Frame, client: AsyncClient, instance: Instance, errand: _Errand) -> int:
+    """Run the command; return its exit code. Raises Transient where its machine was lost and is to be replaced."""
+    await _put_all(frame, client, instance, errand.puts)
+    code = await run_command(
+        frame, client, instance.id, errand.words, environment=errand.environment, terminal=errand.terminal
+    )
+    if frame.signalled:
+        raise Interrupted(frame.signalled)
+    if errand.retrying and code > 128 and (why := await _loss(client, instance.id)):
+        raise ConnectionLost(why)
+    return code
+
+
+async def _loss(client: AsyncClient, instance_id: str) -> str:
+    """Return why the machine under a command that was killed is lost, in words; empty where it is not."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NOTICED):
+            ended = await client.wait_ended(instance_id)
+            return ended.detail if ended.reason is Reason.LOST else ""
+    return ""
 
 
 async def _put_all(frame: Frame, client: AsyncClient, instance: Instance, puts: list[Put]) -> None:

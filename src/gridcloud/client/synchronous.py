@@ -19,7 +19,7 @@ from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
 from gridcloud.errors import InvalidRequest
-from gridcloud.instances.model import Finding, Instance, Request
+from gridcloud.instances.model import Discovery, Finding, Instance, Request
 from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
 
@@ -84,6 +84,7 @@ class Client:
         *,
         name: str = "",
         configure: Sequence[Mapping[str, Any]] = (),
+        before_end: Sequence[str] = (),
         on_event: Callable[[Event], None] | None = None,
         **fields: Any,
     ) -> Instance:
@@ -91,7 +92,7 @@ class Client:
         wanted = _request(request, fields)
 
         async def work() -> Instance:
-            instance = await self._client.start(wanted, name=name, configure=configure)
+            instance = await self._client.start(wanted, name=name, configure=configure, before_end=before_end)
             try:
                 return await self._client.wait_ready(instance.id, on_event)
             except BaseException:
@@ -191,6 +192,10 @@ class Client:
     def providers(self, *, images: bool = False) -> list[Provider]:
         """Return the configured providers."""
         return self._portal.call(lambda: self._client.providers(images=images))
+
+    def discover_provider(self, name: str) -> Discovery:
+        """Return the images, shapes, locations and networks of a provider. Raises InvalidRequest where it has none."""
+        return self._portal.call(self._client.discover_provider, name)
 
     def check_provider(self, name: str) -> list[Finding]:
         """Try a provider without starting anything."""

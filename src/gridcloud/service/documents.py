@@ -77,6 +77,7 @@ class Version(BaseModel):
     installation: str
     user: str
     admin: bool
+    currency: str = Field(default="", description="of all prices (ISO 4217)")
 
 
 class InstanceWish(BaseModel):
@@ -88,6 +89,14 @@ class InstanceWish(BaseModel):
     name: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
     configure: list[dict[str, Any]] = Field(default_factory=list, description="configurers to run, in order")
+    before_end: list[Word] = Field(
+        default_factory=list, description="command that is run there before it ends: its words"
+    )
+    avoid: list[str] = Field(
+        default_factory=list,
+        max_length=100,
+        description="instances whose offers are to be taken last: they were lost",
+    )
 
 
 class Extension(BaseModel):

@@ -23,8 +23,16 @@ async def start(wish: InstanceWish, caller: Asking, house: TheHouse) -> Instance
     request = house.complete(wish.request)
     house.check(request)
     await house.check_configure(wish.configure, caller.admin)
+    avoid = [one.offer for one in [await owned(house, caller, lost) for lost in wish.avoid] if one.offer]
     async with house.admitting(owner):
-        return await house.instances.submit(owner, request, name=wish.name, configure=wish.configure)
+        return await house.instances.submit(
+            owner,
+            request,
+            name=wish.name,
+            configure=wish.configure,
+            before_end=wish.before_end,
+            avoid=avoid,
+        )
 
 
 @router.get("/instances")

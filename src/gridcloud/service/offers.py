@@ -23,6 +23,7 @@ async def version(caller: Asking, house: TheHouse) -> Version:
         installation=house.store.installation,
         user=caller.user,
         admin=caller.admin,
+        currency=house.settings().currency,
     )
 
 

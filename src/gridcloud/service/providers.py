@@ -7,9 +7,9 @@ import asyncio
 from fastapi import APIRouter
 
 from gridcloud import plugins
-from gridcloud.errors import GridcloudError
-from gridcloud.instances.driver import Imaging
-from gridcloud.instances.model import Finding
+from gridcloud.errors import GridcloudError, InvalidRequest, TimedOut
+from gridcloud.instances.driver import Discovering, Imaging
+from gridcloud.instances.model import Discovery, Finding
 from gridcloud.instances.reconciliation import Difference
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
 from gridcloud.service.documents import Findings, Health, Provider, ProviderEntry, Providers, Trouble
@@ -43,6 +43,22 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
         return Findings(
             findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
         )
+
+
+@router.get("/providers/{name}/discovery")
+async def discover(name: str, caller: Asking, house: TheHouse) -> Discovery:
+    """Return the images, shapes, locations and networks that a provider has to choose from."""
+    driver = house.providers.get(name)
+    if not isinstance(driver, Discovering):
+        raise InvalidRequest(
+            f"Provider {name!r} (driver {driver.settings.driver}) has nothing to choose from.",
+            remedy="What it can give, 'gridcloud offers' shows.",
+        )
+    try:
+        async with asyncio.timeout(30):
+            return await driver.discover()
+    except TimeoutError:
+        raise TimedOut(f"{name} did not answer within 30 s.") from None
 
 
 @router.post("/providers", status_code=201)

@@ -50,7 +50,9 @@ from gridcloud.errors import (
 from gridcloud.instances.driver import InstanceDriver
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import (
+    Discovery,
     Finding,
+    Found,
     Handle,
     Holding,
     Kind,
@@ -240,6 +242,18 @@ class FakeDriver(InstanceDriver):
     async def images(self) -> Sequence[str]:
         """Return the configured images."""
         return self.settings.images
+
+    async def discover(self) -> Discovery:
+        """Return the configured images, shapes and location."""
+        price = self.settings.price
+        return Discovery(
+            images=tuple(Found(id=name) for name in self.settings.images),
+            shapes=tuple(
+                Found(id=one.name, shape=one.shape(), price=price if one.price is None else one.price)
+                for one in self.settings.shapes
+            ),
+            locations=(Found(id=self.settings.location),) if self.settings.location else (),
+        )
 
     def _largest(self) -> FakeShape:
         kinds = self.settings.shapes or (FakeShape(count=0),)
