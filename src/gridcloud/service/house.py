@@ -7,7 +7,7 @@ import contextlib
 import getpass
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -33,6 +33,7 @@ from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Reconciliation
 from gridcloud.sessions import runner as sessions
 from gridcloud.settings import Settings, SettingsFile
+from gridcloud.stacks import runner as stacks
 from gridcloud.store import Store, open_store
 
 __all__ = ["House"]
@@ -86,8 +87,17 @@ class House:
             first_pause=settings.limits.retry_first,
             longest_pause=settings.limits.retry_longest,
         )
-        self.instances = instances.Runner(store, self.providers, self.links, clock, self._configure, timing)
+        self.instances = instances.Runner(
+            store,
+            self.providers,
+            self.links,
+            clock,
+            self._configure,
+            timing,
+            currency=lambda: self.settings().currency,
+        )
         self.sessions = sessions.Runner(store, self.instances, clock, up=settings.session.start)
+        self.stacks = stacks.Runner(store, self.instances, clock)
         self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -121,6 +131,7 @@ class House:
                 await fork_server.start()
             await house.instances.start()
             await house.sessions.start()
+            await house.stacks.start()
         except BaseException:
             await store.close()
             raise
@@ -133,6 +144,7 @@ class House:
             self._reconciling.cancel()
             await asyncio.gather(self._reconciling, return_exceptions=True)
             self._reconciling = None
+            await self.stacks.close()
             await self.sessions.close()
             await self.instances.close()
             if self._fork_server is not None:
@@ -180,12 +192,17 @@ class House:
                 remedy=f"{timedelta(seconds=longest)} at most is allowed.",
             )
 
-    @contextlib.asynccontextmanager
-    async def admitting(self, owner: str) -> AsyncIterator[None]:
-        """Let one more instance be asked for within, one at a time of an owner, so that the count holds.
+    def check_providers(self, requests: Iterable[Request]) -> None:
+        """Raise NotFound, InvalidSettings or DriverUnavailable when one names a provider that cannot be used."""
+        for name in {request.on for request in requests if request.on}:
+            self.providers.get(name)
 
-        Raises QuotaExceeded when the owner has as many instances as the limits allow, counting those that sessions
-        are about to ask for.
+    @contextlib.asynccontextmanager
+    async def admitting(self, owner: str, count: int = 1) -> AsyncIterator[None]:
+        """Let ``count`` more instances be asked for within, one at a time of an owner, so that the count holds.
+
+        Raises QuotaExceeded when the owner would have more instances than the limits allow, counting those that
+        sessions and stacks are about to ask for.
         """
         most = self.settings().limits.instances
         if not most:
@@ -194,7 +211,9 @@ class House:
         async with self._admissions.setdefault(owner, asyncio.Lock()):
             there = {one.id for one in await self.instances.records.live(owner)}
             there |= {one.instance_id for one in await self.sessions.lives.live(owner)}
-            if len(there) >= most:
+            for stack in await self.stacks.lives.live(owner):
+                there |= {one.instance_id for one in stack.members.values() if one.instance_id}
+            if len(there) + count > most:
                 raise QuotaExceeded(
                     f"{owner} has {len(there)} instances; {most} at once are allowed.", remedy="Stop one."
                 )
