@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import plain
-from gridcloud.errors import GridcloudError, InvalidSettings, NotFound
+from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, NotFound
 
 __all__ = ["app"]
 
@@ -78,6 +79,91 @@ def path(frame: Frame) -> None:
         frame.show({"path": str(frame.config_path), "exists": frame.config_path.exists()})
     else:
         print(frame.config_path)
+
+
+@app.command("import")
+@framed
+async def import_(
+    frame: Frame,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A YAML file of corc: its configuration, or a stack.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PROVIDER.KEY=VALUE",
+            help="A setting that the file lacks, e.g. oci.allow_from=192.0.2.0/24.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="The stack's name; the file's when not given.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Only say what would become of each key.")
+    ] = False,
+) -> None:
+    """Take over what the prototype was told: its providers into the configuration, or a stack of instances.
+
+    Every key is told of: what it became, or why it is not needed. Nothing is written when one is not known.
+    """
+    from gridcloud.settings.corc import is_corc
+    from gridcloud.stacks.reading import read_definition, read_file
+
+    document = read_file(file.expanduser())
+    if is_corc(document):
+        await _import_providers(frame, document, settings or (), dry_run)
+        return
+    if "orchestrator" in document:
+        raise InvalidSettings(
+            f"{file} is a plan: it says how one instance of a stack is made.",
+            remedy=f"Give it with the stack: gridcloud stack create NAME --file STACK --plan {file.stem}={file}",
+        )
+    definition = read_definition(document)
+    name = name or file.stem
+    if dry_run:
+        print(f"A stack {name} of {len(definition.instances)} instances and {len(definition.pools)} pools.")
+        return
+    async with await frame.connect() as client:
+        stack = await client.define_stack(name, definition)
+    if frame.json:
+        frame.show(stack)
+    else:
+        print(f"Defined the stack {name}. Deploy it: gridcloud stack deploy {name}")
+
+
+async def _import_providers(
+    frame: Frame, document: dict[str, Any], words: Sequence[str], dry_run: bool
+) -> None:
+    from gridcloud.cli.provider import read_settings, write_provider
+    from gridcloud.settings import provider_settings
+    from gridcloud.settings.corc import import_corc
+
+    imported = import_corc(document)
+    for provider, changes in read_settings(words).items():
+        if provider not in imported.providers or not isinstance(changes, dict):
+            there = ", ".join(imported.providers) or "none"
+            raise InvalidRequest(f"--set {provider}: the file has no such provider (it has: {there}).")
+        imported.providers[provider] |= changes
+    faults = []
+    for provider, entry in imported.providers.items():
+        try:
+            provider_settings(provider, entry)
+        except InvalidSettings as error:
+            faults.append(f"{provider}: {error}")
+    if not frame.json:
+        for note in imported.notes:
+            print(plain(f"{note.key}: {note.became}"))
+    if faults:
+        raise InvalidSettings(
+            "\n".join(faults), remedy="Name what is missing: --set PROVIDER.KEY=VALUE. Nothing was written."
+        )
+    for provider, entry in {} if dry_run else imported.providers.items():
+        await write_provider(frame, provider, entry)
+    if frame.json:
+        notes = [{"key": note.key, "became": note.became} for note in imported.notes]
+        frame.show({"providers": imported.providers, "notes": notes, "written": not dry_run})
+    elif not dry_run:
+        names = ", ".join(imported.providers) or "no provider"
+        print(f"Added {names}. Try it: gridcloud provider check")
 
 
 def _without_secrets(document: Any, key: str = "") -> Any:

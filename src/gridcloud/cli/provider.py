@@ -16,7 +16,7 @@ from gridcloud.errors import InvalidRequest, Unreachable
 from gridcloud.instances.matching import describe
 from gridcloud.instances.model import Found
 
-__all__ = ["app"]
+__all__ = ["app", "read_settings", "write_provider"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Where instances come from.")
 
@@ -118,12 +118,8 @@ async def add(
     ] = None,
 ) -> None:
     """Add a provider to the configuration file, once its settings are checked."""
-    entry = {"driver": driver, **_read_settings(settings or ())}
-    try:
-        async with await frame.connect(alone=True) as client:
-            await client.add_provider(name, entry)
-    except Unreachable:
-        _change_file(frame, "add", name, entry)
+    entry = {"driver": driver, **read_settings(settings or ())}
+    await write_provider(frame, name, entry)
     if frame.json:
         frame.show({"name": name, **entry})
     else:
@@ -166,6 +162,15 @@ def _discovered(
     return (heading, "SIZE", "PER HOUR", ""), rows
 
 
+async def write_provider(frame: Frame, name: str, entry: dict[str, Any]) -> None:
+    """Add a provider to the configuration file, by the service where one runs. Raises what adding it raises."""
+    try:
+        async with await frame.connect(alone=True) as client:
+            await client.add_provider(name, entry)
+    except Unreachable:
+        _change_file(frame, "add", name, entry)
+
+
 def _change_file(frame: Frame, verb: str, name: str, entry: dict[str, Any]) -> None:
     """Change the configuration where no service runs; one that cannot be reached is never gone round."""
     from gridcloud.settings import add_provider, remove_provider
@@ -178,7 +183,7 @@ def _change_file(frame: Frame, verb: str, name: str, entry: dict[str, Any]) -> N
         remove_provider(frame.config_path, name)
 
 
-def _read_settings(words: Sequence[str]) -> dict[str, Any]:
+def read_settings(words: Sequence[str]) -> dict[str, Any]:
     """Return the settings that ``key=value`` words mean. Raises InvalidRequest."""
     import yaml
 
