@@ -129,8 +129,13 @@ class Cluster:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (https)
         trusted = ssl.create_default_context(cafile=str(self.folder / "keys/authority.crt"))
-        with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:  # noqa: S310
-            text = answer.read()
+        try:
+            with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:  # noqa: S310
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            error.add_note(f"{method} {path}: {error.read().decode(errors='replace')}")
+            error.close()
+            raise
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
     def make_namespace(self, name: str) -> str:
@@ -181,6 +186,8 @@ class Cluster:
         self._process.stdin.close()
 
     def _wait(self, seconds: float) -> None:
+        self._until(lambda: self.ask("GET", "/readyz") == "ok", seconds)
+
         def node_is_ready() -> bool:
             node = self.ask("GET", "/api/v1/nodes/node")
             conditions = {one["type"]: one["status"] for one in node["status"].get("conditions", [])}

@@ -47,6 +47,7 @@ run apiserver "$PROGRAMS/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 --
     --tls-cert-file="$keys/server.crt" --tls-private-key-file="$keys/server.key" --client-ca-file="$keys/authority.crt" \
     --kubelet-client-certificate="$keys/client.crt" --kubelet-client-key="$keys/client.key" \
     --token-auth-file="$keys/tokens.csv" --authorization-mode=Node,RBAC --anonymous-auth=false \
+    --kubelet-preferred-address-types=InternalIP \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$keys/accounts.pub" \
     --service-account-signing-key-file="$keys/accounts.key" --service-cluster-ip-range=10.43.0.0/24
 run containerd containerd --config "$FOLDER/containerd.toml"

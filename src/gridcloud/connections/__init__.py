@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gridcloud.connections.driver import Command, Connection, Credentials, Process
-from gridcloud.connections.model import Address, LocalAddress, SSHAddress
+from gridcloud.connections.model import Address, LocalAddress, PodAddress, SSHAddress
 from gridcloud.errors import GridcloudError, Rejected, TimedOut
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ async def open(  # noqa: A001 (read as connections.open)
         from gridcloud.connections.ssh import SSHConnection
 
         return await SSHConnection.open(address, credentials)
+    if isinstance(address, PodAddress):
+        from gridcloud.connections.pod import PodConnection
+
+        return await PodConnection.open(address)
     from gridcloud.connections.container import ContainerConnection
 
     return await ContainerConnection.open(address)

@@ -228,8 +228,9 @@ class ContainerConnection(Connection):
         return relaying
 
     async def _start_relay(self) -> Relaying:
-        relaying = Relaying(await self.start(Command(("python3", "-c", BOOT))))
-        await relaying.begin(self._short)
+        process = await self.start(Command(("python3", "-c", BOOT)))
+        relaying = Relaying(process, f"Container {self._short}")
+        await relaying.begin()
         return relaying
 
     async def _end_relay(self, starting: asyncio.Task[Relaying]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
+import json
+import socket
+from types import ModuleType
 from typing import Any
 
 from gridcloud.connections import multiplexer
@@ -24,26 +27,38 @@ from gridcloud.errors import (
 __all__ = ["BOOT", "Relaying", "endpoint", "listen_error"]
 
 BOOT = """\
-import os
-size = int(os.read(0, 8))
-text = b""
-while len(text) < size:
-    text += os.read(0, size - len(text))
-names = {"__name__": "relay"}
-exec(compile(text, "relay", "exec"), names)
-names["main"]()
+import os, sys, types
+def take(size):
+    text = b""
+    while len(text) < size:
+        part = os.read(0, size - len(text))
+        if not part:
+            sys.exit(1)
+        text += part
+    return text
+while True:
+    name, size = take(64).split()
+    if not int(size):
+        break
+    module = sys.modules[name.decode()] = types.ModuleType(name.decode())
+    exec(compile(take(int(size)), name.decode(), "exec"), module.__dict__)
+module.main()
 """
-"""What `python3 -c` is given: it reads the relay's text from standard input, length first."""
+"""What `python3 -c` is given: it reads the relay's modules from standard input, each after its name and length, and
+runs the last one."""
 
 
 class Relaying:
-    """The near end of the relay program of one container."""
+    """The near end of the relay program of one container: what it is called, and the modules that make the program."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(
+        self, process: Process, container: str, modules: tuple[ModuleType, ...] = (multiplexer,)
+    ) -> None:
+        self._process, self._container, self._modules = process, container, modules
         self._output = process.stdout()
         self._listeners: dict[bytes, Endpoint] = {}
         self._carried: dict[bytes, set[asyncio.Task[Any]]] = {}
+        self._dialled: set[asyncio.Future[None]] = set()
         self._ports = multiplexer.Multiplexer(self._receive, process.write, self._connect, near=True)
         self._complaint = asyncio.ensure_future(drain(process.stderr()))
         self._serving = asyncio.ensure_future(self._ports.run())
@@ -52,10 +67,12 @@ class Relaying:
     def alive(self) -> bool:
         return not self._serving.done()
 
-    async def begin(self, container: str) -> None:
+    async def begin(self) -> None:
         """Send the program and wait for its first word. Raises Rejected without python3, ConnectionLost."""
-        text = inspect.getsource(multiplexer).encode()
-        await self._process.write(f"{len(text):08d}".encode() + text)
+        for module in self._modules:
+            text = inspect.getsource(module).encode()
+            await self._process.write(f"{module.__name__} {len(text)}".ljust(64).encode() + text)
+        await self._process.write(b"end 0".ljust(64))
         try:
             async with asyncio.timeout(30):
                 await self._ports.ready
@@ -64,14 +81,26 @@ class Relaying:
                 raise
             code = await self._process.wait()
             complaint = await self._complaint
-            if code in (126, 127) or "ModuleNotFoundError" in complaint:
+            if code in (126, 127) or "ModuleNotFoundError" in complaint or "SyntaxError" in complaint:
                 raise Rejected(
-                    f"Container {container} has no whole python3, which carries its ports.",
-                    remedy="Use an image with python3 in its PATH.",
+                    f"{self._container} has no whole python3, which carries its ports.",
+                    remedy="Use an image with python3 (3.8 or newer) in its PATH.",
                 ) from None
-            raise ConnectionLost(
-                f"The relay in container {container} ended with {code}: {complaint}"
-            ) from None
+            raise ConnectionLost(f"The relay in {self._container} ended with {code}: {complaint}") from None
+
+    async def wait_ended(self) -> None:
+        """Return when the relay has ended."""
+        await asyncio.wait([self._serving])
+
+    async def dial(self, target: dict[str, Any]) -> multiplexer.Streams:
+        """Return streams to what the far end makes of ``target``; they end at once when the relay has ended."""
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        streams = await asyncio.open_connection(sock=theirs)
+        task = asyncio.ensure_future(self.carry(json.dumps(target).encode(), streams))
+        self._dialled.add(task)
+        task.add_done_callback(self._dialled.discard)
+        return reader, writer
 
     async def carry(self, target: bytes, streams: multiplexer.Streams) -> None:
         """Carry one accepted connection; close it at once when the relay has ended."""
@@ -104,7 +133,7 @@ class Relaying:
 
     async def end(self) -> None:
         self._serving.cancel()
-        await asyncio.gather(self._serving, return_exceptions=True)
+        await asyncio.gather(self._serving, *self._dialled, return_exceptions=True)
         await self._process.close_input()
 
     async def _receive(self) -> bytes:

@@ -18,7 +18,7 @@ from gridcloud.errors import (
     Unreachable,
 )
 
-__all__ = ["ContainerProcess", "drain"]
+__all__ = ["ContainerProcess", "Output", "drain"]
 
 BUFFER = 1 << 20
 """Bytes of a stream kept while nobody reads it; then the process waits."""
@@ -52,7 +52,7 @@ class ContainerProcess(Process):
             why_stopped,
         )
         self._reader, self._writer = streams
-        self._out, self._err = _Stream(), _Stream()
+        self._out, self._err = Output(), Output()
         self._input_closed = False
         self._pumping = asyncio.ensure_future(self._pump())
         self._following = asyncio.ensure_future(self._follow())
@@ -194,8 +194,8 @@ class ContainerProcess(Process):
             raise ConnectionLost(f"A command's container no longer answers: {error}") from error
 
 
-class _Stream:
-    """One output, between the engine and its reader."""
+class Output:
+    """One output, between what it comes from and its reader."""
 
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
@@ -205,6 +205,7 @@ class _Stream:
         self._room = asyncio.Event()
 
     async def put(self, data: bytes) -> None:
+        """Give it to the reader; waits while much is unread."""
         self._chunks.append(data)
         self._size += len(data)
         self._changed.set()
@@ -213,6 +214,7 @@ class _Stream:
             await self._room.wait()
 
     def end(self) -> None:
+        """Nothing more comes."""
         self._ended = True
         self._changed.set()
 
@@ -229,10 +231,12 @@ class _Stream:
         return data
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield what comes, until the end."""
         while data := await self.chunk():
             yield data
 
     async def line(self) -> bytes:
+        """Return the next line with its end, or 4 KiB and more without one; shorter at the end."""
         taken = b""
         while b"\n" not in taken and len(taken) < 4096:
             data = await self.chunk()

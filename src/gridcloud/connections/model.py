@@ -14,6 +14,7 @@ __all__ = [
     "ContainerAddress",
     "Endpoint",
     "LocalAddress",
+    "PodAddress",
     "Port",
     "Record",
     "SSHAddress",
@@ -91,7 +92,27 @@ class ContainerAddress(Record):
     )
 
 
-Address = Annotated[LocalAddress | SSHAddress | ContainerAddress, Field(discriminator="via")]
+class PodAddress(Record):
+    """A container of a Kubernetes pod, reached through the API of its cluster. Credentials stay in the kubeconfig."""
+
+    via: Literal["pod"] = "pod"
+    kubeconfig: str = Field(
+        default="",
+        description="path of the kubeconfig; in-cluster: our own pod's service account; empty: the usual places",
+    )
+    context: str = Field(default="", description="context in the kubeconfig; empty: its only one")
+    namespace: str = "default"
+    pod: str = Field(description="the pod's name")
+    uid: str = Field(default="", description="the pod's uid: another pod of that name is not ours")
+    container: str = Field(default="", description="container within the pod; empty: its first")
+    directory: str = Field(default="", description="working directory within; empty: /")
+    home: str = Field(
+        default="",
+        description="where the owner's own files lie, kept between instances; empty: the same folder",
+    )
+
+
+Address = Annotated[LocalAddress | SSHAddress | ContainerAddress | PodAddress, Field(discriminator="via")]
 
 
 class Port(Record):
