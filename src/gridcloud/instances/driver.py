@@ -15,10 +15,16 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
+from gridcloud.errors import InvalidSettings
+from gridcloud.identity.credentials import Secret
 from gridcloud.instances.model import Discovery, Finding, Handle, Holding, Observation, Offer, Request, Spec
 from gridcloud.settings import ProviderSettings
 
 __all__ = ["Context", "Discovering", "Expiring", "Imaging", "InstanceDriver"]
+
+
+async def _no_secret(reference: str) -> Secret:
+    raise InvalidSettings("Nobody here reads secrets by reference.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class Context:
     """Open a connection. The caller closes it. Raises Unreachable, Untrusted, Forbidden."""
     user_authority: str
     """Public key line of the authority that signs our user certificates."""
+    secret: Callable[[str], Awaitable[Secret]] = _no_secret
+    """Read a secret by reference (``file:…``, ``env:…``). Raises NotFound, Forbidden, InvalidSettings."""
 
 
 class InstanceDriver(ABC):

@@ -159,6 +159,10 @@ class Settings(Section):
         default_factory=dict,
         description="sources of capacity by name; an entry whose driver cannot be loaded holds the error instead",
     )
+    clusters: dict[Annotated[str, Field(pattern=PROVIDER_NAME)], ProviderSettings | GridcloudError] = Field(
+        default_factory=dict,
+        description="what makes Kubernetes clusters, by name; an entry whose driver cannot be loaded holds the error",
+    )
     currency: str = Field(
         default="EUR", pattern=r"^[A-Z]{3}$", description="currency of all prices (ISO 4217)"
     )

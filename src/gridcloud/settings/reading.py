@@ -20,6 +20,9 @@ __all__ = ["SettingsFile", "parse_settings", "provider_settings", "sections"]
 
 PREFIX = "GRIDCLOUD_"
 
+KINDS = {"providers": "instances", "clusters": "clusters"}
+"""The sections of named entries, and the kind of driver that serves each."""
+
 
 class SettingsFile:
     """The configuration file, read again whenever it changes.
@@ -55,9 +58,8 @@ class SettingsFile:
             assert self.fault is not None  # noqa: S101 - one of both was just set
             raise self.fault
         problems: list[GridcloudError] = [self.fault] if self.fault else []
-        problems += [
-            entry for entry in self._settings.providers.values() if isinstance(entry, GridcloudError)
-        ]
+        entries = [*self._settings.providers.values(), *self._settings.clusters.values()]
+        problems += [entry for entry in entries if isinstance(entry, GridcloudError)]
         return self._settings, problems
 
     def _stamp(self) -> object:
@@ -89,38 +91,40 @@ def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.env
     ``details["faults"]`` each with ``place``, ``key`` and ``message``.
     """
     document = read_document(name, text)
-    for section in [*sections(), "providers"]:
+    for section in [*sections(), *KINDS]:
         if document.values.get(section, "") is None:
             del document.values[section]  # `hub:` with all its keys commented out
     _override(document, environment)
-    providers = _providers(document)
+    named = {section: _providers(document, section) for section in KINDS}
     if not document.faults:
         try:
-            return Settings.model_validate({**document.values, "providers": providers})
+            return Settings.model_validate({**document.values, **named})
         except ValidationError as error:
             _explain(document, (), Settings, error)
     else:  # tell the faults of the other sections in the same breath
         try:
-            Settings.model_validate({**document.values, "providers": {}})
+            Settings.model_validate({**document.values, **{section: {} for section in KINDS}})
         except ValidationError as error:
             _explain(document, (), Settings, error)
     raise _refusal(document)
 
 
-def provider_settings(name: str, entry: dict[str, Any], document: Document | None = None) -> ProviderSettings:
-    """Return one provider's entry as its driver's settings.
+def provider_settings(
+    name: str, entry: dict[str, Any], document: Document | None = None, section: str = "providers"
+) -> ProviderSettings:
+    """Return one provider's entry as its driver's settings; ``section``: providers or clusters.
 
     Raises DriverUnavailable when the driver cannot be loaded, InvalidSettings when the entry does not fit it.
     """
     document = document or Document(f"the provider {name!r}")
-    key = ("providers", name)
+    key = (section, name)
     before = len(document.faults)
     driver = entry.get("driver")
     if not isinstance(driver, str) or not driver:
-        known = ", ".join(plugins.names("instances"))
+        known = ", ".join(plugins.names(KINDS[section]))
         document.fault((*key, "driver"), f"say which driver serves it: one of {known}")
         raise _refusal(document, before)
-    kind = plugins.load("instances", driver)
+    kind = plugins.load(KINDS[section], driver)
     try:
         settings: ProviderSettings = kind.Settings.model_validate(entry)
     except ValidationError as error:
@@ -145,14 +149,16 @@ def sections() -> dict[str, type[BaseModel]]:
     }
 
 
-def _providers(document: Document) -> dict[str, ProviderSettings | GridcloudError]:
-    entries = document.values.get("providers", {})
+def _providers(document: Document, section: str) -> dict[str, ProviderSettings | GridcloudError]:
+    entries = document.values.get(section, {})
     if not isinstance(entries, dict):
-        document.fault(("providers",), f"expected names with an entry each, found {entries!r:.60}")
+        document.fault((section,), f"expected names with an entry each, found {entries!r:.60}")
         return {}
     found: dict[str, ProviderSettings | GridcloudError] = {}
-    for name, entry in (entries or {"local": {"driver": "local"}}).items():
-        key = ("providers", name)
+    if not entries and section == "providers":
+        entries = {"local": {"driver": "local"}}
+    for name, entry in entries.items():
+        key = (section, name)
         if not re.fullmatch(PROVIDER_NAME, name):
             document.fault(
                 key, "a provider's name is 1 to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
@@ -162,7 +168,7 @@ def _providers(document: Document) -> dict[str, ProviderSettings | GridcloudErro
             document.fault(key, "expected keys with values, such as 'driver: local'")
             continue
         try:
-            found[name] = provider_settings(name, entry, document)
+            found[name] = provider_settings(name, entry, document, section)
         except DriverUnavailable as error:
             found[name] = DriverUnavailable(
                 f"{document.place(key)}: the provider {name!r} cannot be used: {error.message}",

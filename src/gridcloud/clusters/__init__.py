@@ -1,0 +1,1 @@
+"""Kubernetes clusters that are made, scaled and ended at a provider."""

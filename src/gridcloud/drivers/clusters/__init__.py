@@ -1,0 +1,3 @@
+"""Providers of Kubernetes clusters."""
+
+__all__: list[str] = []
