@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from gridcloud.instances.model import Charge
 
-__all__ = ["close_charges", "cost", "describe_cost", "gpu_hours", "is_priced"]
+__all__ = ["close_charges", "cost", "describe_cost", "gpu_hours", "is_priced", "lasting"]
 
 HOUR = 3_600_000_000
 """Microseconds."""
@@ -22,7 +22,7 @@ def cost(
     """Return what the charges come to, in the configured currency: up to ``now``, and from ``since`` to just before
     ``until`` only. What has no known price counts nothing: see `is_priced`."""
     return sum(
-        (charge.price * _microseconds(charge, now, since, until) for charge in charges), Decimal(0)
+        (charge.price * lasting(charge, now, since, until) for charge in charges), Decimal(0)
     ) / Decimal(HOUR)
 
 
@@ -30,7 +30,7 @@ def gpu_hours(
     charges: Iterable[Charge], now: datetime, since: datetime | None = None, until: datetime | None = None
 ) -> Decimal:
     """Return the hours of GPUs in the charges, two GPUs for an hour being two, within the span as in `cost`."""
-    return Decimal(sum(charge.gpus * _microseconds(charge, now, since, until) for charge in charges)) / HOUR
+    return Decimal(sum(charge.gpus * lasting(charge, now, since, until) for charge in charges)) / HOUR
 
 
 def is_priced(charges: Iterable[Charge]) -> bool:
@@ -57,7 +57,8 @@ def close_charges(charges: Sequence[Charge], now: datetime) -> tuple[Charge, ...
     )
 
 
-def _microseconds(charge: Charge, now: datetime, since: datetime | None, until: datetime | None) -> int:
+def lasting(charge: Charge, now: datetime, since: datetime | None, until: datetime | None) -> int:
+    """Return the microseconds that a charge lasts up to ``now``, within the span as in `cost`."""
     begin = charge.since if since is None else max(charge.since, since)
     ends = [now, *(end for end in (charge.until, until) if end is not None)]
     return max(0, (min(ends) - begin) // timedelta(microseconds=1))

@@ -31,6 +31,7 @@ from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
 from gridcloud.instances.driver import Expiring
+from gridcloud.instances.farewell import say_farewell
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
 from gridcloud.instances.matching import unserved
@@ -342,6 +343,7 @@ class Runner:
             await self._arm(ready)
 
     async def _destroy(self, instance: Instance) -> None:
+        await say_farewell(self.records, self.links, instance, self.timing.before_end)
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)

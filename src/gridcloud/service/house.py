@@ -15,6 +15,9 @@ from weakref import WeakValueDictionary
 
 from gridcloud import connections
 from gridcloud.clock import Clock, SystemClock
+from gridcloud.clusters import runner as clusters
+from gridcloud.clusters.providers import ClusterProviders
+from gridcloud.clusters.reconciliation import ClusterReconciliation
 from gridcloud.configurers.model import Facts
 from gridcloud.configurers.running import check_all, run_all
 from gridcloud.connections.driver import Connection
@@ -23,14 +26,14 @@ from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
-from gridcloud.identity import Tokens, User, Users
+from gridcloud.identity import Secret, Tokens, User, Users, resolve
 from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.instances import runner as instances
 from gridcloud.instances.links import Links
 from gridcloud.instances.model import Instance, Request, State
 from gridcloud.instances.providers import Providers
-from gridcloud.instances.reconciliation import Reconciliation
+from gridcloud.instances.reconciliation import Difference, Reconciliation
 from gridcloud.sessions import runner as sessions
 from gridcloud.settings import Settings, SettingsFile
 from gridcloud.stacks import runner as stacks
@@ -78,6 +81,7 @@ class House:
             self._connect,
             authority.user_authority,
             offer_seconds=settings.limits.offers,
+            secret=_read_secret,
         )
         timing = instances.Timing(
             boot=settings.limits.start,
@@ -96,9 +100,22 @@ class House:
             timing,
             currency=lambda: self.settings().currency,
         )
-        self.sessions = sessions.Runner(store, self.instances, clock, up=settings.session.start)
+        self.sessions = sessions.Runner(
+            store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
+        )
         self.stacks = stacks.Runner(store, self.instances, clock)
+        self.clusters = clusters.Runner(
+            store,
+            ClusterProviders(self.settings, store, data / "clusters", _read_secret),
+            clock,
+            clusters.Timing(
+                longest_life=settings.defaults.time or settings.limits.time,
+                first_pause=settings.limits.retry_first,
+                longest_pause=settings.limits.retry_longest,
+            ),
+        )
         self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
+        self.cluster_reconciliation = ClusterReconciliation(self.clusters.lives, self.clusters.providers)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reconciling: asyncio.Task[None] | None = None
@@ -130,6 +147,7 @@ class House:
             if fork_server is not None:
                 await fork_server.start()
             await house.instances.start()
+            await house.clusters.start()
             await house.sessions.start()
             await house.stacks.start()
         except BaseException:
@@ -146,6 +164,7 @@ class House:
             self._reconciling = None
             await self.stacks.close()
             await self.sessions.close()
+            await self.clusters.close()
             await self.instances.close()
             if self._fork_server is not None:
                 await self._fork_server.close()
@@ -181,6 +200,8 @@ class House:
             changes["memory"] = defaults.memory
         if not request.time:
             changes["time"] = defaults.time or limits.time
+        if not request.idle:
+            changes["idle"] = defaults.idle or limits.idle
         return request.model_copy(update=changes)
 
     def check(self, request: Request) -> None:
@@ -190,6 +211,12 @@ class House:
             raise InvalidRequest(
                 f"A time of {timedelta(seconds=request.time)} was asked.",
                 remedy=f"{timedelta(seconds=longest)} at most is allowed.",
+            )
+        idlest = self.settings().limits.idle
+        if idlest and request.idle > idlest:
+            raise InvalidRequest(
+                f"{timedelta(seconds=request.idle)} without use was asked for.",
+                remedy=f"{timedelta(seconds=idlest)} at most is allowed.",
             )
 
     def check_providers(self, requests: Iterable[Request]) -> None:
@@ -219,6 +246,19 @@ class House:
                 )
             yield
 
+    async def examine(self) -> list[Difference]:
+        """Compare what all providers hold, of instances and of clusters, with what the store knows."""
+        found = await asyncio.gather(self.reconciliation.examine(), self.cluster_reconciliation.examine())
+        return [difference for differences in found for difference in differences]
+
+    async def mend(self) -> list[Difference]:
+        """Remove what nothing accounts for; return each with what became of it."""
+        found = await asyncio.gather(
+            self.reconciliation.mend(await self.reconciliation.examine()),
+            self.cluster_reconciliation.mend(await self.cluster_reconciliation.examine()),
+        )
+        return [difference for differences in found for difference in differences]
+
     def check_expiry(self, instance: Instance, expires: datetime) -> None:
         """Raise InvalidRequest for an expiry that the limits forbid."""
         longest = self.settings().limits.time or LONGEST
@@ -245,6 +285,10 @@ class House:
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
+
+    def _session_hook(self) -> Sequence[str]:
+        text = self.settings().session.before_end
+        return ("sh", "-c", text) if text else ()
 
     async def _connect(self, address: Address) -> Connection:
         return await connections.open(address, self.credentials)
@@ -279,7 +323,11 @@ class House:
         while True:
             await self.clock.sleep(RECONCILE)
             try:
-                for difference in await self.reconciliation.mend(await self.reconciliation.examine()):
+                for difference in await self.mend():
                     log.warning("%s", difference.message)
             except GridcloudError as error:
                 log.warning("reconciling: %s", error)
+
+
+async def _read_secret(reference: str) -> Secret:
+    return await asyncio.to_thread(resolve, reference)

@@ -11,7 +11,7 @@ import logging
 import posixpath
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -44,12 +44,21 @@ class Runner:
     """Owns all sessions of a store."""
 
     def __init__(
-        self, store: Store, machines: instances.Runner, clock: Clock, *, up: float = 120.0, poll: float = 2.0
+        self,
+        store: Store,
+        machines: instances.Runner,
+        clock: Clock,
+        *,
+        up: float = 120.0,
+        poll: float = 2.0,
+        before_end: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """``before_end`` gives the words of the command that is run on a session's machine before its end."""
         self.lives = Lives(store, "session", Session, step, FINAL)
         self.machines = machines
         self.clock = clock
         self._up = up
+        self._before_end = before_end
         self._poll = poll
         self._secrets: dict[str, Mapping[str, str]] = {}
         self._forwards: dict[str, list[Forward]] = {}
@@ -184,6 +193,7 @@ class Runner:
                 name=session.name,
                 configure=session.configure,
                 instance_id=session.instance_id,
+                before_end=self._before_end(),
             )
         try:
             instance = await self.machines.wait(session.instance_id)
