@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.edit import add_provider, remove_provider
 from gridcloud.settings.model import (
     DefaultSettings,
@@ -19,6 +20,7 @@ from gridcloud.settings.reference import reference
 from gridcloud.settings.values import Duration, Size, format_size, parse_duration, parse_size
 
 __all__ = [
+    "BudgetSettings",
     "DefaultSettings",
     "Duration",
     "HubSettings",

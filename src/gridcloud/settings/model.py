@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from gridcloud.errors import GridcloudError
+from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.values import Duration, Size
 
 __all__ = [
@@ -48,12 +49,19 @@ class DefaultSettings(Section):
     cpus: float = Field(default=1, gt=0, le=1_000_000, description="CPU cores")
     memory: Size = Field(default=1024**3, description="memory, e.g. 4GiB")
     time: Duration = Field(default=0, description="time limit, e.g. 8h; 0: the longest allowed")
+    idle: Duration = Field(
+        default=0, description="end it after this long without use, e.g. 1h; 0: the longest allowed"
+    )
 
 
 class LimitSettings(Section):
     """How long things may take, and how often they are tried."""
 
     time: Duration = Field(default=0, description="longest life of an instance, e.g. 2d; 0: no end")
+    idle: Duration = Field(
+        default=0,
+        description="longest that an instance may live without being used, e.g. 1h; 0: as long as it likes",
+    )
     warning: Duration = Field(default=600, description="time between the warning and the end of an instance")
     instances: int = Field(
         default=0, ge=0, description="instances that one owner may have at once; 0: any number"
@@ -61,6 +69,11 @@ class LimitSettings(Section):
     offers: Duration = Field(default=10, ge=1, description="longest wait for a provider's offers")
     start: Duration = Field(
         default=900, ge=1, description="longest time from a chosen offer to a machine that answers"
+    )
+    orphan: Duration = Field(
+        default=3600,
+        description="what serves all instances of a provider (a network, a security group) is removed once it is so "
+        "old and nothing of ours is left there",
     )
     silence: Duration = Field(
         default=1800,
@@ -136,6 +149,10 @@ class SessionSettings(Section):
     idle: Duration = Field(
         default=0, description="have a session end itself after this long without use, e.g. 1h; 0: never"
     )
+    before_end: str = Field(
+        default="",
+        description="shell command to run on a session's machine before it is ended, to save what is there",
+    )
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"
     )
@@ -165,6 +182,12 @@ class Settings(Section):
     )
     currency: str = Field(
         default="EUR", pattern=r"^[A-Z]{3}$", description="currency of all prices (ISO 4217)"
+    )
+    budgets: dict[Annotated[str, Field(pattern=BUDGET_NAME)], BudgetSettings] = Field(
+        default_factory=dict, description="who may spend how much, by name"
+    )
+    groups: dict[Annotated[str, Field(min_length=1, max_length=200)], Words] = Field(
+        default_factory=dict, description="users by the name of their group, for budgets"
     )
     defaults: DefaultSettings = Field(
         default_factory=DefaultSettings, description="what requests ask for by default"

@@ -7,12 +7,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable, GridcloudError, InvalidSettings
+from gridcloud.settings.budgets import name_budgets
 from gridcloud.settings.document import Document, Fault, read_document
 from gridcloud.settings.model import PROVIDER_NAME, ProviderSettings, Settings
 
@@ -91,9 +92,10 @@ def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.env
     ``details["faults"]`` each with ``place``, ``key`` and ``message``.
     """
     document = read_document(name, text)
-    for section in [*sections(), *KINDS]:
+    for section in [*sections(), *KINDS, "budgets", "groups"]:
         if document.values.get(section, "") is None:
             del document.values[section]  # `hub:` with all its keys commented out
+    name_budgets(document)
     _override(document, environment)
     named = {section: _providers(document, section) for section in KINDS}
     if not document.faults:
@@ -230,21 +232,36 @@ def _explain(
 
 def _help(kind: type[BaseModel], location: tuple[str | int, ...]) -> str:
     model: Any = kind
+    entries = False
     for depth, part in enumerate(location):
+        if entries:
+            entries = False
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             break
-        if depth == len(location) - 1 or not hasattr(field.annotation, "model_fields"):
+        model, entries = _inner(field.annotation)
+        if depth == len(location) - 1 or not hasattr(model, "model_fields"):
             return f" ({field.description})" if field.description else ""
-        model = field.annotation
     return ""
+
+
+def _inner(annotation: Any) -> tuple[Any, bool]:
+    """Return the model that a key's value is, or the values of its entries by name are, and which of both."""
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1], True
+    return annotation, False
 
 
 def _fields(kind: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     model: Any = kind
+    entries = False
     for part in location:
+        if entries:
+            entries = False
+            continue
         field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
+        model, entries = _inner(field.annotation) if field is not None else (None, False)
     return list(getattr(model, "model_fields", {}))
 
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable
+from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.model import ProviderSettings, Settings
 from gridcloud.settings.reading import PREFIX, sections
 from gridcloud.settings.values import format_size, parse_duration, parse_size
@@ -20,9 +21,19 @@ __all__ = ["reference"]
 
 def reference() -> str:
     """Return all settings as Markdown tables: the sections, then each installed driver's own keys."""
-    parts = ["## Top level\n", _table((), Settings, skip={*sections(), "providers"})]
+    parts = [
+        "## Top level\n",
+        _table((), Settings, skip={*sections(), "providers", "clusters", "budgets", "groups"}),
+    ]
     for name, kind in sections().items():
         parts += [f"## `{name}`\n", f"{_first_line(kind)}\n", _table((name,), kind)]
+    parts += [
+        "## `budgets.NAME`\n",
+        f"{_first_line(BudgetSettings)} A list does as well, each entry with `name`.\n",
+        _table(None, BudgetSettings),
+        "## `groups.NAME`\n",
+        f"{(Settings.model_fields['groups'].description or '').capitalize()}: one name or a list.\n",
+    ]
     parts += ["## `providers.NAME`\n", "What every provider's entry has.\n", _table(None, ProviderSettings)]
     for driver in plugins.names("instances"):
         try:

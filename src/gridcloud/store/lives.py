@@ -59,6 +59,11 @@ class Lives(Generic[T]):
         self._final = frozenset(final)
         self._known: dict[str, T] = {}
         self._waiting: dict[str, list[asyncio.Event]] = {}
+        self._listeners: list[Callable[[T], None]] = []
+
+    def listen(self, told: Callable[[T], None]) -> None:
+        """Have every thing told that is stored or changed here, before whoever stores it goes on."""
+        self._listeners.append(told)
 
     async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
         """Store a new thing with its first event. Raises Conflict when there is one of its id."""
@@ -169,7 +174,9 @@ class Lives(Generic[T]):
         return thing
 
     def _wake(self, thing: T) -> T:
-        """Tell the followers of a thing that was changed here."""
+        """Tell those who follow a thing, and those who follow all, that it was changed here."""
+        for told in self._listeners:
+            told(thing)
         for changed in self._waiting.get(thing.id, ()):
             changed.set()
         return thing

@@ -1,0 +1,159 @@
+"""The one ledger over all providers: what every machine costs, that of refused offers and ended instances included.
+
+It is read from the store once and kept up to date by whoever stores an instance. What has ended is added up once for
+each pot and span; what runs is reckoned anew at every question. Sums are exact: prices times microseconds, divided at
+the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from gridcloud.budgets.judging import expected
+from gridcloud.budgets.model import Account, Entry, Figures, Pot, Running, Usage
+from gridcloud.budgets.periods import Span
+from gridcloud.instances.costs import HOUR, close_charges, lasting
+from gridcloud.instances.model import Charge, Instance
+from gridcloud.store import Store
+
+__all__ = ["Ledger"]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What was added up of ended accounts for one pot: money and GPUs, each times microseconds."""
+
+    span: Span
+    known: int = 0
+    money: Decimal = Decimal(0)
+    gpus: int = 0
+    unpriced: int = 0
+
+    def add(self, charge: Charge, now: datetime) -> None:
+        took = lasting(charge, now, self.span.since, self.span.until)
+        if took:
+            self.money += charge.price * took if charge.priced else 0
+            self.gpus += charge.gpus * took
+            self.unpriced += not charge.priced
+
+
+class Ledger:
+    """All accounts. Use it from one event loop."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Account] = {}
+        self._ended: dict[str, Account] = {}
+        self._order: list[str] = []
+        self._sums: dict[Pot, _Sum] = {}
+
+    async def read(self, store: Store, now: datetime) -> None:
+        """Take up every instance that the store holds."""
+        for record in await store.find("instance"):
+            body = {name: value for name, value in record.body.items() if name not in _HEAVY}
+            self.note(Instance.model_validate(body), now)
+
+    def note(self, instance: Instance, now: datetime) -> None:
+        """Take up an instance as it was stored just now; one that cost nothing yet needs no account."""
+        account = Account.of(instance)
+        if account.live:
+            self._live[account.id] = account
+            return
+        self._live.pop(account.id, None)
+        if account.charges and account.id not in self._ended:
+            closed = close_charges(account.charges, instance.ended_at or now)
+            self._ended[account.id] = Account(
+                *(account.id, account.owner, account.name, account.project, closed),
+                *(False, False, account.time, account.expires),
+            )
+            self._order.append(account.id)
+
+    def forget_sums(self) -> None:
+        """Add everything up anew at the next question: who pays for what has changed."""
+        self._sums.clear()
+
+    def live(self) -> list[Account]:
+        """Return the accounts of instances that have not ended."""
+        return list(self._live.values())
+
+    def payers(self) -> set[tuple[str, str]]:
+        """Return each owner and project that anything was charged to."""
+        return {(one.owner, one.project) for one in (*self._live.values(), *self._ended.values())}
+
+    def usage(self, pot: Pot, span: Span, now: datetime, pays: Callable[[Account], bool]) -> Usage:
+        """Return what was taken of a pot in a span up to now, and what is promised to what runs.
+
+        ``pays``: whether the pot pays for an account.
+        """
+        total = self._settled(pot, span, pays)
+        money, gpus, unpriced = total.money, total.gpus, total.unpriced
+        promised = Figures()
+        running = []
+        for account in self._live.values():
+            if not account.charges or not pays(account):
+                continue
+            mine = _Sum(span)
+            for charge in account.charges:
+                mine.add(charge, now)
+            money, gpus, unpriced = money + mine.money, gpus + mine.gpus, unpriced + mine.unpriced
+            charge = account.charges[-1]
+            if not account.lasts or charge.until is not None:
+                continue
+            price = charge.price if charge.priced else Decimal(0)
+            running.append(Running(account.id, Figures(price, Decimal(charge.gpus)), charge.priced))
+            promised += expected(now, span, price, charge.gpus, account.time, account.expires)
+        spent = Figures(money / HOUR, Decimal(gpus) / HOUR)
+        return Usage(spent, promised, tuple(running), unpriced)
+
+    def entries(
+        self,
+        now: datetime,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        wanted: Callable[[Account], bool] = lambda _: True,
+    ) -> Iterator[Entry]:
+        """Yield the lines of the accounts that are wanted, as far as they lie within the span."""
+        for account in (*self._ended.values(), *self._live.values()):
+            if not wanted(account):
+                continue
+            for charge in account.charges:
+                took = lasting(charge, now, since, until)
+                if took:
+                    yield _entry(account, charge, took)
+
+    def _settled(self, pot: Pot, span: Span, pays: Callable[[Account], bool]) -> _Sum:
+        total = self._sums.get(pot)
+        if total is None or total.span != span:
+            total = self._sums[pot] = _Sum(span)
+        for place in range(total.known, len(self._order)):
+            account = self._ended[self._order[place]]
+            if pays(account):
+                for charge in account.charges:
+                    if charge.until is not None:
+                        total.add(charge, charge.until)
+        total.known = len(self._order)
+        return total
+
+
+_HEAVY = frozenset({"refused", "offer", "handle", "address", "avoid", "configure"})
+"""What the ledger does not need of a stored instance."""
+
+
+def _entry(account: Account, charge: Charge, took: int) -> Entry:
+    return Entry(
+        instance=account.id,
+        name=account.name,
+        owner=account.owner,
+        project=account.project,
+        provider=charge.provider,
+        shape=charge.shape,
+        since=charge.since,
+        until=charge.until,
+        hours=Decimal(took) / HOUR,
+        price=charge.price if charge.priced else None,
+        money=charge.price * took / HOUR if charge.priced else None,
+        gpus=charge.gpus,
+        gpu_hours=Decimal(charge.gpus * took) / HOUR,
+    )

@@ -1,0 +1,221 @@
+"""Look at all budgets every minute: warn those who use one that nears its end, then end what it pays for.
+
+A warning is told once per period, and the end is told ``grace`` ahead: at the present rate it comes when the budget is
+used up, so that it is not passed. Where it was used up without a warning (somebody lowered it), the grace is given all
+the same. What was told is kept in the store, so that a restart neither repeats it nor forgets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gridcloud.budgets.judging import describe_amount, lapsed, limits
+from gridcloud.budgets.model import Pot, Usage
+from gridcloud.budgets.periods import Span
+from gridcloud.budgets.treasury import Treasury
+from gridcloud.clock import Clock
+from gridcloud.errors import Conflict, GridcloudError, NotFound
+from gridcloud.instances.model import Instance, Reason
+from gridcloud.store import Entry, Store
+
+__all__ = ["INTERVAL", "KIND", "Told", "Watching", "percent"]
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 60.0
+"""Seconds between two looks."""
+
+KIND = "budget"
+"""Kind of the records of what was told."""
+
+
+class Told(BaseModel):
+    """What was told of a pot in one period."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    user: str = ""
+    since: datetime
+    warned: datetime | None = None
+    ending: datetime | None = None
+    """When the end was announced."""
+    why: str = ""
+    """What was said then."""
+    ended: bool = False
+
+
+class Watching:
+    """The loop. ``warn`` and ``end`` are the instances' runner's."""
+
+    def __init__(
+        self,
+        treasury: Treasury,
+        store: Store,
+        clock: Clock,
+        warn: Callable[[str, str], Awaitable[object]],
+        end: Callable[[str, Reason, str], Awaitable[Instance]],
+    ) -> None:
+        self._treasury = treasury
+        self._store = store
+        self._clock = clock
+        self._warn = warn
+        self._end = end
+        self._announced: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Look every minute, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except GridcloudError as error:
+                log.warning("watching budgets: %s", error)
+            await self._clock.sleep(INTERVAL)
+
+    async def look(self) -> None:
+        """Warn and end what is to be warned and ended now."""
+        if not self._treasury.configured:
+            return
+        await self._treasury.refresh()
+        paying = {
+            pot
+            for account in self._treasury.ledger.live()
+            for pot in self._treasury.paying(account.owner, account.project)
+        }
+        for pot in sorted(paying, key=lambda pot: (pot.budget.name, pot.user)):
+            span = pot.budget.period.at(self._clock.now())
+            usage = self._treasury.usage(pot, span)
+            if usage.live:
+                await self._look_at(pot, span, usage)
+
+    async def _look_at(self, pot: Pot, span: Span, usage: Usage) -> None:
+        now = self._clock.now()
+        if now < span.since:
+            return
+        before = told = await self._told(pot, span)
+        if now >= span.until:
+            concerned, why = self._lapsed(pot, now), f"The budget {pot.title} ended at {_moment(span.until)}"
+            due = bool(concerned)
+        else:
+            concerned, why = self._concerned(pot, usage, pot.budget.grace + INTERVAL)
+            due = bool(self._concerned(pot, usage, INTERVAL)[0])
+        if not concerned:
+            told = told.model_copy(update={"ending": None, "why": "", "ended": False})
+            told = await self._warn_once(pot, span, usage, told)
+        else:
+            told = await self._announce(pot, concerned, told, why)
+            if due and told.ending and now >= told.ending + timedelta(seconds=pot.budget.grace):
+                await self._end_all(pot, concerned)
+                told = told.model_copy(update={"ended": True})
+        if told != before:
+            await self._keep(pot, told, before)
+
+    async def _warn_once(self, pot: Pot, span: Span, usage: Usage, told: Told) -> Told:
+        if told.warned is not None:
+            return told
+        part = Decimal(str(pot.budget.warn_at))
+        for limit, unit, of in limits(pot.budget, self._treasury.currency):
+            if of(usage.spent) and of(usage.spent) >= limit * part:
+                message = (
+                    f"{percent(of(usage.spent), limit)} of the budget {pot.title} are used: "
+                    f"{describe_amount(of(usage.spent))} of {describe_amount(limit, unit)} "
+                    f"until {_moment(span.until)}."
+                )
+                await self._warn_all([one.id for one in usage.live], message)
+                return told.model_copy(update={"warned": self._clock.now()})
+        return told
+
+    async def _announce(self, pot: Pot, concerned: Sequence[str], told: Told, why: str) -> Told:
+        """Warn all of the end, each once."""
+        if told.ending is None:
+            now = self._clock.now()
+            until = now + timedelta(seconds=pot.budget.grace)
+            why = f"{why}: what it pays for is ended at {_moment(until)}."
+            told = told.model_copy(update={"warned": told.warned or now, "ending": now, "why": why})
+        fresh = [one for one in concerned if (one, told.why) not in self._announced]
+        await self._warn_all(fresh, told.why)
+        self._announced |= {(one, told.why) for one in fresh}
+        return told
+
+    async def _end_all(self, pot: Pot, concerned: Sequence[str]) -> None:
+        for instance_id in concerned:
+            with contextlib.suppress(NotFound):
+                await self._end(instance_id, Reason.BUDGET, f"The budget {pot.title} is used up.")
+
+    async def _warn_all(self, instance_ids: Sequence[str], message: str) -> None:
+        for instance_id in instance_ids:
+            with contextlib.suppress(NotFound):
+                await self._warn(instance_id, message)
+
+    def _lapsed(self, pot: Pot, now: datetime) -> list[str]:
+        """Return what runs though all that was to pay for it is over, this budget last."""
+        return [
+            account.id
+            for account in self._treasury.ledger.live()
+            if account.lasts and lapsed(self._treasury.paying(account.owner, account.project), now) == pot
+        ]
+
+    def _concerned(self, pot: Pot, usage: Usage, seconds: float) -> tuple[list[str], str]:
+        """Return what takes of a limit that will be reached in so many seconds at the present rate, or is, and why."""
+        for limit, unit, of in limits(pot.budget, self._treasury.currency):
+            rate = sum((of(one.rate) for one in usage.live), Decimal(0))
+            taking = [one.id for one in usage.live if of(one.rate)]
+            if taking and of(usage.spent) + rate * Decimal(seconds) / 3600 >= limit:
+                used = f"{describe_amount(of(usage.spent))} of {describe_amount(limit, unit)}"
+                return taking, f"The budget {pot.title} is nearly used up, {used}"
+        return [], ""
+
+    async def _told(self, pot: Pot, span: Span) -> Told:
+        nothing = Told(name=pot.budget.name, user=pot.user, since=span.since)
+        try:
+            record = await self._store.get(KIND, _key(pot))
+        except NotFound:
+            return nothing
+        told = Told.model_validate(record.body)
+        return told if told.since == span.since else nothing
+
+    async def _keep(self, pot: Pot, told: Told, before: Told) -> None:
+        body: dict[str, Any] = told.model_dump(mode="json")
+        state = "ended" if told.ended else "ending" if told.ending else "warned" if told.warned else "open"
+        story = "open" if before.ending and not told.ending else state
+        text = told.why if story == "ending" else _STORIES[story].format(pot.title)
+        entries = [Entry(story, text, {"budget": pot.budget.name, "user": pot.user})]
+        try:
+            record = await self._store.get(KIND, _key(pot))
+        except NotFound:
+            await self._store.insert(KIND, _key(pot), pot.user, state, body, entries)
+            return
+        try:
+            await self._store.update(record, state=state, body=body, events=entries)
+        except Conflict:
+            log.warning("budget %s: its record was changed meanwhile; it is told again", pot.title)
+
+
+_STORIES = {
+    "open": "The budget {} has room again.",
+    "warned": "Those who use the budget {} were warned.",
+    "ended": "What the budget {} paid for was ended.",
+}
+
+
+def percent(spent: Decimal, limit: Decimal) -> str:
+    """Return how much of a limit is used, in whole percent, rounded down."""
+    return f"{int(100 * spent / limit) if limit else 100} %"
+
+
+def _key(pot: Pot) -> str:
+    """Return a pot's id in the store: users' names may be longer than ids."""
+    mark = hashlib.sha256(pot.user.encode()).hexdigest()[:16] if pot.user else ""
+    return f"{pot.budget.name}:{mark}" if mark else pot.budget.name
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
