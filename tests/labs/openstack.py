@@ -1,4 +1,4 @@
-"""The real OpenStack on this computer: keystone, glance, placement, neutron and nova, whose hypervisor boots nothing.
+"""The real OpenStack on this computer: keystone, glance, placement, neutron, cinder and nova that boots nothing.
 
 Everything but the machines themselves is real: accounts, quotas, flavors, images, networks, floating addresses, and
 servers with their faults. What it has is in `openstack_contents`.
@@ -117,12 +117,14 @@ class OpenStack:
                 _make_network(cloud, project.network)
         return project
 
-    def describe(self, project: Project, *, cloud: str = "", password: str = "", region: str = REGION) -> str:
+    def describe(
+        self, project: Project, *, cloud: str = "", password: str = "", region: str = REGION, url: str = ""
+    ) -> str:
         """Write the project into the clouds file under a name, with other words where given; the name."""
         name = cloud or project.cloud
         self._clouds[name] = {
             "auth": {
-                "auth_url": self.identity_url,
+                "auth_url": url or self.identity_url,
                 "username": project.user,
                 "password": password or project.password,
                 "project_name": project.user,

@@ -137,7 +137,8 @@ def _plug(plugins: Path) -> None:
     information.mkdir(parents=True, exist_ok=True)
     (information / "METADATA").write_text(METADATA)
     (information / "entry_points.txt").write_text(ENTRY_POINTS)
-    (plugins / "gridcloud_lab_ml2.py").write_bytes((HERE / "openstack_ml2.py").read_bytes())
+    for module in ("ml2", "volumes"):
+        (plugins / f"gridcloud_lab_{module}.py").write_bytes((HERE / f"openstack_{module}.py").read_bytes())
 
 
 def _set_up(kept: Kept) -> None:
@@ -195,6 +196,7 @@ def _make_tables(processes: Processes) -> None:
     )  # fmt: skip
     processes.run("glance-manage", *_file(processes, "glance/glance-api.conf"), "db_sync")
     processes.run("placement-manage", *_file(processes, "placement/placement.conf"), "db", "sync")
+    processes.run("cinder-manage", *_file(processes, "cinder/cinder.conf"), "db", "sync")
     processes.run("neutron-db-manage", *_file(processes, "neutron/neutron.conf"), "upgrade", "heads")
     nova = _file(processes, "nova/nova.conf")
     cell0 = database(processes.ports, "nova_cell0")

@@ -6,6 +6,7 @@ from typing import Any
 
 import openstack
 
+from tests.labs.openstack_processes import WORKERS
 from tests.labs.openstack_settings import HOST, PASSWORD, REGION, endpoints
 
 __all__ = ["FLAVORS", "IMAGES", "ZONE", "administrator", "fill", "make_catalogue", "take_host"]
@@ -96,11 +97,9 @@ def take_host(ports: Mapping[str, int], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     with administrator(ports) as cloud:
         while True:
-            services = list(cloud.compute.services())
+            services = [*cloud.compute.services(), *cloud.block_storage.services()]
             up = {service.binary for service in services if service.state == "up"}
-            if {"nova-compute", "nova-conductor", "nova-scheduler"} <= up and any(
-                cloud.compute.hypervisors()
-            ):
+            if up >= set(WORKERS) and any(cloud.compute.hypervisors()):
                 break
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the host of the OpenStack lab does not come up: {services}")

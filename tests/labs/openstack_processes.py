@@ -26,10 +26,18 @@ APPLICATIONS = {
     "image": ("glance.wsgi.api", "glance", ""),
     "network": ("neutron.wsgi.api", "neutron", "neutron.conf"),
     "compute": ("nova.wsgi.osapi_compute", "nova", ""),
+    "volume": ("cinder.wsgi.api", "cinder", ""),
 }
 """Module, folder of its configuration, and the file in it where the module does not know its name."""
 
-WORKERS = ("nova-conductor", "nova-scheduler", "nova-compute")
+WORKERS = {
+    "nova-conductor": "nova",
+    "nova-scheduler": "nova",
+    "nova-compute": "nova",
+    "cinder-scheduler": "cinder",
+    "cinder-volume": "cinder",
+}
+"""Each with the folder of its configuration."""
 
 
 def free_ports() -> dict[str, int]:
@@ -49,7 +57,16 @@ class Processes:
         self.folder, self.environment, self.plugins = folder, environment, plugins
         self.ports = free_ports()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        for name in ("log", "home", "locks", "state/images", "state/nova", "state/neutron", "rabbitmq"):
+        for name in (
+            "log",
+            "home",
+            "locks",
+            "state/images",
+            "state/nova",
+            "state/neutron",
+            "state/cinder",
+            "rabbitmq",
+        ):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, text in render(folder, self.ports, environment / "etc").items():
             path = folder / "etc" / name
@@ -109,12 +126,16 @@ class Processes:
         settings = {f"{prefix}_DIR": f"{self.folder}/etc/{folder}", "PYTHONPATH": str(self.plugins)}
         if file:
             settings[f"{prefix}_FILES"] = file
+        # Cinder's module reads its arguments instead.
+        arguments = (
+            ["--pyargv", f"--config-file {self.folder}/etc/cinder/cinder.conf"] if folder == "cinder" else []
+        )
         # Each answer closes its connection, so that no test holds one when it ends.
         self._start(
             name,
             [f"{self.environment}/bin/uwsgi", "--http-socket", f"127.0.0.1:{self.ports[name]}", "--module",
              f"{module}:application", "--processes", "1", "--threads", "8", "--enable-threads", "--need-app",
-             "--add-header", "Connection: close", "--buffer-size", "65535", "--http-chunked-input"],
+             "--add-header", "Connection: close", "--buffer-size", "65535", "--http-chunked-input", *arguments],
             settings,
         )  # fmt: skip
 
@@ -126,8 +147,9 @@ class Processes:
 
     def start_worker(self, name: str) -> None:
         """Start one of the `WORKERS`."""
-        command = [f"{self.environment}/bin/{name}", "--config-file", f"{self.folder}/etc/nova/nova.conf"]
-        self._start(name, command)
+        file = f"{self.folder}/etc/{WORKERS[name]}/{WORKERS[name]}.conf"
+        command = [f"{self.environment}/bin/{name}", "--config-file", file]
+        self._start(name, command, {"PYTHONPATH": str(self.plugins)})
 
     def run(self, program: str, *words: str) -> None:
         """Run one of the environment's programs to its end. Raises RuntimeError with what it said."""

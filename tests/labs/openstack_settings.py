@@ -13,7 +13,7 @@ PASSWORD = "lab"
 HOST = "lab"
 """Name of the one host."""
 REGION = "RegionOne"
-DATABASES = ("keystone", "glance", "placement", "nova_api", "nova_cell0", "nova", "neutron")
+DATABASES = ("keystone", "glance", "placement", "nova_api", "nova_cell0", "nova", "neutron", "cinder")
 PORTS = (
     "database",
     "messages",
@@ -24,6 +24,7 @@ PORTS = (
     "placement",
     "network",
     "compute",
+    "volume",
 )
 """``distribution`` and ``names`` are Erlang's, which RabbitMQ is written in."""
 
@@ -44,6 +45,7 @@ def endpoints(ports: Mapping[str, int]) -> dict[str, str]:
     return base | {
         "identity": f"http://127.0.0.1:{ports['identity']}/v3/",
         "compute": f"http://127.0.0.1:{ports['compute']}/v2.1",
+        "volumev3": f"http://127.0.0.1:{ports['volume']}/v3/%(project_id)s",
     }
 
 
@@ -56,10 +58,16 @@ def render(folder: Path, ports: Mapping[str, int], defaults: Path) -> dict[str, 
         "nova/nova.conf": _nova(folder, ports),
         "nova/providers/gpus.yaml": _GPUS,
         "neutron/neutron.conf": _neutron(folder, ports),
+        "cinder/cinder.conf": _cinder(folder, ports),
         "rabbitmq.conf": f"listeners.tcp.1 = 127.0.0.1:{ports['messages']}\n",
         "plugins": "[].\n",
     }
-    for pipeline in ("glance/glance-api-paste.ini", "nova/api-paste.ini", "neutron/api-paste.ini"):
+    for pipeline in (
+        "glance/glance-api-paste.ini",
+        "nova/api-paste.ini",
+        "neutron/api-paste.ini",
+        "cinder/api-paste.ini",
+    ):
         texts[pipeline] = (defaults / pipeline).read_text()
     return texts
 
@@ -186,6 +194,8 @@ send_service_user_token = true
 {account}
 [neutron]
 {account}
+[cinder]
+{account}
 [glance]
 api_servers = {endpoints(ports)["image"]}
 [compute]
@@ -221,5 +231,31 @@ type_drivers = local,flat,vlan
 tenant_network_types = local
 mechanism_drivers = gridcloud_lab
 extension_drivers = port_security
+{_locks(folder)}
+"""
+
+
+def _cinder(folder: Path, ports: Mapping[str, int]) -> str:
+    return f"""\
+[DEFAULT]
+transport_url = {messages(ports)}
+host = {HOST}
+my_ip = 127.0.0.1
+auth_strategy = keystone
+api_paste_config = {folder}/etc/cinder/api-paste.ini
+state_path = {folder}/state/cinder
+enabled_backends = lab
+glance_api_servers = {endpoints(ports)["image"]}
+report_interval = 5
+[lab]
+volume_driver = gridcloud_lab_volumes.KeepNothing
+volume_backend_name = lab
+[database]
+connection = {database(ports, "cinder")}
+[keystone_authtoken]
+www_authenticate_uri = {endpoints(ports)["identity"]}
+{_service_account(ports)}
+[coordination]
+backend_url = file://{folder}/locks
 {_locks(folder)}
 """
