@@ -14,8 +14,12 @@ from typing import Any, Self
 from weakref import WeakValueDictionary
 
 from gridcloud import connections
+from gridcloud.budgets.model import People
+from gridcloud.budgets.treasury import Treasury
+from gridcloud.budgets.watching import Watching
 from gridcloud.clock import Clock, SystemClock
 from gridcloud.clusters import runner as clusters
+from gridcloud.clusters.model import ClusterRequest
 from gridcloud.clusters.providers import ClusterProviders
 from gridcloud.clusters.reconciliation import ClusterReconciliation
 from gridcloud.configurers.model import Facts
@@ -83,23 +87,19 @@ class House:
             offer_seconds=settings.limits.offers,
             secret=_read_secret,
         )
-        timing = instances.Timing(
-            boot=settings.limits.start,
-            warning=settings.limits.warning,
-            silence=settings.limits.silence,
-            longest_life=settings.defaults.time or settings.limits.time,
-            first_pause=settings.limits.retry_first,
-            longest_pause=settings.limits.retry_longest,
-        )
+        self.treasury = Treasury(store, clock, self.settings, self._people)
         self.instances = instances.Runner(
             store,
             self.providers,
             self.links,
             clock,
             self._configure,
-            timing,
+            _timing(settings),
+            judge=self.treasury.judge,
             currency=lambda: self.settings().currency,
         )
+        self.instances.records.listen(self.treasury.note)
+        self.budgets = Watching(self.treasury, store, clock, self.instances.warn, self.instances.stop)
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
@@ -108,17 +108,13 @@ class House:
             store,
             ClusterProviders(self.settings, store, data / "clusters", _read_secret),
             clock,
-            clusters.Timing(
-                longest_life=settings.defaults.time or settings.limits.time,
-                first_pause=settings.limits.retry_first,
-                longest_pause=settings.limits.retry_longest,
-            ),
+            _cluster_timing(settings),
         )
         self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
         self.cluster_reconciliation = ClusterReconciliation(self.clusters.lives, self.clusters.providers)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._reconciling: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     @classmethod
     async def open(
@@ -146,6 +142,7 @@ class House:
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:
                 await fork_server.start()
+            await house.treasury.open()
             await house.instances.start()
             await house.clusters.start()
             await house.sessions.start()
@@ -153,15 +150,19 @@ class House:
         except BaseException:
             await store.close()
             raise
-        house._reconciling = asyncio.create_task(house._reconcile(), name="reconcile")
+        house._loops = [
+            asyncio.create_task(house._reconcile(), name="reconcile"),
+            asyncio.create_task(house.budgets.run(), name="budgets"),
+        ]
         return house
 
     async def close(self) -> None:
         """Let go of everything; instances and sessions live on. May be called twice."""
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-            await asyncio.gather(self._reconciling, return_exceptions=True)
-            self._reconciling = None
+        loops, self._loops = self._loops, []
+        if loops:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
             await self.stacks.close()
             await self.sessions.close()
             await self.clusters.close()
@@ -246,6 +247,15 @@ class House:
                 )
             yield
 
+    def check_cluster(self, request: ClusterRequest) -> None:
+        """Raise InvalidRequest for what the limits forbid."""
+        longest = self.settings().limits.time or LONGEST
+        if request.time > longest:
+            raise InvalidRequest(
+                f"A time of {timedelta(seconds=request.time)} was asked.",
+                remedy=f"{timedelta(seconds=longest)} at most is allowed.",
+            )
+
     async def examine(self) -> list[Difference]:
         """Compare what all providers hold, of instances and of clusters, with what the store knows."""
         found = await asyncio.gather(self.reconciliation.examine(), self.cluster_reconciliation.examine())
@@ -290,6 +300,21 @@ class House:
         text = self.settings().session.before_end
         return ("sh", "-c", text) if text else ()
 
+    async def _people(self) -> People:
+        """Return who is an administrator and who belongs to which groups, by the store and by the configuration."""
+        groups: dict[str, set[str]] = {}
+        administrators = {self.administrator}
+        for user in await self.users.all():
+            groups.setdefault(user.name, set()).update(user.groups)
+            if user.admin:
+                administrators.add(user.name)
+        for group, members in self.settings().groups.items():
+            for name in members:
+                groups.setdefault(name, set()).add(group)
+        return People(
+            frozenset(administrators), {name: frozenset(found) for name, found in groups.items() if found}
+        )
+
     async def _connect(self, address: Address) -> Connection:
         return await connections.open(address, self.credentials)
 
@@ -331,3 +356,22 @@ class House:
 
 async def _read_secret(reference: str) -> Secret:
     return await asyncio.to_thread(resolve, reference)
+
+
+def _timing(settings: Settings) -> instances.Timing:
+    return instances.Timing(
+        boot=settings.limits.start,
+        warning=settings.limits.warning,
+        silence=settings.limits.silence,
+        longest_life=settings.defaults.time or settings.limits.time,
+        first_pause=settings.limits.retry_first,
+        longest_pause=settings.limits.retry_longest,
+    )
+
+
+def _cluster_timing(settings: Settings) -> clusters.Timing:
+    return clusters.Timing(
+        longest_life=settings.defaults.time or settings.limits.time,
+        first_pause=settings.limits.retry_first,
+        longest_pause=settings.limits.retry_longest,
+    )
