@@ -8,7 +8,7 @@ the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -53,21 +53,21 @@ class Ledger:
         """Take up every instance that the store holds."""
         for record in await store.find("instance"):
             body = {name: value for name, value in record.body.items() if name not in _HEAVY}
-            self.note(Instance.model_validate(body), now)
+            self.note(Instance.model_validate({**body, "version": record.version}), now)
 
     def note(self, instance: Instance, now: datetime) -> None:
         """Take up an instance as it was stored just now; one that cost nothing yet needs no account."""
         account = Account.of(instance)
+        known = self._live.get(account.id)
+        if account.id in self._ended or (known is not None and known.version > account.version):
+            return
         if account.live:
             self._live[account.id] = account
             return
         self._live.pop(account.id, None)
-        if account.charges and account.id not in self._ended:
+        if account.charges:
             closed = close_charges(account.charges, instance.ended_at or now)
-            self._ended[account.id] = Account(
-                *(account.id, account.owner, account.name, account.project, closed),
-                *(False, False, account.time, account.expires),
-            )
+            self._ended[account.id] = replace(account, charges=closed)
             self._order.append(account.id)
 
     def forget_sums(self) -> None:

@@ -71,6 +71,8 @@ class Account:
     time: int
     """Seconds it was asked for; 0: no end."""
     expires: datetime | None
+    version: int = 0
+    """That of the record: what is older is not taken up."""
 
     @classmethod
     def of(cls, instance: Instance) -> Account:
@@ -85,6 +87,7 @@ class Account:
             instance.state in LASTING,
             instance.request.time,
             instance.expires,
+            instance.version,
         )
 
 

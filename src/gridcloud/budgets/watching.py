@@ -24,7 +24,8 @@ from gridcloud.budgets.treasury import Treasury
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, GridcloudError, NotFound
 from gridcloud.instances.model import Instance, Reason
-from gridcloud.store import Entry, Store
+from gridcloud.store import Entry
+from gridcloud.store.lives import Lives
 
 __all__ = ["INTERVAL", "KIND", "Told", "Watching", "percent"]
 
@@ -59,13 +60,14 @@ class Watching:
     def __init__(
         self,
         treasury: Treasury,
-        store: Store,
+        records: Lives[Instance],
         clock: Clock,
         warn: Callable[[str, str], Awaitable[object]],
         end: Callable[[str, Reason, str], Awaitable[Instance]],
     ) -> None:
         self._treasury = treasury
-        self._store = store
+        self._records = records
+        self._store = records.store
         self._clock = clock
         self._warn = warn
         self._end = end
@@ -85,6 +87,9 @@ class Watching:
         if not self._treasury.configured:
             return
         await self._treasury.refresh()
+        for instance in await self._records.live():
+            # Whoever was cancelled while an instance was stored has told nobody of it.
+            self._treasury.note(instance)
         paying = {
             pot
             for account in self._treasury.ledger.live()
