@@ -32,6 +32,7 @@ class _Verbs(typer.core.TyperGroup):
         "instance": "instance",
         "session": "session",
         "stack": "stack",
+        "cluster": "cluster",
         "provider": "provider",
         "config": "config",
         "token": "token",

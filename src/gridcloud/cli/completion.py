@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["drivers", "instances", "providers", "sessions", "stacks"]
+__all__ = ["cluster_providers", "clusters", "drivers", "instances", "providers", "sessions", "stacks"]
 
 
 def providers() -> list[str]:
@@ -39,6 +39,22 @@ def sessions() -> list[str]:
 def stacks() -> list[str]:
     """Return the ids of stacks and the names of one's own, where a service runs."""
     return _ask("stacks")
+
+
+def clusters() -> list[str]:
+    """Return the ids of live clusters and the names of one's own, where a service runs."""
+    return _ask("clusters")
+
+
+def cluster_providers() -> list[str]:
+    """Return the names of what makes clusters, as configured."""
+    from gridcloud.errors import GridcloudError
+    from gridcloud.settings import SettingsFile, config_path
+
+    try:
+        return list(SettingsFile(config_path()).current()[0].clusters)
+    except GridcloudError:
+        return []
 
 
 def _ask(what: str) -> list[str]:

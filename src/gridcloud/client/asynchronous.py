@@ -10,12 +10,17 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 from weakref import WeakSet
 
+from pydantic import BaseModel, ValidationError
+
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
+from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
+from gridcloud.clusters.model import Cluster, ClusterRequest
+from gridcloud.clusters.model import State as ClusterState
 from gridcloud.connections.model import Port
 from gridcloud.errors import (
     ConfigurationFailed,
@@ -28,6 +33,13 @@ from gridcloud.errors import (
 )
 from gridcloud.instances.model import FINAL, Discovery, Finding, Instance, Reason, Request, State
 from gridcloud.service import packing
+from gridcloud.service.cluster_documents import (
+    ClusterAccess,
+    ClusterProviders,
+    Clusters,
+    ClusterWish,
+    Scaling,
+)
 from gridcloud.service.documents import (
     Event,
     Extension,
@@ -53,6 +65,8 @@ from gridcloud.stacks.model import Definition, Stack
 from gridcloud.stacks.model import State as StackState
 
 __all__ = ["AsyncClient"]
+
+Document = TypeVar("Document", bound=BaseModel)
 
 
 class AsyncClient:
@@ -298,6 +312,68 @@ class AsyncClient:
                     return stack
         return await self.stack(stack_id, all=True)
 
+    # Clusters ------------------------------------------------------------------------------------------------
+
+    async def start_cluster(
+        self, name: str, request: ClusterRequest | None = None, *, owner: str | None = None
+    ) -> Cluster:
+        """Ask for a Kubernetes cluster and return at once; `wait_cluster` or `cluster_events` tell the rest."""
+        wish = _valid(ClusterWish, name=name, request=request or ClusterRequest(), owner=owner)
+        return await self._wire.ask("POST", "/clusters", Cluster, wish)
+
+    async def clusters(self, *, all: bool = False, owner: str | None = None) -> list[Cluster]:
+        """Return clusters, oldest first; ended ones too with ``all``."""
+        return (await self._wire.ask("GET", "/clusters", Clusters, all=all, owner=owner)).clusters
+
+    async def cluster(self, cluster_id: str) -> Cluster:
+        """Return one cluster by its id, or one's own by its name. Raises NotFound."""
+        return await self._wire.ask("GET", _path("clusters", cluster_id), Cluster)
+
+    async def scale_cluster(self, cluster_id: str, nodes: int) -> Cluster:
+        """Have a cluster get so many nodes; return at once."""
+        scaling = _valid(Scaling, nodes=nodes)
+        return await self._wire.ask("POST", _path("clusters", cluster_id, "scale"), Cluster, scaling)
+
+    async def stop_cluster(self, cluster_id: str) -> Cluster:
+        """Have a cluster end; return at once. May be called twice."""
+        return await self._wire.ask("POST", _path("clusters", cluster_id, "stop"), Cluster)
+
+    async def cluster_access(self, cluster_id: str) -> str:
+        """Return the kubeconfig of a cluster that is ready: a secret."""
+        return (
+            await self._wire.ask("GET", _path("clusters", cluster_id, "access"), ClusterAccess)
+        ).kubeconfig
+
+    def cluster_events(
+        self, cluster_id: str, *, follow: bool = False, after: int = 0
+    ) -> AsyncIterator[Event]:
+        """Yield a cluster's story; with ``follow`` until it has ended."""
+        return self._wire.events(_path("clusters", cluster_id, "events"), follow=follow, after=after)
+
+    async def wait_cluster(
+        self, cluster_id: str, on_event: Callable[[Event], None] | None = None, *, after: int = 0
+    ) -> Cluster:
+        """Return the cluster once it is ready or has ended, telling each event ``after`` that place of its story."""
+        settled = (ClusterState.READY, *CLUSTER_FINAL)
+        cluster = await self.cluster(cluster_id)
+        follow = cluster.state not in settled
+        async for event in self.cluster_events(cluster.id, follow=follow, after=after):
+            if on_event is not None:
+                on_event(event)
+            if follow and event.type in settled:
+                cluster = await self.cluster(cluster.id)
+                if cluster.state in settled:
+                    return cluster
+        return await self.cluster(cluster.id)
+
+    async def cluster_providers(self) -> ClusterProviders:
+        """Return what makes clusters, as it is configured and installed."""
+        return await self._wire.ask("GET", "/cluster-providers", ClusterProviders)
+
+    async def check_cluster_provider(self, name: str) -> list[Finding]:
+        """Try what makes clusters without making any."""
+        return (await self._wire.ask("GET", _path("cluster-providers", name, "check"), Findings)).findings
+
     # Providers and health ------------------------------------------------------------------------------------
 
     async def providers(self, *, images: bool = False) -> list[Provider]:
@@ -407,6 +483,18 @@ def _unwritten(target: Path, error: OSError) -> GridcloudError:
 
 def _path(*parts: str) -> str:
     return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _valid(model: type[Document], **fields: Any) -> Document:
+    """Return a document of these fields. Raises InvalidRequest."""
+    try:
+        return model(**fields)
+    except ValidationError as error:
+        told = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+            for fault in error.errors(include_url=False)
+        ]
+        raise InvalidRequest(" ".join(told)) from None
 
 
 def _failure(instance: Instance) -> GridcloudError:

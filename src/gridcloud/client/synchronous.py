@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
-from gridcloud.errors import InvalidRequest
+from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
+from gridcloud.clusters.model import Cluster, ClusterRequest
+from gridcloud.errors import InvalidRequest, Unavailable
 from gridcloud.instances.model import Discovery, Finding, Instance, Request
 from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
@@ -189,6 +191,55 @@ class Client:
         """Return sessions, oldest first; ended ones too with ``all``."""
         return self._portal.call(lambda: self._client.sessions(all=all))
 
+    def start_cluster(
+        self, name: str, *, on_event: Callable[[Event], None] | None = None, **fields: Any
+    ) -> Cluster:
+        """Get a Kubernetes cluster (``nodes=3, on="campus"``) and return it once it is ready; what is interrupted or
+        fails leaves none behind."""
+        wanted = _cluster_request(fields)
+
+        async def work() -> Cluster:
+            cluster = await self._client.start_cluster(name, wanted)
+            try:
+                cluster = await self._client.wait_cluster(cluster.id, on_event)
+            except BaseException:
+                with CancelScope(shield=True):
+                    await self._client.stop_cluster(cluster.id)
+                raise
+            if cluster.state in CLUSTER_FINAL:
+                raise Unavailable(f"The cluster {name} could not be had: {cluster.detail}")
+            return cluster
+
+        return self._call(work)
+
+    def clusters(self, *, all: bool = False) -> list[Cluster]:
+        """Return clusters, oldest first; ended ones too with ``all``."""
+        return self._portal.call(lambda: self._client.clusters(all=all))
+
+    def cluster(self, cluster_id: str) -> Cluster:
+        """Return one cluster by its id, or one's own by its name. Raises NotFound."""
+        return self._portal.call(self._client.cluster, cluster_id)
+
+    def scale_cluster(self, cluster_id: str, nodes: int) -> Cluster:
+        """Give a cluster so many nodes, and return it once it has them or keeps those it had."""
+
+        async def work() -> Cluster:
+            return await self._client.wait_cluster((await self._client.scale_cluster(cluster_id, nodes)).id)
+
+        return self._call(work)
+
+    def stop_cluster(self, cluster_id: str) -> Cluster:
+        """End a cluster, and return once nothing is left of it."""
+
+        async def work() -> Cluster:
+            return await self._client.wait_cluster((await self._client.stop_cluster(cluster_id)).id)
+
+        return self._call(work)
+
+    def cluster_access(self, cluster_id: str) -> str:
+        """Return the kubeconfig of a cluster that is ready: a secret."""
+        return self._portal.call(self._client.cluster_access, cluster_id)
+
     def providers(self, *, images: bool = False) -> list[Provider]:
         """Return the configured providers."""
         return self._portal.call(lambda: self._client.providers(images=images))
@@ -263,6 +314,18 @@ def _request(request: Request | None, fields: Mapping[str, Any]) -> Request:
     except ValidationError as error:
         told = [
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}."
+            for fault in error.errors(include_url=False)
+        ]
+        raise InvalidRequest(" ".join(told)) from None
+
+
+def _cluster_request(fields: Mapping[str, Any]) -> ClusterRequest:
+    """Return a request for a cluster with these fields. Raises InvalidRequest."""
+    try:
+        return ClusterRequest.model_validate(dict(fields))
+    except ValidationError as error:
+        told = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
             for fault in error.errors(include_url=False)
         ]
         raise InvalidRequest(" ".join(told)) from None

@@ -12,6 +12,7 @@ from gridcloud import plugins
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, TimedOut, Transient
+from gridcloud.identity.credentials import Secret
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.matching import rank
 from gridcloud.instances.model import Kind, Offer, Request, Shape
@@ -34,6 +35,7 @@ class Providers:
         connect: Callable[[Address], Awaitable[Connection]],
         user_authority: str,
         offer_seconds: float = 10.0,
+        secret: Callable[[str], Awaitable[Secret]] | None = None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -41,6 +43,7 @@ class Providers:
         self._connect = connect
         self._user_authority = user_authority
         self._offer_seconds = offer_seconds
+        self._secret = {"secret": secret} if secret is not None else {}
         self._drivers: dict[str, InstanceDriver] = {}
         self._saved: set[str] = set()
         self._saving = asyncio.Lock()
@@ -137,7 +140,9 @@ class Providers:
             self._retired.append(driver)
         folder = self._folder / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        context = Context(name, self._store.installation, folder, self._connect, self._user_authority)
+        context = Context(
+            name, self._store.installation, folder, self._connect, self._user_authority, **self._secret
+        )
         kind: type[InstanceDriver] = plugins.load("instances", entry.driver)
         self._drivers[name] = kind(entry, context)
         return self._drivers[name]

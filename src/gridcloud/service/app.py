@@ -5,7 +5,18 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 import gridcloud
-from gridcloud.service import commands, events, files, instances, offers, providers, sessions, stacks, tokens
+from gridcloud.service import (
+    clusters,
+    commands,
+    events,
+    files,
+    instances,
+    offers,
+    providers,
+    sessions,
+    stacks,
+    tokens,
+)
 from gridcloud.service.gate import Gate
 from gridcloud.service.house import House
 from gridcloud.service.problems import tell_problems
@@ -23,7 +34,7 @@ def build_app(house: House) -> FastAPI:
         redoc_url=None,
     )
     app.state.house = house
-    for module in (offers, instances, commands, files, sessions, stacks, providers, tokens, events):
+    for module in (offers, instances, commands, files, sessions, stacks, clusters, providers, tokens, events):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)
     tell_problems(app)

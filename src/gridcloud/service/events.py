@@ -10,8 +10,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
+from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
 from gridcloud.service.access import Asking, TheHouse
+from gridcloud.service.clusters import owned as owned_cluster
 from gridcloud.service.instances import owned as owned_instance
 from gridcloud.service.sessions import owned as owned_session
 from gridcloud.service.stacks import owned as owned_stack
@@ -82,6 +84,22 @@ async def of_stack(
     ends = {str(state) for state in STACK_FINAL}
     follow = follow and stack.state not in STACK_FINAL
     return _stream(house, stack.owner, {stack.id}, stack.id, ends, follow, max(after, last_event_id))
+
+
+@router.get("/clusters/{cluster_id}/events")
+async def of_cluster(
+    cluster_id: str,
+    caller: Asking,
+    house: TheHouse,
+    follow: bool = False,
+    after: Place = 0,
+    last_event_id: LastSeen = 0,
+) -> StreamingResponse:
+    """Tell a cluster's story."""
+    cluster = await owned_cluster(house, caller, cluster_id)
+    ends = {str(state) for state in CLUSTER_FINAL}
+    follow = follow and cluster.state not in CLUSTER_FINAL
+    return _stream(house, cluster.owner, {cluster.id}, cluster.id, ends, follow, max(after, last_event_id))
 
 
 @router.get("/events")

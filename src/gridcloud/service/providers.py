@@ -77,7 +77,7 @@ async def remove(name: str, caller: Admin, house: TheHouse) -> None:
 @router.get("/doctor")
 async def examine(caller: Admin, house: TheHouse) -> Health:
     """Compare what every provider holds with what the store knows, and check the configuration."""
-    found = [_trouble(difference) for difference in await house.reconciliation.examine()]
+    found = [_trouble(difference) for difference in await house.examine()]
     return Health(troubles=[*_configuration(house), *found])
 
 
@@ -85,7 +85,7 @@ async def examine(caller: Admin, house: TheHouse) -> Health:
 async def mend(caller: Admin, house: TheHouse) -> Health:
     """Remove what nothing accounts for."""
     await house.settle()
-    found = await house.reconciliation.mend(await house.reconciliation.examine())
+    found = await house.mend()
     return Health(troubles=[*_configuration(house), *(_trouble(difference) for difference in found)])
 
 

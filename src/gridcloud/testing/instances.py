@@ -27,10 +27,11 @@ import pytest
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import Address
 from gridcloud.errors import ConnectionLost, NotFound, Unavailable
+from gridcloud.identity import Secret, resolve
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.model import SHARED, Finding, Handle, Observation, Offer, Phase, Request, Spec
 
-__all__ = ["HOSTILE_TEXTS", "InstanceDriverContract", "driver_context", "open_connection", "read_output"]
+__all__ = ["HOSTILE_TEXTS", "InstanceDriverContract", "driver_context", "open_connection", "read_output", "read_secret"]
 
 HOSTILE_TEXTS = (
     "a b; touch /tmp/x",
@@ -66,7 +67,13 @@ def driver_context(
         folder=folder,
         connect=connect,
         user_authority=user_authority,
+        secret=read_secret,
     )
+
+
+async def read_secret(reference: str) -> Secret:
+    """Read a secret as the house does for a driver."""
+    return await asyncio.to_thread(resolve, reference)
 
 
 async def read_output(connection: Connection, *words: str, **environment: str) -> str:

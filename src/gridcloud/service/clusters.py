@@ -1,0 +1,118 @@
+"""Kubernetes clusters over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+
+from gridcloud import plugins
+from gridcloud.clusters.model import FINAL, Cluster, State
+from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
+from gridcloud.instances.model import Finding
+from gridcloud.service.access import Admin, Asking, Caller, TheHouse
+from gridcloud.service.cluster_documents import (
+    ClusterAccess,
+    ClusterProvider,
+    ClusterProviders,
+    Clusters,
+    ClusterWish,
+    Scaling,
+)
+from gridcloud.service.documents import Findings
+
+__all__ = ["owned", "router"]
+
+router = APIRouter(tags=["clusters"])
+
+
+@router.post("/clusters", status_code=201)
+async def start(wish: ClusterWish, caller: Asking, house: TheHouse) -> Cluster:
+    """Ask for a cluster; answers at once."""
+    house.check_cluster(wish.request)
+    return await house.clusters.submit(caller.owner(wish.owner), wish.name, wish.request)
+
+
+@router.get("/clusters")
+async def find(caller: Asking, house: TheHouse, all: bool = False, owner: str | None = None) -> Clusters:
+    """List clusters: one's own, or everybody's for an administrator; those that have ended too with ``all``."""
+    found = await house.clusters.lives.find(owner=owner if caller.admin else caller.user)
+    return Clusters(clusters=[cluster for cluster in found if all or cluster.state not in FINAL])
+
+
+@router.get("/clusters/{cluster_id}")
+async def show(cluster_id: str, caller: Asking, house: TheHouse) -> Cluster:
+    """Return one cluster, by its id or by the name of one's own."""
+    return await owned(house, caller, cluster_id)
+
+
+@router.post("/clusters/{cluster_id}/scale")
+async def scale(cluster_id: str, scaling: Scaling, caller: Asking, house: TheHouse) -> Cluster:
+    """Have it get so many nodes; answers at once."""
+    cluster = await owned(house, caller, cluster_id)
+    return await house.clusters.scale(cluster.id, scaling.nodes)
+
+
+@router.post("/clusters/{cluster_id}/stop")
+async def stop(cluster_id: str, caller: Asking, house: TheHouse) -> Cluster:
+    """Have it end; answers at once. May be asked twice."""
+    cluster = await owned(house, caller, cluster_id)
+    return await house.clusters.stop(cluster.id)
+
+
+@router.get("/clusters/{cluster_id}/access")
+async def access(cluster_id: str, caller: Asking, house: TheHouse, response: Response) -> ClusterAccess:
+    """Return the administrator's access to a cluster that is ready, to its owner."""
+    response.headers["Cache-Control"] = "no-store"
+    cluster = await owned(house, caller, cluster_id)
+    if cluster.state not in (State.READY, State.SCALING) or not cluster.kubeconfig:
+        raise InvalidRequest(f"The cluster {cluster.name} is {cluster.state}: it has no access yet.")
+    try:
+        text = await asyncio.to_thread(Path(cluster.kubeconfig).read_text)
+    except OSError as error:
+        raise NotFound(
+            f"The access to the cluster {cluster.name} is lost: {error.strerror}.",
+            remedy="It is written again within a minute.",
+        ) from error
+    return ClusterAccess(kubeconfig=text)
+
+
+@router.get("/cluster-providers")
+async def providers(caller: Asking, house: TheHouse) -> ClusterProviders:
+    """List what makes clusters, and what is wrong with any of the entries."""
+    listed = []
+    for name, entry in house.settings().clusters.items():
+        if isinstance(entry, GridcloudError):
+            problem = str(entry) if caller.admin else "It is not set up rightly; an administrator sees why."
+            listed.append(ClusterProvider(name=name, problem=problem))
+        else:
+            listed.append(ClusterProvider(name=name, driver=entry.driver, location=entry.location))
+    return ClusterProviders(providers=listed, drivers=plugins.names("clusters"))
+
+
+@router.get("/cluster-providers/{name}/check")
+async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
+    """Try what makes clusters, without making any."""
+    try:
+        driver = house.clusters.providers.get(name)
+        async with asyncio.timeout(60):
+            return Findings(findings=list(await driver.check()))
+    except TimeoutError:
+        return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
+    except NotFound:
+        raise
+    except GridcloudError as error:
+        return Findings(
+            findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
+        )
+
+
+async def owned(house: TheHouse, caller: Caller, word: str) -> Cluster:
+    """Return a cluster that the caller may see, by id or by name. Raises NotFound."""
+    try:
+        cluster = await house.clusters.lives.get(word)
+    except NotFound:
+        return await house.clusters.find(caller.user, word)
+    caller.check(cluster.owner, f"cluster {word!r:.100}")
+    return cluster

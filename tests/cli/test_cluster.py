@@ -1,0 +1,74 @@
+"""``gridcloud cluster``, as people and scripts call it."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+from tests.cli.conftest import PROVIDERS, Caller, Program
+
+CLUSTERS = {"pretend": {"driver": "fake", "nodes": 8}}
+
+
+@pytest.fixture(autouse=True)
+def _configured(program: Program) -> None:
+    program.configure(PROVIDERS, clusters=CLUSTERS)
+
+
+def test_a_cluster_from_start_to_stop(call: Caller, program: Program) -> None:
+    made = call.json("cluster", "start", "lab", "--nodes", "3", "--on", "pretend")
+    assert (made["state"], made["nodes"], made["nodes_there"]) == ("ready", 3, 3)
+    assert "lab" in call("cluster", "list")
+    scaled = call.json("cluster", "scale", "lab", "--nodes", "5")
+    assert (scaled["state"], scaled["nodes"]) == ("ready", 5)
+    assert call.json("cluster", "scale", "lab", "--nodes", "5")["nodes"] == 5
+    told = call("cluster", "events", "lab")
+    assert "From 3 nodes to 5." in told
+    assert "It has 5 nodes." in told
+    shown = call("cluster", "show", "lab")
+    assert "pretend" in shown
+    assert "provider add NAME --driver kubernetes kubeconfig=/" in shown
+    stopped = call.json("cluster", "stop", "lab")
+    assert stopped["state"] == "stopped"
+    assert call.json("cluster", "list")["clusters"] == []
+    assert [one["id"] for one in call.json("cluster", "list", "--all")["clusters"]] == [made["id"]]
+    assert not list((program.folder / "data" / "clusters").glob("*/*.kubeconfig"))
+    call("doctor")
+
+
+def test_access_is_written_for_oneself_alone(call: Caller, program: Program) -> None:
+    call("cluster", "start", "lab")
+    file = program.folder / "access.yaml"
+    call("cluster", "access", "lab", "--output", str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert json.loads(file.read_text())["kind"] == "Config"
+    call("cluster", "access", "lab", "--output", str(file), code=2)
+    assert "is there already" in call.err
+    call("cluster", "stop", "lab")
+
+
+def test_what_is_refused_is_said(call: Caller) -> None:
+    call("cluster", "start", "lab", "--nodes", "9", code=4)
+    assert "allows 8 nodes" in call.err
+    assert call.json("cluster", "list")["clusters"] == []
+    call("cluster", "start", "lab", "--nodes", "4")
+    call("cluster", "start", "lab", code=2)
+    assert "There is a cluster lab already" in call.err
+    call("cluster", "scale", "lab", "--nodes", "9", code=4)
+    assert "It keeps 4 nodes" in call.err
+    assert call.json("cluster", "show", "lab")["state"] == "ready"
+    call("cluster", "start", "other", "--on", "nowhere", code=3)
+    call("cluster", "start", "o th er", code=2)
+    call("cluster", "start", "other", "--memory", "much", code=2)
+    call("cluster", "show", "other", code=3)
+    call("cluster", "stop", "lab")
+
+
+def test_check(call: Caller, program: Program) -> None:
+    assert "its clusters are lines in a file" in call("cluster", "check")
+    call("cluster", "check", "nowhere", code=3)
+    program.configure(PROVIDERS)
+    call("cluster", "start", "lab", code=3)
+    assert "No provider of clusters is configured" in call.err
