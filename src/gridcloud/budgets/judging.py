@@ -50,8 +50,8 @@ def may_charge(budgets: Iterable[Budget], owner: str, project: str, people: Peop
     if any(budget.project == project and budget.has_member(owner, people) for budget in of_projects):
         return ""
     theirs = sorted({budget.project for budget in of_projects if budget.has_member(owner, people)})
-    known = f"They may charge: {', '.join(theirs)}." if theirs else "They may charge none."
-    return f"{owner} may not charge the project {project!r}. {known}"
+    known = f"they may charge {', '.join(theirs)}" if theirs else "they may charge none"
+    return f"{owner} may not charge the project {project!r}: {known}"
 
 
 def expected(
@@ -88,17 +88,17 @@ def refusal(
         return why
     pots = pots_of(budgets, ask.owner, ask.project, people)
     if pot := lapsed(pots, now):
-        return f"The budget {pot.title} ended at {_moment(pot.budget.period.at(now).until)}."
+        return f"The budget {pot.title} ended at {_moment(pot.budget.period.at(now).until)}"
     if pot := _to_come(pots, now):
-        return f"The budget {pot.title} begins at {_moment(pot.budget.period.at(now).since)}."
+        return f"The budget {pot.title} begins at {_moment(pot.budget.period.at(now).since)}"
     for pot in pots:
         span = pot.budget.period.at(now)
         if not span.since <= now < span.until:
             continue
         if pot.budget.money is not None and not ask.priced:
             return (
-                f"Its price is not known, and the budget {pot.title} counts money. "
-                "An administrator sets it: 'prices' or 'price' of the provider."
+                f"Its price is not known, and the budget {pot.title} counts money: "
+                "an administrator sets 'prices' or 'price' of the provider"
             )
         wanted = expected(now, span, ask.price, ask.gpus, ask.seconds)
         used = usage(pot, span)
@@ -158,12 +158,12 @@ def _words(
     return (
         f"The budget {pot.title} is {describe_amount(limit, unit)} until {_moment(span.until)}: "
         f"{describe_amount(spent)} spent, {describe_amount(promised)} committed to what runs, "
-        f"{describe_amount(asked)} asked, {describe_amount(spent + promised + asked)} in all."
+        f"{describe_amount(asked)} asked, {describe_amount(spent + promised + asked)} in all"
     )
 
 
 def _remedy(ask: Ask) -> str:
-    return " Ask for less time." if ask.seconds else " Give it a time limit (--time)."
+    return "; ask for less time" if ask.seconds else "; give it a time limit (--time)"
 
 
 def _moment(moment: datetime) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from gridcloud.budgets.judging import pots_of, refusal
@@ -15,6 +15,9 @@ from gridcloud.settings import Settings
 from gridcloud.store import Store
 
 __all__ = ["Treasury"]
+
+REFUSAL = "Budget"
+"""What an offer was refused with that a budget forbids: no error of a provider."""
 
 
 class Treasury:
@@ -57,15 +60,22 @@ class Treasury:
 
     async def judge(self, instance: Instance, offer: Offer) -> str:
         """Return why an instance may not be made from an offer; an empty text where no budget forbids it."""
-        return await self.forbids(instance.owner, instance.request, offer)
-
-    async def forbids(self, owner: str, request: Request, offer: Offer) -> str:
-        """Return why an owner may not have an offer for a request; an empty text where no budget forbids it."""
         if not self.configured:
             return ""
         await self.refresh()
-        ask = Ask(owner, request.project, offer.price, offer.priced, offer.shape.gpus, request.time)
-        return self._refusal(ask)
+        return self._refusal(_ask(instance.owner, instance.request, offer))
+
+    async def judge_offers(self, owner: str, request: Request, offers: Sequence[Offer]) -> list[Offer]:
+        """Return the offers, those last that could be had if no budget forbade an owner to take them, with why."""
+        if not self.configured:
+            return list(offers)
+        await self.refresh()
+        judged = []
+        for offer in offers:
+            why = self._refusal(_ask(owner, request, offer)) if offer.available else ""
+            changes = {"available": False, "why_not": why, "refusal": REFUSAL}
+            judged.append(offer.model_copy(update=changes) if why else offer)
+        return sorted(judged, key=lambda offer: not offer.available)
 
     async def forbids_until(self, instance: Instance, expires: datetime) -> str:
         """Return why an instance may not live longer, until a new expiry; an empty text where it may."""
@@ -105,6 +115,8 @@ class Treasury:
             for owner, project in sorted(payers):
                 for pot in self.paying(owner, project):
                     found[pot] = None
+            used = {pot.budget for pot in found}
+            found |= dict.fromkeys(Pot(budget) for budget in self._budgets if budget not in used)
         order = {budget.name: number for number, budget in enumerate(self._budgets)}
         return sorted(found, key=lambda pot: (order[pot.budget.name], pot.user))
 
@@ -137,3 +149,7 @@ class Treasury:
 
     def _refusal(self, ask: Ask, start: datetime | None = None) -> str:
         return refusal(self._budgets, ask, start or self.clock.now(), self._people, self.usage, self.currency)
+
+
+def _ask(owner: str, request: Request, offer: Offer) -> Ask:
+    return Ask(owner, request.project, offer.price, offer.priced, offer.shape.gpus, request.time)

@@ -101,11 +101,21 @@ class Watching:
             if usage.live:
                 await self._look_at(pot, span, usage)
 
+    async def told(self, pot: Pot, span: Span) -> Told:
+        """Return what was told of a pot in a period."""
+        nothing = Told(name=pot.budget.name, user=pot.user, since=span.since)
+        try:
+            record = await self._store.get(KIND, _key(pot))
+        except NotFound:
+            return nothing
+        told = Told.model_validate(record.body)
+        return told if told.since == span.since else nothing
+
     async def _look_at(self, pot: Pot, span: Span, usage: Usage) -> None:
         now = self._clock.now()
         if now < span.since:
             return
-        before = told = await self._told(pot, span)
+        before = told = await self.told(pot, span)
         if now >= span.until:
             concerned, why = self._lapsed(pot, now), f"The budget {pot.title} ended at {_moment(span.until)}"
             due = bool(concerned)
@@ -177,15 +187,6 @@ class Watching:
                 used = f"{describe_amount(of(usage.spent))} of {describe_amount(limit, unit)}"
                 return taking, f"The budget {pot.title} is nearly used up, {used}"
         return [], ""
-
-    async def _told(self, pot: Pot, span: Span) -> Told:
-        nothing = Told(name=pot.budget.name, user=pot.user, since=span.since)
-        try:
-            record = await self._store.get(KIND, _key(pot))
-        except NotFound:
-            return nothing
-        told = Told.model_validate(record.body)
-        return told if told.since == span.since else nothing
 
     async def _keep(self, pot: Pot, told: Told, before: Told) -> None:
         body: dict[str, Any] = told.model_dump(mode="json")

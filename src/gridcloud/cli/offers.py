@@ -68,7 +68,8 @@ def _print(found: Offers, why: bool) -> None:
 def _price(offer: Offer, currency: str) -> str:
     if not offer.priced:
         return "?"
-    return f"{offer.price.normalize():f} {currency}" if offer.price else "0"
+    price = f"{offer.price.normalize():f} {currency}" if offer.price else "0"
+    return f"{price}, spot" if offer.spot else price
 
 
 def _when(offer: Offer) -> str:

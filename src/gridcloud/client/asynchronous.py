@@ -33,6 +33,7 @@ from gridcloud.errors import (
 )
 from gridcloud.instances.model import FINAL, Discovery, Finding, Instance, Reason, Request, State
 from gridcloud.service import packing
+from gridcloud.service.budget_documents import Budgets, Ledger
 from gridcloud.service.cluster_documents import (
     ClusterAccess,
     ClusterProviders,
@@ -373,6 +374,31 @@ class AsyncClient:
     async def check_cluster_provider(self, name: str) -> list[Finding]:
         """Try what makes clusters without making any."""
         return (await self._wire.ask("GET", _path("cluster-providers", name, "check"), Findings)).findings
+
+    # Budgets -------------------------------------------------------------------------------------------------
+
+    async def budgets(self, *, user: str | None = None) -> Budgets:
+        """Return how the budgets stand that concern oneself; all, or those of a user, for an administrator."""
+        return await self._wire.ask("GET", "/budgets", Budgets, user=user)
+
+    async def budget(self, name: str, *, user: str | None = None) -> Budgets:
+        """Return how one budget stands, by provider and by instance, each part of it. Raises NotFound."""
+        return await self._wire.ask("GET", _path("budgets", name), Budgets, user=user)
+
+    async def ledger(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        user: str | None = None,
+        project: str | None = None,
+        provider: str | None = None,
+    ) -> Ledger:
+        """Return what every machine cost within a span: one's own, or everybody's for an administrator."""
+        span = {"since": since.isoformat() if since else None, "until": until.isoformat() if until else None}
+        return await self._wire.ask(
+            "GET", "/ledger", Ledger, **span, user=user, project=project, provider=provider
+        )
 
     # Providers and health ------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.clusters.model import Cluster, ClusterRequest
 from gridcloud.errors import InvalidRequest, Unavailable
 from gridcloud.instances.model import Discovery, Finding, Instance, Request
+from gridcloud.service.budget_documents import Budgets, Ledger
 from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
 
@@ -239,6 +240,30 @@ class Client:
     def cluster_access(self, cluster_id: str) -> str:
         """Return the kubeconfig of a cluster that is ready: a secret."""
         return self._portal.call(self._client.cluster_access, cluster_id)
+
+    def budgets(self, *, user: str | None = None) -> Budgets:
+        """Return how the budgets stand that concern oneself; all, or those of a user, for an administrator."""
+        return self._portal.call(lambda: self._client.budgets(user=user))
+
+    def budget(self, name: str, *, user: str | None = None) -> Budgets:
+        """Return how one budget stands, by provider and by instance. Raises NotFound."""
+        return self._portal.call(lambda: self._client.budget(name, user=user))
+
+    def ledger(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        user: str | None = None,
+        project: str | None = None,
+        provider: str | None = None,
+    ) -> Ledger:
+        """Return what every machine cost within a span: one's own, or everybody's for an administrator."""
+        return self._portal.call(
+            lambda: self._client.ledger(
+                since=since, until=until, user=user, project=project, provider=provider
+            )
+        )
 
     def providers(self, *, images: bool = False) -> list[Provider]:
         """Return the configured providers."""

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 import gridcloud
 from gridcloud.service import (
+    budgets,
     clusters,
     commands,
     events,
@@ -34,7 +35,19 @@ def build_app(house: House) -> FastAPI:
         redoc_url=None,
     )
     app.state.house = house
-    for module in (offers, instances, commands, files, sessions, stacks, clusters, providers, tokens, events):
+    for module in (
+        offers,
+        instances,
+        commands,
+        files,
+        sessions,
+        stacks,
+        clusters,
+        budgets,
+        providers,
+        tokens,
+        events,
+    ):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)
     tell_problems(app)
