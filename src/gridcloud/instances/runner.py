@@ -82,7 +82,7 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self.choice = Choice(self.records, providers, clock, judge)
-        self.watch = Watch(self.records, providers, clock, lambda: self.timing, self.stop, self._lose)
+        self.watch = Watch(self.records, providers, links, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
             Duty.CHOOSE: self.choice.choose,
@@ -180,7 +180,7 @@ class Runner:
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."
                 instance = await self.records.save(
-                    instance, "extended", message, expires=expires, warned=False, notice=""
+                    instance, "extended", message, expires=expires, warned=False, notice="", idle_since=None
                 )
                 await self._arm(instance)
                 return instance

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, GridcloudError, Transient
 from gridcloud.instances.choice import offer_of
+from gridcloud.instances.idleness import Idleness
+from gridcloud.instances.links import Links
 from gridcloud.instances.model import Instance, Observation, Phase, Reason, State
 from gridcloud.instances.observer import Observer
 from gridcloud.instances.providers import Providers
+from gridcloud.instances.reboots import Reboots
 from gridcloud.instances.silence import Silences
 from gridcloud.instances.timing import Timing
 from gridcloud.store.lives import Lives
@@ -35,6 +38,7 @@ class Watch:
         self,
         records: Lives[Instance],
         providers: Providers,
+        links: Links,
         clock: Clock,
         timing: Callable[[], Timing],
         end: End,
@@ -46,18 +50,29 @@ class Watch:
         self._timing = timing
         self._end = end
         self._lost = lose
+        self.idleness = Idleness(records, links, clock, timing, end)
+        self._reboots = Reboots(records, links)
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._looked: dict[str, float] = {}
         self._observers: dict[str, Observer] = {}
         self._silences = Silences(timing().silence)
 
     async def run(self) -> None:
         """Notice ready instances that are gone or whose time is over, until cancelled."""
-        while True:
-            try:
-                ready = await self._records.find(states=[State.READY])
-                await asyncio.gather(*(self._look(instance) for instance in ready))
-            except GridcloudError as error:
-                log.warning("watching instances: %s", error)
-            await self._clock.sleep(self._timing().watch)
+        try:
+            while True:
+                try:
+                    ready = await self._records.find(states=[State.READY])
+                    self._forget_others({instance.id for instance in ready})
+                    await asyncio.gather(*(self._look(instance) for instance in ready))
+                except GridcloudError as error:
+                    log.warning("watching instances: %s", error)
+                await self._clock.sleep(self._timing().watch)
+        finally:
+            tasks = list(self._looking.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def observe(self, instance: Instance) -> Observation:
         """Return what the provider says of an instance; questions at the same time are one call. Raises Transient."""
@@ -85,8 +100,38 @@ class Watch:
             )
         elif seen.phase is Phase.PENDING:
             await self._bear(instance, seen.detail)
-        elif self._silences.end(instance.id):
-            await self._records.tell(instance, "answering", "The machine answers again.")
+        else:
+            if self._silences.end(instance.id):
+                await self._records.tell(instance, "answering", "The machine answers again.")
+            self._attend(instance)
+
+    def _attend(self, instance: Instance) -> None:
+        """Look at the machine itself, apart: one that is slow to answer keeps no other waiting."""
+        task = self._looking.get(instance.id)
+        if task is None or task.done():
+            self._looking[instance.id] = asyncio.create_task(
+                self._attend_to(instance), name=f"look at {instance.id}"
+            )
+
+    async def _attend_to(self, instance: Instance) -> None:
+        try:
+            await self._reboots.look(instance)
+            pause = self.idleness.pause(instance)
+            now = self._clock.monotonic()
+            if pause and now - self._looked.get(instance.id, -pause) >= pause * 0.9:
+                self._looked[instance.id] = now
+                await self.idleness.look(instance)
+        except GridcloudError as error:
+            log.info("looking at %s: %s", instance.id, error)
+        except Exception:  # a fault of ours at one machine is no reason to look at none
+            log.exception("looking at %s failed", instance.id)
+
+    def _forget_others(self, ready: Collection[str]) -> None:
+        for instance_id in self._looking.keys() - ready:
+            self._looking.pop(instance_id).cancel()
+            self._looked.pop(instance_id, None)
+            self.idleness.forget(instance_id)
+            self._reboots.forget(instance_id)
 
     async def _warn_of_expiry(self, instance: Instance, expires: datetime, now: datetime) -> Instance:
         left = (expires - now).total_seconds()
