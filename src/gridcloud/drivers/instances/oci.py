@@ -1,0 +1,523 @@
+"""Virtual machines of Oracle's cloud.
+
+Machines are found again by their tags, made once by Oracle's retry tokens, and watched with one listing for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, cast
+
+from gridcloud.drivers.instances.oci_choices import Choices
+from gridcloud.drivers.instances.oci_network import ENDED, PARTS, Network, is_ours, make_once
+from gridcloud.drivers.instances.oci_settings import OCISettings
+from gridcloud.drivers.instances.oci_shapes import price_shape, wanted_images
+from gridcloud.drivers.instances.oci_wire import Wire, gather
+from gridcloud.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    InvalidSettings,
+    NoCapacity,
+    NotFound,
+    Rejected,
+    TimedOut,
+    Transient,
+)
+from gridcloud.instances import cloud, first_boot
+from gridcloud.instances.choosing import PricedShape, choose_image, choose_locations, choose_shapes
+from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.model import (
+    SHARED,
+    Discovery,
+    Finding,
+    Found,
+    Handle,
+    Holding,
+    Observation,
+    Offer,
+    Phase,
+    Request,
+    Spec,
+    Step,
+)
+from gridcloud.settings import ProviderSettings
+
+__all__ = ["OCIDriver"]
+
+INSTALLATION = "gridcloud-installation"
+PROVIDER = "gridcloud-provider"
+INSTANCE = "gridcloud-instance"
+LARGEST_METADATA = 32000
+"""Bytes of metadata that a machine may be given, its user data in base64 included."""
+OFFER_SECONDS = 9.0
+LEAVING_SECONDS = 40.0
+"""How long the removal of the network waits for machines that are on their way out."""
+ENDING = ENDED | {"STOPPED", "STOPPING"}
+
+
+class OCIDriver(InstanceDriver):
+    """Machines of one compartment and region. ``observe`` is one listing, with two more calls for each new machine."""
+
+    Settings: ClassVar[type[ProviderSettings]] = OCISettings
+
+    def __init__(self, settings: ProviderSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.settings: OCISettings = cast(OCISettings, settings)
+        self._tags = {INSTALLATION: context.installation[:256], PROVIDER: context.provider[:256]}
+        self._wire = Wire(self.settings, context.provider)
+        self._choices = Choices(self._wire, self.settings, context.provider)
+        name = f"gridcloud-{context.provider}"[:255]
+        self._network = Network(self._wire, self.settings, {**self._tags, INSTANCE: SHARED}, name)
+        self._hosts: dict[str, str] = {}
+        self._counting = asyncio.Lock()
+
+    async def offers(self, request: Request) -> Sequence[Offer]:
+        """Choose image, shape, availability domain and network; see the contract."""
+        try:
+            async with asyncio.timeout(OFFER_SECONDS):
+                return await self._offers(request)
+        except TimeoutError as error:
+            raise TimedOut(f"{self.context.provider}: Oracle did not answer in time.") from error
+        except NotFound as error:
+            raise InvalidSettings(error.message, remedy=error.remedy) from error
+
+    async def create(self, spec: Spec) -> Handle:
+        """Launch the machine, unless one for this id is there; see the contract."""
+        choice = spec.offer.choice
+        if not {"shape", "image", "disk"} <= set(choice):
+            raise InvalidRequest(
+                f"{self.context.provider}: the offer for {spec.id} is not one of this driver's."
+            )
+        try:
+            compartment = await self._choices.compartment()
+            if not self.settings.instances:
+                return await self._make(spec, compartment)
+            async with self._counting:
+                return await self._make(spec, compartment)
+        except NotFound as error:
+            raise Forbidden(error.message, remedy=error.remedy) from error
+
+    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        """Look at all machines with one listing; see the contract."""
+        if not handles:
+            return {}
+        try:
+            compartment = await self._choices.compartment()
+            listed = await self._wire.pages("compute", "list_instances", compartment)
+        except NotFound as error:
+            # May not be seen any more: nothing is known, and surely not that it is gone.
+            raise Transient(error.message, remedy=error.remedy) from error
+        machines = {one.id: one for one in listed}
+        seen = await gather(*(self._observe(id_, handle, machines) for id_, handle in handles.items()))
+        return dict(zip(handles, seen, strict=True))
+
+    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+        """Terminate the machine with its boot volume; see the contract."""
+        try:
+            compartment = await self._choices.compartment()
+            if instance_id == SHARED:
+                await self._remove_network(compartment)
+                return
+            for machine in await self._machines(compartment, instance_id):
+                await self._terminate(machine.id)
+            if handle is not None:
+                await self._terminate_handled(instance_id, handle)
+            for volume in await self._volumes(compartment, instance_id):
+                await self._delete_volume(compartment, volume)
+        except NotFound as error:
+            raise Transient(
+                f"It is not certain that {instance_id} is gone: {error.message}", remedy=error.remedy
+            ) from error
+        except Conflict as error:
+            raise Transient(f"It is not certain that {instance_id} is gone: {error.message}") from error
+
+    async def holdings(self) -> Sequence[Holding]:
+        """List our machines, boot volumes and parts of the network; see the contract."""
+        try:
+            compartment = await self._choices.compartment()
+            machines, volumes, parts = await gather(
+                self._machines(compartment), self._volumes(compartment), self._network.parts(compartment)
+            )
+        except NotFound as error:
+            raise Transient(error.message, remedy=error.remedy) from error
+        found = [
+            Holding(
+                instance_id=one.freeform_tags[INSTANCE],
+                what="machine",
+                name=one.id,
+                created=one.time_created,
+                handle=self._handle(one.freeform_tags[INSTANCE], one.id),
+            )
+            for one in machines
+        ]
+        found += [
+            Holding(
+                instance_id=one.freeform_tags[INSTANCE], what="disk", name=one.id, created=one.time_created
+            )
+            for one in volumes
+        ]
+        found += [
+            Holding(instance_id=SHARED, what=PARTS[kind], name=one.id, created=one.time_created)
+            for kind, one in parts
+        ]
+        return found
+
+    async def check(self) -> Sequence[Finding]:
+        """Try key, region, compartment, image, network, limits and prices, one after another; see the contract."""
+        from gridcloud.drivers.instances.oci_check import check_account
+
+        return await check_account(self._wire, self._choices, self.settings, self.context.provider)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._wire.close()
+
+    async def images(self) -> Sequence[str]:
+        """Return the names of images that a request may ask for."""
+        allowed = (self.settings.image, *self.settings.images)
+        there = await self._choices.images()
+        return sorted({one.name for pattern in allowed for one in wanted_images(pattern, there)})
+
+    async def discover(self) -> Discovery:
+        """Return images, shapes, availability domains and subnets."""
+        images, shapes, domains, networks, prices = await gather(
+            self._choices.images(),
+            self._choices.shapes(),
+            self._choices.domains(),
+            self._choices.all_networks(),
+            self._choices.price_list(),
+        )
+        smallest = Request()
+        priced = {
+            name: price_shape(smallest, one, self.settings, *prices) for name, (one, _) in shapes.items()
+        }
+        return Discovery(
+            images=tuple(Found(id=one.id, name=one.name, detail=one.choice["system"]) for one in images),
+            shapes=tuple(
+                Found(id=name, detail=_about(shapes[name][0]), shape=one.shape, price=one.price)
+                for name, one in priced.items()
+            ),
+            locations=tuple(Found(id=one) for one in domains),
+            networks=tuple(Found(id=id_, name=name, detail=range_) for id_, name, range_ in networks),
+        )
+
+    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
+        """Tell the machine itself when it ends, through its own connection."""
+        seen = (await self.observe({instance_id: handle}))[instance_id]
+        if seen.phase is Phase.GONE:
+            raise NotFound(f"{instance_id} is gone: {seen.detail}")
+        if seen.address is None:
+            raise Transient(f"{instance_id} has no address yet.")
+        connection = await self.context.connect(seen.address)
+        try:
+            await first_boot.arm(connection, at)
+        finally:
+            await connection.close()
+
+    # Offers --------------------------------------------------------------------------------------------------
+
+    async def _offers(self, request: Request) -> list[Offer]:
+        shapes, prices = await gather(self._choices.shapes(), self._choices.price_list())
+        priced = [price_shape(request, one, self.settings, *prices) for one, _ in shapes.values()]
+        places: list[cloud.Place] = []
+        try:
+            wanted, asked = cloud.image_of(self.settings, request, self.context.provider)
+            domains = choose_locations(request, await self._choices.domains())
+            images = await self._images(request, priced, wanted, asked)
+        except InvalidRequest as error:
+            return [self._never(request, priced, str(error))]
+        for place in await self._choices.places(domains):
+            steps = (
+                Step(
+                    step="location", chosen=place.domain, why="asked for" if request.location else "available"
+                ),
+                place.step,
+            )
+            places.append(cloud.Place(place.domain, steps, {"subnet": place.subnet}))
+        first = next(iter(images.values()))[1] if images else Step(step="image", chosen=wanted, why="")
+        built = cloud.build_offers(
+            request,
+            self.settings,
+            self.context.provider,
+            [one for one in priced if one.shape.name in images or not images],
+            places,
+            wanted,
+            first,
+        )
+        offers = [
+            self._with_image(offer, *images[offer.shape.name])
+            for offer in built
+            if offer.possible and offer.location in shapes[offer.shape.name][1]
+        ]
+        if not offers:
+            return (
+                built[:1]
+                if not built[0].possible
+                else [self._never(request, priced, "no domain has the shape")]
+            )
+        shortages = await self._choices.shortages(offers)
+        return [
+            offer.model_copy(update={"available": not why, "why_not": why})
+            for offer, why in zip(offers, shortages, strict=True)
+        ]
+
+    async def _images(
+        self, request: Request, priced: Sequence[PricedShape], wanted: str, asked: bool
+    ) -> dict[str, tuple[str, Step]]:
+        """Return the image for each of the best shapes that have one: an image is made for some shapes only."""
+        best = choose_shapes(request, priced, self.settings.shapes, most=6)
+        if not best:
+            return {}
+        shapes = {one.shape.name: one.shape for one in best}
+        names = list(shapes)
+        lists = await gather(*(self._choices.images(name) for name in names))
+        found: dict[str, tuple[str, Step]] = {}
+        for name, there in zip(names, lists, strict=True):
+            fitting = wanted_images(wanted, there, gpu=bool(shapes[name].gpus))
+            if fitting:
+                by_id = wanted in {one.id for one in fitting}
+                image, step = choose_image(wanted if by_id else "*", fitting, asked)
+                why = step.why.replace(", *", f", {wanted}")
+                found[name] = (image.id, step.model_copy(update={"why": why}))
+        if not found:
+            # Names what is near it, and what of it is there for no shape that fits.
+            image, _ = choose_image(wanted, await self._choices.images(), asked)
+            raise InvalidRequest(f"The image {image.name} runs on none of {', '.join(names)}.")
+        return found
+
+    def _with_image(self, offer: Offer, image: str, step: Step) -> Offer:
+        steps = (step, *(one for one in offer.steps if one.step != "image"))
+        choice = {**offer.choice, "image": image}
+        return offer.model_copy(update={"image": step.chosen, "steps": steps, "choice": choice})
+
+    def _never(self, request: Request, priced: Sequence[PricedShape], why: str) -> Offer:
+        step = Step(step="image", chosen="", why="")
+        built = cloud.build_offers(request, self.settings, self.context.provider, priced, (), "", step)
+        return built[0].model_copy(update={"why_not": why})
+
+    # Machines ------------------------------------------------------------------------------------------------
+
+    async def _make(self, spec: Spec, compartment: str) -> Handle:
+        machines = await self._machines(compartment)
+        for machine in machines:
+            if machine.freeform_tags[INSTANCE] == spec.id:
+                return self._handle(spec.id, machine.id)
+        if self.settings.instances and len(machines) >= self.settings.instances:
+            raise NoCapacity(
+                f"{self.context.provider}: {len(machines)} machines are held, no more may be.",
+                remedy="See 'instances' of the provider.",
+            )
+        return await self._launch(spec, compartment)
+
+    async def _launch(self, spec: Spec, compartment: str) -> Handle:
+        named = spec.offer.choice.get("subnet", "")
+        subnet = named or await self._network.subnet(compartment)
+        try:
+            machine = await self._launch_in(spec, compartment, subnet)
+        except (NotFound, InvalidRequest, Conflict):
+            if named or await self._stands(subnet):
+                raise
+            # The network went with what was the last machine until now.
+            self._network.forget()
+            machine = await self._launch_in(spec, compartment, await self._network.subnet(compartment))
+        return self._handle(spec.id, machine.id)
+
+    async def _stands(self, subnet: str) -> bool:
+        try:
+            there = await self._wire.call("network", "get_subnet", subnet)
+        except NotFound:
+            return False
+        return str(there.lifecycle_state) == "AVAILABLE"
+
+    async def _launch_in(self, spec: Spec, compartment: str, subnet: str) -> Any:
+        from oci.core import models
+
+        choice, tags = spec.offer.choice, {**self._tags, INSTANCE: spec.id}
+        text, _ = cloud.first_boot_of(self.settings, self.context, spec)
+        user_data = base64.b64encode(text.encode()).decode()
+        if len(user_data) + len("user_data") > LARGEST_METADATA:
+            raise InvalidSettings(
+                f"{self.context.provider}: 'boot_script' is too long: {len(user_data)} bytes of user data.",
+                remedy=f"Oracle takes {LARGEST_METADATA} bytes at most; use a configurer.",
+            )
+        details = models.LaunchInstanceDetails(
+            availability_domain=spec.offer.location,
+            compartment_id=compartment,
+            display_name=f"gridcloud-{spec.id}",
+            shape=choice["shape"],
+            source_details=models.InstanceSourceViaImageDetails(
+                image_id=choice["image"], boot_volume_size_in_gbs=choice["disk"]
+            ),
+            create_vnic_details=models.CreateVnicDetails(
+                subnet_id=subnet, assign_public_ip=self.settings.public_address, freeform_tags=tags
+            ),
+            freeform_tags=tags,
+            metadata={"user_data": user_data},
+            # The user data holds the host key: whoever can make a program on the machine fetch an address
+            # does not get it without the header that version 2 of the service asks for.
+            instance_options=models.InstanceOptions(are_legacy_imds_endpoints_disabled=True),
+            agent_config=models.LaunchInstanceAgentConfigDetails(
+                is_monitoring_disabled=True, is_management_disabled=True, are_all_plugins_disabled=True
+            ),
+        )
+        if "ocpus" in choice:
+            details.shape_config = models.LaunchInstanceShapeConfigDetails(
+                ocpus=choice["ocpus"], memory_in_gbs=choice["memory"]
+            )
+        if spec.offer.spot:
+            details.preemptible_instance_config = models.PreemptibleInstanceConfigDetails(
+                preemption_action=models.TerminatePreemptionAction(preserve_boot_volume=False)
+            )
+        return await make_once(self._wire, "compute", "launch_instance", details, spec.id)
+
+    async def _machines(self, compartment: str, instance_id: str = "") -> list[Any]:
+        """Return our machines that are there and not on their way out."""
+        tags = {**self._tags, INSTANCE: instance_id} if instance_id else self._tags
+        listed = await self._wire.pages("compute", "list_instances", compartment)
+        return [
+            one
+            for one in listed
+            if is_ours(one, tags) and INSTANCE in one.freeform_tags and one.lifecycle_state not in ENDED
+        ]
+
+    async def _terminate(self, machine: str) -> None:
+        try:
+            await self._wire.call("compute", "terminate_instance", machine, preserve_boot_volume=False)
+        except NotFound:
+            return
+
+    async def _terminate_handled(self, instance_id: str, handle: Handle) -> None:
+        """Terminate what the handle names, which a listing may not show yet."""
+        try:
+            machine = await self._wire.call("compute", "get_instance", handle.data["id"])
+        except NotFound:
+            return
+        ours = is_ours(machine, {**self._tags, INSTANCE: instance_id})
+        if ours and machine.lifecycle_state not in ENDED:
+            await self._terminate(machine.id)
+
+    async def _remove_network(self, compartment: str) -> None:
+        """Remove the network once no machine of ours is left. Oracle itself refuses it while one is in it."""
+        async with asyncio.timeout(LEAVING_SECONDS + 15):
+            until = asyncio.get_running_loop().time() + LEAVING_SECONDS
+            while True:
+                if held := await self._machines(compartment):
+                    raise Transient(
+                        f"{self.context.provider}: {len(held)} machines are still in the network."
+                    )
+                try:
+                    await self._network.remove(compartment)
+                    return
+                except Transient:
+                    leaving = [
+                        one
+                        for one in await self._wire.pages("compute", "list_instances", compartment)
+                        if is_ours(one, self._tags) and one.lifecycle_state == "TERMINATING"
+                    ]
+                    if not leaving or asyncio.get_running_loop().time() >= until:
+                        raise
+                    await asyncio.sleep(0.5)
+
+    # Disks ---------------------------------------------------------------------------------------------------
+
+    async def _volumes(self, compartment: str, instance_id: str = "") -> list[Any]:
+        """Return our boot volumes that do not go with a machine that is on its way out already."""
+        tags = {**self._tags, INSTANCE: instance_id} if instance_id else self._tags
+        listed = await self._wire.pages("storage", "list_boot_volumes", compartment_id=compartment)
+        ours = [
+            one
+            for one in listed
+            if is_ours(one, tags) and INSTANCE in one.freeform_tags and one.lifecycle_state not in ENDED
+        ]
+        attached = await gather(*(self._attached(compartment, one) for one in ours))
+        return [one for one, machine in zip(ours, attached, strict=True) if not machine]
+
+    async def _attached(self, compartment: str, volume: Any) -> bool:
+        """Return whether a volume belongs to a machine, with which it goes."""
+        attachments = await self._wire.pages(
+            "compute",
+            "list_boot_volume_attachments",
+            volume.availability_domain,
+            compartment,
+            boot_volume_id=volume.id,
+        )
+        return any(one.lifecycle_state != "DETACHED" for one in attachments)
+
+    async def _delete_volume(self, compartment: str, volume: Any) -> None:
+        try:
+            await self._wire.call("storage", "delete_boot_volume", volume.id)
+        except NotFound:
+            return
+
+    async def _tag_volume(self, machine: Any) -> None:
+        """Put our tags on a machine's boot volume, so that it is found should it ever be left: launching cannot."""
+        from oci.core import models
+
+        tags = {**self._tags, INSTANCE: machine.freeform_tags[INSTANCE]}
+        for one in await self._wire.pages(
+            "compute",
+            "list_boot_volume_attachments",
+            machine.availability_domain,
+            machine.compartment_id,
+            instance_id=machine.id,
+        ):
+            details = models.UpdateBootVolumeDetails(freeform_tags=tags)
+            await self._wire.call("storage", "update_boot_volume", one.boot_volume_id, details)
+
+    # Observing -----------------------------------------------------------------------------------------------
+
+    async def _observe(self, instance_id: str, handle: Handle, machines: Mapping[str, Any]) -> Observation:
+        machine = machines.get(handle.data["id"])
+        if machine is None:
+            try:  # a listing may lag behind a launch
+                machine = await self._wire.call("compute", "get_instance", handle.data["id"])
+            except NotFound:
+                return Observation(phase=Phase.GONE, detail="Oracle has it no longer")
+        state = str(machine.lifecycle_state)
+        if state in ENDED:
+            spot = machine.preemptible_instance_config is not None
+            why = "; Oracle may have taken it back" if spot else ""
+            return Observation(phase=Phase.GONE, detail=f"it is {state.lower()}{why}")
+        if state in ENDING:
+            return Observation(phase=Phase.FAILED, detail=f"it is {state.lower()}: it shut itself down")
+        if state != "RUNNING":
+            return Observation(phase=Phase.PENDING, detail=f"it is {state.lower().replace('_', ' ')}")
+        host = self._hosts.get(machine.id) or await self._learn(machine)
+        if not host:
+            return Observation(phase=Phase.PENDING, detail="it has no address yet")
+        address = cloud.address_of(self.settings, instance_id, host, handle.data["host_key"])
+        return Observation(phase=Phase.RUNNING, address=address)
+
+    async def _learn(self, machine: Any) -> str:
+        """Return the address of a machine that runs; empty: it has none yet. Tags its disk, too."""
+        attachments = await self._wire.pages(
+            "compute", "list_vnic_attachments", machine.compartment_id, instance_id=machine.id
+        )
+        for one in attachments:
+            if one.lifecycle_state != "ATTACHED":
+                continue
+            vnic = await self._wire.call("network", "get_vnic", one.vnic_id)
+            host = vnic.public_ip if self.settings.public_address else vnic.private_ip
+            if vnic.is_primary and host:
+                try:
+                    await self._tag_volume(machine)
+                except Rejected:
+                    pass  # without the right to, its disk goes with it all the same
+                self._hosts[machine.id] = str(host)
+                return str(host)
+        return ""
+
+    def _handle(self, instance_id: str, machine: str) -> Handle:
+        key = first_boot.HostKeys(self.context.folder).key(instance_id)
+        return Handle(data={"id": machine, "host_key": key.public})
+
+
+def _about(words: Any) -> str:
+    if words.is_flexible:
+        cores, memory = words.ocpu_options, words.memory_options
+        return f"flexible: {cores.min:g} to {cores.max:g} OCPUs, {memory.max_in_g_bs:g} GB at most"
+    return str(words.processor_description or "")

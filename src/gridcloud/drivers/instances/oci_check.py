@@ -1,0 +1,94 @@
+"""Try an account in Oracle's cloud, for the `oci` driver, step by step as a person would."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Awaitable, Callable, Sequence
+
+from gridcloud.drivers.instances.oci_choices import Choices
+from gridcloud.drivers.instances.oci_settings import OCISettings
+from gridcloud.drivers.instances.oci_shapes import wanted_images
+from gridcloud.drivers.instances.oci_wire import Wire
+from gridcloud.errors import GridcloudError, InvalidSettings
+from gridcloud.instances.choosing import choose_image
+from gridcloud.instances.model import Finding
+
+__all__ = ["check_account"]
+
+GUIDE = "See docs/guide/oracle.md."
+
+
+async def check_account(
+    wire: Wire, choices: Choices, settings: OCISettings, provider: str
+) -> Sequence[Finding]:
+    """Return what was found; after the first three, on which all else rests, the others are tried whatever comes."""
+
+    async def key() -> str:
+        tenancy = await wire.tenancy()
+        names = await wire.pages("identity", "list_region_subscriptions", tenancy)
+        region, there = await wire.region(), sorted(one.region_name for one in names)
+        if region not in there:
+            raise InvalidSettings(
+                f"The tenancy is not subscribed to the region {region}.",
+                remedy=f"Set 'region' to one of: {', '.join(there)}.",
+            )
+        return f"The key is accepted; the region is {region}."
+
+    async def compartment() -> str:
+        return f"The compartment is {await choices.compartment()}."
+
+    async def domains() -> str:
+        return f"Availability domains: {', '.join(await choices.domains())}."
+
+    async def image() -> str:
+        images = await choices.images()
+        chosen, _ = choose_image(
+            "*" if (fitting := wanted_images(settings.image, images)) else settings.image, fitting or images
+        )
+        return f"The image is {chosen.name}."
+
+    async def network() -> str:
+        if not settings.network:
+            ranges = ", ".join(settings.allow_from)
+            return f"A network is made with the first machine; SSH is let in from {ranges}."
+        names = ", ".join(one.name or one.id for one in await choices.networks())
+        return f"Machines are put in {names}."
+
+    async def limits() -> str:
+        allowed = [
+            name
+            for name in await choices.shapes()
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.shapes)
+        ]
+        if not allowed:
+            raise InvalidSettings(
+                f"No shape is called {', '.join(settings.shapes)}.",
+                remedy=f"There are: {', '.join(sorted(await choices.shapes()))}.",
+            )
+        domain = (await choices.domains())[0]
+        said = [line for name in allowed[:5] for line in await choices.limits(domain, name)]
+        return f"{len(allowed)} shapes may be taken; {'; '.join(said[:8]) or 'their limits may not be read'}."
+
+    async def prices() -> str:
+        rates, gpus = await choices.ask_price_list()
+        if not rates:
+            raise InvalidSettings(
+                "Oracle's price list names no shape that is known.", remedy="Set 'rates' or 'prices'."
+            )
+        return f"The price list names {len(rates)} flexible shapes and {len(gpus)} GPUs."
+
+    findings = []
+    for subject, look in (("key", key), ("compartment", compartment), ("location", domains)):
+        findings.append(await _find(f"{provider}: {subject}", look))
+        if not findings[-1].ok:
+            return findings
+    rest = [("image", image), ("network", network), ("limits", limits)]
+    rest += [("prices", prices)] if settings.price_list else []
+    return findings + [await _find(f"{provider}: {subject}", look) for subject, look in rest]
+
+
+async def _find(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        return Finding(subject=subject, ok=True, message=await look())
+    except GridcloudError as error:
+        return Finding(subject=subject, ok=False, message=error.message, remedy=error.remedy or GUIDE)

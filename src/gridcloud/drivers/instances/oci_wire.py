@@ -1,0 +1,293 @@
+"""How the `oci` driver speaks to Oracle's cloud: clients, pages, and what its refusals mean.
+
+Every call is signed by the official SDK with the key that the user's own configuration file names. The SDK's retries
+and circuit breakers are off: who retries is the runner, which knows what for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gridcloud.drivers.instances.oci_settings import OCISettings
+from gridcloud.errors import (
+    Conflict,
+    Forbidden,
+    GridcloudError,
+    InvalidRequest,
+    InvalidSettings,
+    NoCapacity,
+    NotAuthenticated,
+    NotFound,
+    QuotaExceeded,
+    Rejected,
+    Throttled,
+    TimedOut,
+    Transient,
+    Unreachable,
+)
+
+# Without it, older versions of the SDK import all of their 150 services with the first.
+os.environ.setdefault("OCI_PYTHON_SDK_NO_SERVICE_IMPORTS", "1")
+
+__all__ = ["Wire", "code_of", "gather", "translate"]
+
+SECONDS = (5.0, 20.0)
+"""How long a connection and an answer may take."""
+AT_ONCE = 8
+"""Calls at the same time; the SDK keeps ten connections."""
+
+CLIENTS = {
+    "compute": ("oci.core", "ComputeClient", "iaas"),
+    "storage": ("oci.core", "BlockstorageClient", "iaas"),
+    "network": ("oci.core", "VirtualNetworkClient", "iaas"),
+    "identity": ("oci.identity", "IdentityClient", "identity"),
+    "limits": ("oci.limits", "LimitsClient", "limits"),
+}
+
+# https://docs.oracle.com/iaas/Content/API/References/apierrors.htm
+ERRORS: dict[tuple[int, str], type[GridcloudError]] = {
+    (400, "LimitExceeded"): QuotaExceeded,
+    (400, "QuotaExceeded"): QuotaExceeded,
+    (400, "InsufficientServicePermissions"): Forbidden,
+    (401, "NotAuthenticated"): NotAuthenticated,
+    (404, "NotAuthorizedOrNotFound"): NotFound,
+    (500, "OutOfHostCapacity"): NoCapacity,
+}
+STATUSES: dict[int, type[GridcloudError]] = {
+    400: InvalidRequest,
+    401: NotAuthenticated,
+    402: QuotaExceeded,
+    403: Forbidden,
+    404: NotFound,
+    408: TimedOut,
+    409: Conflict,
+    412: Conflict,
+    429: Throttled,
+    504: TimedOut,
+}
+REMEDIES: dict[type[GridcloudError], str] = {
+    NotAuthenticated: "Check the user, the fingerprint, the key file and the region in Oracle's configuration "
+    "file, and that the key is still listed at the user; see docs/guide/oracle.md.",
+    NotFound: "Oracle says the same of what is not there and of what one may not see: check the name and the "
+    "policy; see docs/guide/oracle.md.",
+    QuotaExceeded: "Ask for a higher limit in Oracle's console: Governance, Limits.",
+    Forbidden: "Check the policy; see docs/guide/oracle.md.",
+}
+
+
+class Wire:
+    """The clients of one provider. Made at first use; nothing is kept but connections."""
+
+    def __init__(self, settings: OCISettings, provider: str) -> None:
+        self._settings = settings
+        self._provider = provider
+        self._clients: dict[str, Any] = {}
+        self._config: dict[str, Any] | None = None
+        self._signer: Any = None
+        self._making = threading.Lock()
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def tenancy(self) -> str:
+        """Return the OCID of the tenancy, the compartment above all others. Raises InvalidSettings."""
+        config = await asyncio.to_thread(self._open)
+        return str(config.get("tenancy") or getattr(self._signer, "tenancy_id", ""))
+
+    async def region(self) -> str:
+        """Return the name of the region. Raises InvalidSettings."""
+        return str((await asyncio.to_thread(self._open)).get("region", ""))
+
+    async def call(self, service: str, operation: str, *positional: Any, **named: Any) -> Any:
+        """Return the answer's data. Raises what `translate` says."""
+        answer = await self._ask(service, operation, *positional, **named)
+        return answer.data
+
+    async def pages(self, service: str, operation: str, *positional: Any, **named: Any) -> list[Any]:
+        """Return the items of all pages of a listing."""
+        found: list[Any] = []
+        page: dict[str, str] = {}
+        while True:
+            answer = await self._ask(service, operation, *positional, **named, **page)
+            found += answer.data
+            if not answer.next_page:
+                return found
+            page = {"page": answer.next_page}
+
+    async def close(self) -> None:
+        """Close all connections. May be called twice."""
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.base_client.session.close()
+
+    async def _ask(self, service: str, operation: str, *positional: Any, **named: Any) -> Any:
+        def ask() -> Any:
+            try:
+                return getattr(self._client(service), operation)(*positional, **named)
+            except GridcloudError:
+                raise
+            except Exception as error:  # the SDK's own errors have no common root
+                raise translate(error, f"{self._provider}: {operation.replace('_', ' ')}") from error
+
+        async with self._turns:
+            return await asyncio.to_thread(ask)
+
+    def _open(self) -> dict[str, Any]:
+        with self._making:
+            if self._config is None:
+                self._config = self._read()
+            return self._config
+
+    def _read(self) -> dict[str, Any]:
+        import oci
+
+        settings = self._settings
+        region = {"region": settings.region} if settings.region else {}
+        try:
+            if settings.principal == "instance":
+                self._signer = oci.auth.signers.InstancePrincipalsSecurityTokenSigner()
+                return {"region": self._signer.region, **region}
+            config: dict[str, Any] = oci.config.from_file(
+                str(settings.config_file.expanduser()), settings.profile
+            )
+            if path := config.get("security_token_file"):
+                key = oci.signer.load_private_key_from_file(config["key_file"], config.get("pass_phrase"))
+                with open(os.path.expanduser(path), encoding="utf-8") as file:
+                    self._signer = oci.auth.signers.SecurityTokenSigner(file.read().strip(), key)
+            return {**config, **region}
+        except Exception as error:
+            raise InvalidSettings(
+                f"{self._provider}: Oracle's configuration cannot be used: {_words(error)}.",
+                remedy=f"Check {settings.config_file}, section {settings.profile}; see docs/guide/oracle.md.",
+            ) from error
+
+    def _client(self, service: str) -> Any:
+        config = self._open()
+        with self._making:
+            if service not in self._clients:
+                self._clients[service] = self._make(service, config)
+            return self._clients[service]
+
+    def _make(self, service: str, config: dict[str, Any]) -> Any:
+        import oci
+
+        package, name, host = CLIENTS[service]
+        more: dict[str, Any] = {"signer": self._signer} if self._signer is not None else {}
+        if self._settings.endpoint:
+            more["service_endpoint"] = self._settings.endpoint.replace("{service}", host).rstrip("/")
+        make: Callable[..., Any] = getattr(importlib.import_module(package), name)
+        try:
+            client = make(
+                config,
+                timeout=SECONDS,
+                retry_strategy=oci.retry.NoneRetryStrategy(),
+                circuit_breaker_strategy=oci.circuit_breaker.NoCircuitBreakerStrategy(),
+                **more,
+            )
+        except Exception as error:
+            raise InvalidSettings(
+                f"{self._provider}: Oracle's configuration cannot be used: {_words(error)}.",
+                remedy=f"Check {self._settings.config_file}, section {self._settings.profile}.",
+            ) from error
+        client.base_client.session.hooks["response"].append(_check_answer)
+        return client
+
+
+class _BrokenAnswer(Exception):
+    """An answer that is cut off."""
+
+
+def _check_answer(response: Any, *_: Any, **__: Any) -> None:
+    """Refuse half an answer. The SDK takes one for text, and text for a list of empty records: all machines gone."""
+    if not 200 <= response.status_code < 300 or response.status_code == 204:
+        return
+    content = response.content
+    stated = response.headers.get("content-length")
+    if not content and response.request.method != "GET":
+        return
+    try:
+        if (
+            stated is not None
+            and int(stated) != len(content)
+            and not response.headers.get("content-encoding")
+        ):
+            raise ValueError("the answer is shorter than it says")
+        json.loads(content)
+    except ValueError as error:
+        response.close()
+        raise _BrokenAnswer(str(error)) from error
+
+
+def translate(error: Exception, what: str) -> GridcloudError:
+    """Return what an error of the SDK means to us. ``what`` names the provider and the call."""
+    import oci
+    from oci._vendor import requests
+
+    if isinstance(error, oci.exceptions.ServiceError):
+        return _refusal(error, what)
+    if isinstance(error, (requests.exceptions.Timeout, oci.exceptions.ConnectTimeout)):
+        return TimedOut(f"{what}: Oracle did not answer in time.", remedy="Try again.")
+    if _caused_by(error, requests.exceptions.Timeout):
+        return TimedOut(f"{what}: Oracle did not answer in time.", remedy="Try again.")
+    if isinstance(error, (requests.exceptions.RequestException, oci.exceptions.RequestException, OSError)):
+        return Unreachable(f"{what}: Oracle cannot be reached: {_words(error)}.", remedy="Check the network.")
+    if isinstance(error, _BrokenAnswer):
+        return Transient(f"{what}: the answer was cut off ({error}).", remedy="Try again.")
+    if isinstance(error, oci.exceptions.ClientError):
+        return InvalidSettings(f"{what}: {_words(error)}.", remedy="See docs/guide/oracle.md.")
+    if isinstance(error, (TypeError, ValueError)):
+        return InvalidRequest(f"{what}: {_words(error)}.")
+    return Transient(f"{what}: {_words(error)}.", remedy="Try again.")
+
+
+async def gather(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Return the results of all; when one fails, end the others first, so that nothing goes on behind its back."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def code_of(error: GridcloudError) -> str:
+    """Return Oracle's own code of a translated error."""
+    return str(error.details.get("code", ""))
+
+
+def _refusal(error: Any, what: str) -> GridcloudError:
+    status, code, message = error.status, str(error.code or ""), str(error.message or "").strip()
+    # Oracle has no code of its own for this, only the sentence.
+    if "out of host capacity" in message.lower():
+        code = "OutOfHostCapacity"
+    kind = ERRORS.get((status, code)) or STATUSES.get(status) or (Transient if status >= 500 else Rejected)
+    if code == "OutOfHostCapacity":
+        kind = NoCapacity
+    remedy = REMEDIES.get(kind, "")
+    if "clock skew" in message:
+        remedy = "Set this computer's clock: it is more than five minutes off."
+    details = {"status": status, "code": code, "request": str(error.request_id or "")}
+    said = f"{message.rstrip('.')} ({code or status})"[:600]
+    return kind(f"{what}: {said}.", remedy=remedy, details=details)
+
+
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    seen: list[Any] = [error]
+    while seen:
+        one = seen.pop()
+        if isinstance(one, kind):
+            return True
+        if isinstance(one, BaseException):
+            seen += [*one.args, one.__context__]
+    return False
+
+
+def _words(error: BaseException) -> str:
+    """Return an error in at most 300 characters, without a full stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:300].rstrip(".")
