@@ -13,7 +13,7 @@ from tests.labs.machines import Machine
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
 
-EXTENSION = "gridcloud-notice/static/remoteEntry.1.js"
+EXTENSION = "gridcloud-notice/static/remoteEntry.2.js"
 
 REACH = """
 import json, os, urllib.request

@@ -11,7 +11,7 @@ from pathlib import Path
 from gridcloud.settings import SettingsFile
 from gridcloud.spawner.desk import Desk
 from gridcloud.spawner.lab import lab_files
-from gridcloud.spawner.notes import endings_for
+from gridcloud.spawner.notes import endings_for, notes_for
 from tests.spawner.uphouse import UpHouse
 
 NOTES = "/hub/gridcloud/notes"
@@ -29,6 +29,17 @@ def test_an_end_is_warned_of_in_time(tmp_path: Path) -> None:
         "c": (0, True),
     }
     assert endings_for(desk, "nobody", now) == {}
+
+
+def test_a_notice_is_told_also_of_what_has_no_end(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}\n")
+    desk, now = Desk(SettingsFile(tmp_path / "config.yaml"), tmp_path), datetime(2030, 1, 1, tzinfo=UTC)
+    desk.expires["ada", "b"] = now + timedelta(hours=1)
+    desk.notices = {("ada", ""): "80 % are spent.", ("ada", "b"): "Not used.", ("eve", ""): "No."}
+    endings = endings_for(desk, "ada", now)
+    assert endings[""] == {"ends": None, "left": None, "warn": False, "notice": "80 % are spent."}
+    assert (endings["b"]["left"], endings["b"]["notice"]) == (3600, "Not used.")
+    assert [note["text"] for note in notes_for(desk, "ada", now)][:2] == ["80 % are spent.", "Not used. (b)"]
 
 
 def test_the_extension_is_what_its_package_says() -> None:

@@ -64,7 +64,8 @@ async def run(websocket: WebSocket, instance_id: str) -> None:
         return
     except WebSocketDisconnect:
         return
-    await _serve(websocket, process)
+    with house.instances.watch.idleness.using(instance_id):
+        await _serve(websocket, process)
 
 
 async def ready(house: House, caller: Caller, instance_id: str) -> Instance:

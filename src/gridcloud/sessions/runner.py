@@ -29,6 +29,7 @@ from gridcloud.instances.paths import find_programs
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
+from gridcloud.sessions.use import TOKEN, find_token, jupyter_use
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -61,6 +62,9 @@ class Runner:
         self._before_end = before_end
         self._poll = poll
         self._secrets: dict[str, Mapping[str, str]] = {}
+        self._tokens: dict[str, str] = {}
+        """Read again from programs that outlived us; never stored."""
+        machines.watch.idleness.asked.append(self.describe_use)
         self._forwards: dict[str, list[Forward]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -140,6 +144,31 @@ class Runner:
         words = session.detail + (f"\n{session.log}" if session.log else "")
         return Rejected(f"The session has ended ({session.reason or session.state}): {words}")
 
+    async def describe_use(self, instance: Instance) -> str | None:
+        """Return how an instance's sessions are used, in words; nothing where they are not or there is none, None
+        where that cannot be told."""
+        told: str | None = ""
+        for session in await self.lives.live(instance.owner):
+            if session.instance_id != instance.id:
+                continue
+            use = await self._use(session, instance)
+            if use:
+                return use
+            told = told if use == "" else None
+        return told
+
+    async def _use(self, session: Session, instance: Instance) -> str | None:
+        if session.state is not State.RUNNING or session.endpoint is None or session.program is None:
+            return "a session begins or ends"
+        token = self._secrets.get(session.id, {}).get(TOKEN, "") or self._tokens.get(session.id, "")
+        if not token and instance.address is not None:
+            with contextlib.suppress(GridcloudError, TimeoutError):
+                connection = await self.machines.links.get(instance.id, instance.address)
+                token = self._tokens[session.id] = await find_token(connection, session.program)
+        if not token:
+            return None
+        return await jupyter_use(session.endpoint, session.plan.probe, token)
+
     # One life ------------------------------------------------------------------------------------------------
 
     def _carry(self, session_id: str) -> None:
@@ -169,6 +198,7 @@ class Runner:
                 session = await self.lives.get(session_id)
                 if session.state in FINAL:
                     self._secrets.pop(session_id, None)
+                    self._tokens.pop(session_id, None)
                     if self._tasks.get(session_id) is asyncio.current_task():
                         del self._tasks[session_id]
                     return

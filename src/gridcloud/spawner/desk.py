@@ -30,6 +30,8 @@ class Desk:
         """Why the last session of (user, server) ended by itself, for its user to see."""
         self.expires: dict[tuple[str, str], datetime] = {}
         """When the running session of (user, server) will end."""
+        self.notices: dict[tuple[str, str], str] = {}
+        """What the user of a running session is warned of beside its end: a budget that is nearly spent, no use."""
         self._settings_file = settings_file
         self._client: AsyncClient | None = None
 

@@ -15,7 +15,7 @@ def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[s
     now = now or datetime.now(UTC)
     notes = [
         {"level": "warning", "text": f"{text}{_of(server)}"}
-        for (owner, server), text in sorted(desk.ended.items())
+        for (owner, server), text in (*sorted(desk.ended.items()), *sorted(desk.notices.items()))
         if owner == user
     ]
     warning = timedelta(seconds=desk.settings().limits.warning)
@@ -34,7 +34,8 @@ def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[s
 
 
 def endings_for(desk: Desk, user: str, now: datetime | None = None) -> dict[str, dict[str, Any]]:
-    """Return, by server, when a user's sessions end, seconds ``left`` until then, and whether to ``warn`` already."""
+    """Return, by server, when a user's sessions end, seconds ``left`` until then, whether to ``warn`` already, and the
+    ``notice`` that there is beside that. What has no end has none of the first two."""
     now = now or datetime.now(UTC)
     endings = {}
     for (owner, server), expires in sorted(desk.expires.items()):
@@ -42,6 +43,9 @@ def endings_for(desk: Desk, user: str, now: datetime | None = None) -> dict[str,
             left = max(0.0, (expires - now).total_seconds())
             warn = left <= desk.settings().limits.warning
             endings[server] = {"ends": expires.isoformat(), "left": left, "warn": warn}
+    for (owner, server), notice in sorted(desk.notices.items()):
+        if owner == user:
+            endings.setdefault(server, {"ends": None, "left": None, "warn": False})["notice"] = notice
     return endings
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from jupyterhub.orm import APIToken
@@ -15,7 +16,8 @@ from traitlets import default
 
 from gridcloud.connections.model import Port
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
-from gridcloud.instances.model import Request
+from gridcloud.instances.idleness import idle_end
+from gridcloud.instances.model import Instance, Request
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk, the_desk
@@ -28,6 +30,10 @@ __all__ = ["GridcloudSpawner", "Refused", "idle_words"]
 
 STOPPING = 60.0
 """Seconds to wait for a session to be gone before its stop counts as done; it goes on in the service."""
+
+Noted = TypeVar("Noted")
+
+NOT_USED = "Nothing is done in your session. It goes on when you use it."
 
 ALLOW_ROOT = "--ServerApp.allow_root=True"
 """The driver decides whose account a session runs as; Jupyter's own objection to root is for those who cannot."""
@@ -91,6 +97,7 @@ class GridcloudSpawner(Spawner):
         self._recovered = False
         self._told = asyncio.Event()
         self.desk.expires.pop(self._key, None)
+        self.desk.notices.pop(self._key, None)
 
     # Options ---------------------------------------------------------------------------------------------------
 
@@ -271,11 +278,27 @@ class GridcloudSpawner(Spawner):
     async def _note_expiry(self, session: Session) -> None:
         with contextlib.suppress(GridcloudError):
             client = await self.desk.client(patience=5)
-            expires = (await client.instance(session.instance_id)).expires
-            if expires is None:
-                self.desk.expires.pop(self._key, None)
-            else:
-                self.desk.expires[self._key] = expires
+            instance = await client.instance(session.instance_id)
+            self._note(self.desk.expires, self._end_of(instance))
+            self._note(
+                self.desk.notices, instance.notice or (NOT_USED if self._is_idling(instance) else None)
+            )
+
+    def _end_of(self, instance: Instance) -> datetime | None:
+        ends = [instance.expires, idle_end(instance) if self._is_idling(instance) else None]
+        return min((end for end in ends if end is not None), default=None)
+
+    def _is_idling(self, instance: Instance) -> bool:
+        """Whether it soon ends for not being used."""
+        ends = idle_end(instance)
+        warning = min(self.desk.settings().limits.warning, instance.request.idle / 2)
+        return ends is not None and ends - datetime.now(UTC) <= timedelta(seconds=warning)
+
+    def _note(self, board: dict[tuple[str, str], Noted], value: Noted | None) -> None:
+        if value is None:
+            board.pop(self._key, None)
+        else:
+            board[self._key] = value
 
     def _note_end(self, session: Session) -> None:
         if session.state in (State.FAILING, *FINAL) and session.reason not in ("asked", "cancelled"):

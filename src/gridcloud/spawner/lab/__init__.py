@@ -12,7 +12,7 @@ __all__ = ["lab_files"]
 
 HERE = Path(__file__).parent
 
-EXTENSION = ("gridcloud-notice/package.json", "gridcloud-notice/static/remoteEntry.1.js")
+EXTENSION = ("gridcloud-notice/package.json", "gridcloud-notice/static/remoteEntry.2.js")
 """The number in the last name is to change with its text: browsers keep it for long."""
 
 

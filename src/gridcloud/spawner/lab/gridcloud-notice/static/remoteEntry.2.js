@@ -1,5 +1,5 @@
 // A module-federation container as JupyterLab 4 loads it, written by hand.
-// Asks the hub once a minute when this session ends, and tells so in time, and once more a minute before.
+// Asks the hub once a minute when this session ends and what else it warns of, tells so in time, and once more a minute before.
 (() => {
   "use strict";
 
@@ -37,18 +37,29 @@
 
   function activate(app) {
     let told = ""; // the end that was told of already
+    let noticed = ""; // the notice that was told of already
     let lastWord; // the timer of the last word
 
-    function tell(left, end) {
+    function show(message) {
       const options = { autoClose: false };
-      app.commands
-        .execute("apputils:notify", { message: words(left, end), type: "warning", options })
-        .catch(() => {}); // a JupyterLab without notifications
+      app.commands.execute("apputils:notify", { message, type: "warning", options }).catch(() => {}); // a JupyterLab without notifications
+    }
+
+    function tell(left, end) {
+      show(words(left, end));
     }
 
     async function look() {
       const session = await ask();
       if (session === null) {
+        return;
+      }
+      const notice = session.notice ?? "";
+      if (notice && notice !== noticed) {
+        show(notice);
+      }
+      noticed = notice;
+      if (session.left === null) {
         return;
       }
       const end = new Date(Date.now() + session.left * 1000); // by this clock, which may be wrong
