@@ -7,6 +7,7 @@ the same. What was told is kept in the store, so that a restart neither repeats 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -72,6 +73,7 @@ class Watching:
         self._warn = warn
         self._end = end
         self._announced: set[tuple[str, str]] = set()
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Look every minute, until cancelled."""
@@ -86,6 +88,10 @@ class Watching:
         """Warn and end what is to be warned and ended now."""
         if not self._treasury.configured:
             return
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         await self._treasury.refresh()
         for instance in await self._records.live():
             # Whoever was cancelled while an instance was stored has told nobody of it.
@@ -183,6 +189,8 @@ class Watching:
         for limit, unit, of in limits(pot.budget, self._treasury.currency):
             rate = sum((of(one.rate) for one in usage.live), Decimal(0))
             taking = [one.id for one in usage.live if of(one.rate)]
+            if of(usage.committed) <= limit:
+                continue  # whatever it pays for ends in time by itself, or its period does
             if taking and of(usage.spent) + rate * Decimal(seconds) / 3600 >= limit:
                 used = f"{describe_amount(of(usage.spent))} of {describe_amount(limit, unit)}"
                 return taking, f"The budget {pot.title} is nearly used up, {used}"

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 
 from gridcloud import plugins
 from gridcloud.errors import GridcloudError, InvalidRequest, TimedOut
-from gridcloud.instances.driver import Discovering, Imaging
-from gridcloud.instances.model import Discovery, Finding
+from gridcloud.instances.driver import Discovering, Imaging, InstanceDriver
+from gridcloud.instances.matching import describe
+from gridcloud.instances.model import Discovery, Finding, Request
 from gridcloud.instances.reconciliation import Difference
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
 from gridcloud.service.documents import Findings, Health, Provider, ProviderEntry, Providers, Trouble
@@ -34,7 +35,8 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
     try:
         driver = house.providers.get(name)
         async with asyncio.timeout(60):
-            return Findings(findings=list(await driver.check()))
+            found = list(await driver.check())
+            return Findings(findings=[*found, *await _check_prices(house, driver)])
     except TimeoutError:
         return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
     except GridcloudError as error:
@@ -105,6 +107,27 @@ def _trouble(difference: Difference) -> Trouble:
         mended=difference.mended,
         extra=difference.holding is not None,
     )
+
+
+async def _check_prices(house: TheHouse, driver: InstanceDriver) -> list[Finding]:
+    """Tell of offers whose price nobody knows: wrong where a budget counts money, which then refuses them."""
+    try:
+        offers = await driver.offers(Request())
+    except GridcloudError:  # the driver's own check tells of it
+        return []
+    unknown = sorted({offer.shape.name or describe(offer.shape) for offer in offers if not offer.priced})
+    if not unknown:
+        return []
+    counted = any(budget.money is not None for budget in house.settings().budgets.values())
+    return [
+        Finding(
+            subject="prices",
+            ok=not counted,
+            message=f"The price of {', '.join(unknown)} is not known"
+            + ("; budgets in money refuse it." if counted else "."),
+            remedy="Set 'prices' of the provider: the price per hour by shape, '*' for all, 0 where it costs nothing.",
+        )
+    ]
 
 
 async def _describe(house: TheHouse, name: str, images: bool, caller: Caller) -> Provider:

@@ -88,10 +88,11 @@ class FakeShape(BaseModel):
     price: Decimal | None = Field(
         default=None, ge=0, description="price per hour; the provider's when not given"
     )
+    priced: bool = Field(default=True, description="whether its price is known")
 
     def shape(self) -> Shape:
         """Return it as offers name it."""
-        return Shape.model_validate(self.model_dump(exclude={"count", "price"}))
+        return Shape.model_validate(self.model_dump(exclude={"count", "price", "priced"}))
 
 
 class Fault(BaseModel):
@@ -267,6 +268,7 @@ class FakeDriver(InstanceDriver):
             location=self.settings.location,
             image=request.image or next(iter(self.settings.images), ""),
             price=self.settings.price if kind.price is None else kind.price,
+            priced=kind.priced,
             choice={"shape": kind.name},
             **more,
         )
