@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ def test_user_data_is_as_it_was() -> None:
         host_key=HostKey(private="PRIVATE\nKEY\n", public="ssh-ed25519 AAAA"),
         user_authority=AUTHORITY,
         seconds=7200,
+        idle=1800,
         run=("echo 'hello' >/etc/motd",),
     )
     text = render_user_data(boot)
@@ -57,7 +59,93 @@ def test_scripts_are_sound(tmp_path: Path) -> None:
     assert not ends.exists()
     for wrong in ("", "-1", "1; touch x", "1e3"):
         assert subprocess.run(["sh", arm, wrong], check=False, capture_output=True).returncode == 2
+    assert subprocess.run(["sh", arm, "0", "600"], check=False).returncode == 0
+    assert (ends.parent / "idle").read_text() == "600\n"
+    assert subprocess.run(["sh", arm, "60"], check=False).returncode == 0
+    assert (ends.parent / "idle").exists(), "an expiry that moves says nothing of idleness"
+    assert subprocess.run(["sh", arm, "60", "0"], check=False).returncode == 0
+    assert not (ends.parent / "idle").exists()
     for path in (first_boot.ARM, first_boot.END):
         script = tmp_path / "script"
         script.write_text(files[path]["content"])
         assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+
+
+class Machine:
+    """The machine's look at itself, with files of the test for its state, its CPU time and its terminals."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = folder / "state"
+        self.state.mkdir()
+        self.terminals = folder / "pts"
+        self.terminals.mkdir()
+        self.off = folder / "off"
+        self.stat = folder / "stat"
+        self.folder = folder
+        programs = folder / "bin"
+        programs.mkdir()
+        for name in ("systemctl", "shutdown", "poweroff", "logger", "nvidia-smi"):
+            does = f"echo {name} >>{self.off}" if name == "systemctl" else "true"
+            (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+            (programs / name).chmod(0o755)
+        boot = FirstBoot("i-1", HostKey("", ""), AUTHORITY)
+        files = {one["path"]: one for one in yaml.safe_load(render_user_data(boot))["write_files"]}
+        text = files[first_boot.END]["content"].replace(first_boot.STATE, str(self.state))
+        self.script = text.replace("/proc/stat", str(self.stat)).replace("/dev/pts", str(self.terminals))
+
+    def look(self, *, busy: int, ago: int, before: int) -> bool:
+        """Look once: ``busy`` hundredths of a second of work by now, ``before`` by so many seconds ago. Return whether
+        it is off then."""
+        now = int(datetime.now(UTC).timestamp())
+        self.stat.write_text(f"cpu  {busy} 0 0 99999 0 0 0 0 0 0\n")
+        (self.state / "seen").write_text(f"{now - ago} {before}\n")
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        subprocess.run(["sh", "-c", self.script], check=True, env={"PATH": path})
+        return self.off.exists()
+
+    def last_used(self, seconds: int) -> None:
+        """Say when it was used last, so many seconds ago."""
+        at = datetime.now(UTC).timestamp() - seconds
+        (self.state / "used").touch()
+        os.utime(self.state / "used", (at, at))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    (machine.state / "idle").write_text("600\n")
+    machine.last_used(600 + first_boot.IDLE_GRACE + 10)
+    return machine
+
+
+def test_a_machine_ends_itself_when_nobody_uses_it(machine: Machine) -> None:
+    assert machine.look(busy=1010, ago=30, before=1000)
+
+
+def test_a_machine_gives_us_time_to_end_it(machine: Machine) -> None:
+    machine.last_used(610)
+    assert not machine.look(busy=1010, ago=30, before=1000)
+
+
+@pytest.mark.parametrize(
+    ("busy", "ago", "before"),
+    [(1200, 30, 1000), (5, 30, 1000), (1010, 4000, 1000), (1010, -30, 1000)],
+    ids=["at work", "started again", "clock set forward", "clock set back"],
+)
+def test_a_machine_that_is_used_or_knows_no_better_goes_on(
+    machine: Machine, busy: int, ago: int, before: int
+) -> None:
+    assert not machine.look(busy=busy, ago=ago, before=before)
+    assert not machine.look(busy=1010, ago=30, before=1000), "its time begins anew"
+
+
+def test_a_terminal_keeps_a_machine(machine: Machine) -> None:
+    (machine.terminals / "0").touch()
+    assert not machine.look(busy=1010, ago=30, before=1000)
+
+
+def test_a_machine_that_may_be_idle_looks_at_its_time_only(machine: Machine) -> None:
+    (machine.state / "idle").unlink()
+    assert not machine.look(busy=1010, ago=30, before=1000)
+    (machine.state / "ends").write_text("1\n")
+    assert machine.look(busy=1010, ago=30, before=1000)

@@ -169,6 +169,7 @@ def first_boot_of(settings: CloudSettings, context: Context, spec: Spec) -> tupl
         user=settings.user,
         sudo=settings.sudo,
         seconds=spec.request.time + GRACE if spec.request.time else 0,
+        idle=spec.request.idle,
         run=(settings.boot_script,) if settings.boot_script else (),
     )
     return render_user_data(boot), key.public

@@ -37,31 +37,79 @@ __all__ = ["FirstBoot", "HostKey", "HostKeys", "arm", "principal_of", "render_us
 
 ARM = "/usr/local/sbin/gridcloud-arm"
 END = "/usr/local/sbin/gridcloud-end"
-ENDS = "/var/lib/gridcloud-machine/ends"
+STATE = "/var/lib/gridcloud-machine"
+ENDS = f"{STATE}/ends"
+IDLE = f"{STATE}/idle"
+USED = f"{STATE}/used"
+SEEN = f"{STATE}/seen"
 PRINCIPALS = "/etc/ssh/gridcloud_principals"
 AUTHORITY = "/etc/ssh/gridcloud_user_authority.pub"
+
+IDLE_GRACE = 1800
+"""Seconds that a machine waits longer than we do before it takes itself for idle: it sees less than we."""
+
+LEAST_CPU = 5
+"""Percent of a core above which the whole machine is at work."""
 
 LONGEST = 100 * 365 * 24 * 3600
 
 # Seconds are counted by the machine's own clock, so that it does not matter whether that is right.
 _ARM = f"""\
 #!/bin/sh
-# gridcloud-arm SECONDS: this machine powers itself off in so many seconds. 0: never.
+# gridcloud-arm SECONDS [IDLE]: this machine powers itself off in so many seconds, and when it was not used for IDLE
+# seconds and nobody said otherwise. 0: never.
 set -eu
-case ${{1:-}} in '' | *[!0-9]*) echo 'usage: gridcloud-arm SECONDS' >&2; exit 2 ;; esac
-if [ "$1" = 0 ]; then rm -f {ENDS}; exit 0; fi
-mkdir -p {os.path.dirname(ENDS)}
-echo $(($(date +%s) + $1)) >{ENDS}.new
-mv {ENDS}.new {ENDS}
+for one in "${{1:-}}" "${{2:-0}}"; do
+  case $one in '' | *[!0-9]*) echo 'usage: gridcloud-arm SECONDS [IDLE]' >&2; exit 2 ;; esac
+done
+mkdir -p {STATE}
+if [ "$1" = 0 ]; then
+  rm -f {ENDS}
+else
+  echo $(($(date +%s) + $1)) >{ENDS}.new
+  mv {ENDS}.new {ENDS}
+fi
+# Whoever is on the machine may say that it is used: the file holds nothing but its time.
+[ -e {USED} ] || {{ : >{USED}; chmod 666 {USED}; }}
+touch {USED}
+case ${{2:-}} in
+  '') ;;
+  0) rm -f {IDLE} ;;
+  *) echo "$2" >{IDLE}.new; mv {IDLE}.new {IDLE} ;;
+esac
 """
 
 _END = f"""\
 #!/bin/sh
-# Run every half minute: power off when the time noted is over.
-at=; {{ read -r at <{ENDS}; }} 2>/dev/null || exit 0
-[ "$(date +%s)" -ge "$at" ] || exit 0
-logger -t gridcloud 'the time of this machine is over' 2>/dev/null || :
-systemctl poweroff 2>/dev/null || shutdown -h now 2>/dev/null || poweroff -f
+# Run every half minute: power off when the time noted is over, or when the machine was not used for long.
+end() {{
+  logger -t gridcloud "$1" 2>/dev/null || :
+  systemctl poweroff 2>/dev/null || shutdown -h now 2>/dev/null || poweroff -f
+  exit 0
+}}
+now=$(date +%s)
+at=; {{ read -r at <{ENDS}; }} 2>/dev/null
+[ -z "$at" ] || [ "$now" -lt "$at" ] || end 'the time of this machine is over'
+idle=; {{ read -r idle <{IDLE}; }} 2>/dev/null
+[ -n "$idle" ] || exit 0
+
+# Used is what takes {LEAST_CPU} % of a core (ticks are hundredths of a second), a terminal, or a GPU.
+read -r name user nice system rest </proc/stat
+busy=$((user + nice + system))
+then=; before=; {{ read -r then before <{SEEN}; }} 2>/dev/null
+echo "$now $busy" >{SEEN}
+span=$((now - ${{then:-$now}}))
+used=no
+# A clock that was set, or a new start of the machine, begins anew.
+if [ $span -le 0 ] || [ $span -gt 300 ] || [ $busy -lt "$before" ]; then used=yes; fi
+[ $used = yes ] || [ $((busy - before)) -lt $(({LEAST_CPU} * span)) ] || used=yes
+if [ -n "$(find /dev/pts -name '[0-9]*' -mmin -1 2>/dev/null)" ]; then used=yes; fi
+if [ $used = no ] && command -v nvidia-smi >/dev/null; then
+  nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | grep -q '[1-9]' && used=yes
+fi
+if [ $used = yes ]; then touch {USED}; fi
+since=$(stat -c %Y {USED} 2>/dev/null || echo "$now")
+[ $((now - since)) -lt $((idle + {IDLE_GRACE})) ] || end 'nobody uses this machine'
 """
 
 _SERVICE = f"""\
@@ -161,6 +209,8 @@ class FirstBoot:
     """Whether the owner may become root: a machine is theirs alone."""
     seconds: int = 0
     """Seconds after which it powers itself off unless it is told otherwise; 0: never."""
+    idle: int = 0
+    """Seconds without use after which, and half an hour more, it powers itself off; 0: never."""
     run: tuple[str, ...] = ()
     """More shell lines to run as root, once."""
 
@@ -172,6 +222,7 @@ def principal_of(instance_id: str) -> str:
 
 def render_user_data(boot: FirstBoot) -> str:
     """Return the cloud-config document. It holds the private host key: give it to nobody but the machine."""
+    idle = [str(boot.idle)] if boot.idle else []
     document = {
         "ssh_deletekeys": True,
         "ssh_genkeytypes": [],
@@ -190,7 +241,7 @@ def render_user_data(boot: FirstBoot) -> str:
             _file("/etc/systemd/system/gridcloud-end.timer", _TIMER),
         ],
         "runcmd": [
-            *([[ARM, str(boot.seconds)]] if boot.seconds else []),
+            *([[ARM, str(boot.seconds), *idle]] if boot.seconds or idle else []),
             "systemctl daemon-reload && systemctl enable --now gridcloud-end.timer",
             _INCLUDE,
             _RELOAD,
