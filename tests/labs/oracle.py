@@ -123,6 +123,20 @@ class Oracle:
         )
         return config
 
+    def look(self) -> dict[str, str]:
+        """Return the user data of each running machine by its public address, for a Ground."""
+        with self.tenancy.lock:
+            self.tenancy.settle()
+            running = {one.id: one for one in self.tenancy.of("instance", lifecycleState="RUNNING")}
+            found = {}
+            for attachment in self.tenancy.of("vnicattachment", lifecycleState="ATTACHED"):
+                vnic = self.tenancy.things[attachment.words["vnicId"]]
+                machine = running.get(attachment.words["instanceId"])
+                if machine is not None:
+                    user_data = base64.b64decode(machine.words["metadata"]["user_data"]).decode()
+                    found[vnic.words.get("publicIp", vnic.words["privateIp"])] = user_data
+            return found
+
     def serve(
         self, method: str, target: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, Any, dict[str, str]]:
@@ -260,6 +274,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # an answer in one packet: two would wait for each other's acknowledgement
     server: _Server
 
     def setup(self) -> None:

@@ -402,25 +402,19 @@ class OCIDriver(InstanceDriver):
 
     async def _remove_network(self, compartment: str) -> None:
         """Remove the network once no machine of ours is left. Oracle itself refuses it while one is in it."""
-        async with asyncio.timeout(LEAVING_SECONDS + 15):
-            until = asyncio.get_running_loop().time() + LEAVING_SECONDS
-            while True:
-                if held := await self._machines(compartment):
-                    raise Transient(
-                        f"{self.context.provider}: {len(held)} machines are still in the network."
-                    )
-                try:
-                    await self._network.remove(compartment)
-                    return
-                except Transient:
-                    leaving = [
-                        one
-                        for one in await self._wire.pages("compute", "list_instances", compartment)
-                        if is_ours(one, self._tags) and one.lifecycle_state == "TERMINATING"
-                    ]
-                    if not leaving or asyncio.get_running_loop().time() >= until:
-                        raise
-                    await asyncio.sleep(0.5)
+        until = asyncio.get_running_loop().time() + LEAVING_SECONDS
+        while True:
+            listed = await self._wire.pages("compute", "list_instances", compartment)
+            states = [one.lifecycle_state for one in listed if is_ours(one, self._tags)]
+            if held := [state for state in states if state not in ENDED]:
+                raise Transient(f"{self.context.provider}: {len(held)} machines are still in the network.")
+            try:
+                await self._network.remove(compartment)
+                return
+            except Transient:
+                if "TERMINATING" not in states or asyncio.get_running_loop().time() >= until:
+                    raise
+            await asyncio.sleep(0.5)
 
     # Disks ---------------------------------------------------------------------------------------------------
 

@@ -158,6 +158,9 @@ class Wire:
                 key = oci.signer.load_private_key_from_file(config["key_file"], config.get("pass_phrase"))
                 with open(os.path.expanduser(path), encoding="utf-8") as file:
                     self._signer = oci.auth.signers.SecurityTokenSigner(file.read().strip(), key)
+            elif "authentication_type" not in config:
+                # One for all clients: reading an RSA key checks it, which takes longer than a call.
+                self._signer = oci.signer.Signer.from_config(config)
             return {**config, **region}
         except Exception as error:
             raise InvalidSettings(
