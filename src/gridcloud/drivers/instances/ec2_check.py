@@ -1,0 +1,110 @@
+"""Look whether an account at Amazon can be used: credentials, rights, image, network, quota, prices. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gridcloud.drivers.instances.ec2_choices import Choices
+from gridcloud.drivers.instances.ec2_prices import Prices
+from gridcloud.drivers.instances.ec2_settings import EC2Settings
+from gridcloud.drivers.instances.ec2_wire import Wire, code_of
+from gridcloud.errors import GridcloudError
+from gridcloud.instances.choosing import choose_image, choose_shapes
+from gridcloud.instances.model import Finding, Request
+
+__all__ = ["examine"]
+
+
+def examine(
+    wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings, provider: str
+) -> list[Finding]:
+    """Return what was found, the first trouble with credentials last: nothing else can be told then."""
+
+    def credentials() -> str:
+        said = wire.call("get_caller_identity", "sts")
+        return f"we are {said['Arn']} in {settings.region}"
+
+    def image() -> str:
+        _, step = choose_image(settings.image, choices.images(settings.image))
+        return f"{step.chosen}: {step.why}"
+
+    def shapes() -> str:
+        found = choices.shapes()
+        best = choose_shapes(Request(), found, settings.shapes, most=1)
+        if not best:
+            raise GridcloudError(
+                "'shapes' allows none that is there", remedy="See: gridcloud provider discover."
+            )
+        return f"{len(found)} are there, such as {best[0].shape.name}"
+
+    def network() -> str:
+        found = choices.networks()
+        return ", ".join(f"{one.id} in {one.location}" for one in found[:6])
+
+    def rights() -> str:
+        [subnet, *_] = choices.networks()
+        picture, _ = choose_image(settings.image, choices.images(settings.image))
+        [best, *_] = choose_shapes(Request(), choices.shapes(), settings.shapes, most=1)
+        try:
+            wire.call(
+                "run_instances",
+                DryRun=True,
+                ImageId=picture.id,
+                InstanceType=best.shape.name,
+                SubnetId=subnet.id,
+                MinCount=1,
+                MaxCount=1,
+            )
+        except GridcloudError as error:
+            if code_of(error) != "DryRunOperation":
+                raise
+        return "machines may be started"
+
+    def quota() -> str:
+        found = choices.quota("standard", "on-demand")
+        return (
+            f"{found[1]} of {found[0]} vCPUs of standard shapes run"
+            if found
+            else "the account may not read its quotas (servicequotas:GetServiceQuota); a launch tells in the end"
+        )
+
+    findings = []
+    for subject, look in (
+        ("credentials", credentials),
+        ("image", image),
+        ("shapes", shapes),
+        ("network", network),
+        ("rights", rights),
+        ("quota", quota),
+        ("prices", lambda: _prices(prices, settings)),
+    ):
+        findings.append(_found(subject, look))
+        if subject == "credentials" and not findings[-1].ok:
+            break
+    return findings
+
+
+def _prices(prices: Prices, settings: EC2Settings) -> str:
+    known = prices.on_demand()
+    if settings.prices or settings.price:
+        return "named in the configuration"
+    if known:
+        return f"{len(known)} from Amazon's price list"
+    if settings.price_list and not prices.problem:
+        return "Amazon's price list is being fetched"
+    raise GridcloudError(
+        f"no price is known ({prices.problem or 'price_list is off'}), so that budgets in money refuse its machines",
+        remedy="Set 'prices' of the provider, or give the account the right pricing:GetProducts.",
+    )
+
+
+def _found(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject=subject, ok=True, message=look())
+    except GridcloudError as error:
+        remedy = error.remedy or "See the guide to Amazon EC2."
+        return Finding(subject=subject, ok=False, message=error.message, remedy=remedy)
+    except ValueError as error:  # nothing to choose from, which was told before
+        return Finding(
+            subject=subject, ok=False, message=f"cannot be tried: {error}", remedy="Mend the above first."
+        )
