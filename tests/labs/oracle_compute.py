@@ -224,7 +224,6 @@ def _begin(
 ) -> Thing:
     body, tenancy = call.body, call.tenancy
     here = {"compartmentId": compartment, "availabilityDomain": body["availabilityDomain"]}
-    vnic_asked = body.get("createVnicDetails") or {}
     kept = ("displayName", "freeformTags", "metadata", "preemptibleInstanceConfig", "instanceOptions")
     machine = tenancy.add(
         "instance",
@@ -244,6 +243,14 @@ def _begin(
         },
     )
     machine.become("PROVISIONING", "RUNNING", tenancy.seconds)
+    _begin_parts(call, machine, subnet, here)
+    return machine
+
+
+def _begin_parts(call: Call, machine: Thing, subnet: Thing, here: dict[str, Any]) -> None:
+    """Make the card and the disk of a machine, and what ties them to it."""
+    body, tenancy = call.body, call.tenancy
+    vnic_asked = body.get("createVnicDetails") or {}
     public, private = tenancy.address(machine)
     assign = vnic_asked.get("assignPublicIp", not subnet.words["prohibitPublicIpOnVnic"])
     vnic = tenancy.add(
@@ -280,7 +287,6 @@ def _begin(
         "bootvolumeattachment",
         {**attached, "bootVolumeId": volume.id, "lifecycleState": "ATTACHED"},
     )
-    return machine
 
 
 def _list_instances(call: Call) -> list[dict[str, Any]]:

@@ -42,9 +42,8 @@ async def check_account(
 
     async def image() -> str:
         images = await choices.images()
-        chosen, _ = choose_image(
-            "*" if (fitting := wanted_images(settings.image, images)) else settings.image, fitting or images
-        )
+        fitting = wanted_images(settings.image, images)
+        chosen, _ = choose_image("*" if fitting else settings.image, fitting or images)
         return f"The image is {chosen.name}."
 
     async def network() -> str:
@@ -53,21 +52,6 @@ async def check_account(
             return f"A network is made with the first machine; SSH is let in from {ranges}."
         names = ", ".join(one.name or one.id for one in await choices.networks())
         return f"Machines are put in {names}."
-
-    async def limits() -> str:
-        allowed = [
-            name
-            for name in await choices.shapes()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.shapes)
-        ]
-        if not allowed:
-            raise InvalidSettings(
-                f"No shape is called {', '.join(settings.shapes)}.",
-                remedy=f"There are: {', '.join(sorted(await choices.shapes()))}.",
-            )
-        domain = (await choices.domains())[0]
-        said = [line for name in allowed[:5] for line in await choices.limits(domain, name)]
-        return f"{len(allowed)} shapes may be taken; {'; '.join(said[:8]) or 'their limits may not be read'}."
 
     async def prices() -> str:
         rates, gpus = await choices.ask_price_list()
@@ -82,9 +66,29 @@ async def check_account(
         findings.append(await _find(f"{provider}: {subject}", look))
         if not findings[-1].ok:
             return findings
+
+    async def limits() -> str:
+        return await _limits(choices, settings)
+
     rest = [("image", image), ("network", network), ("limits", limits)]
     rest += [("prices", prices)] if settings.price_list else []
     return findings + [await _find(f"{provider}: {subject}", look) for subject, look in rest]
+
+
+async def _limits(choices: Choices, settings: OCISettings) -> str:
+    """Return in words what the service limits leave for the first few shapes that may be taken."""
+    shapes = await choices.shapes()
+    allowed = [
+        name for name in shapes if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.shapes)
+    ]
+    if not allowed:
+        raise InvalidSettings(
+            f"No shape is called {', '.join(settings.shapes)}.",
+            remedy=f"There are: {', '.join(sorted(shapes))}.",
+        )
+    domain = (await choices.domains())[0]
+    said = [line for name in allowed[:5] for line in await choices.limits(domain, name)]
+    return f"{len(allowed)} shapes may be taken; {'; '.join(said[:8]) or 'their limits may not be read'}."
 
 
 async def _find(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
