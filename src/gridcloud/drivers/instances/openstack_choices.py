@@ -193,21 +193,20 @@ class Choices:
             "external": chosen.external,
         }
         names = {self._location(zone): zone for zone in zones}
-        if request.location or self._settings.zones:
+        region = self._location("")
+        if self._settings.zones or (request.location and request.location.lower() not in region.lower()):
             preferred = [self._location(zone) for zone in self._settings.zones]
-            picked = choose_locations(request, list(names), preferred)
             why = "asked for" if request.location else "preferred in the configuration"
-            if len(picked) < len(names) or not request.location:
-                return [
-                    Place(
-                        name,
-                        (Step(step="location", chosen=name, why=why), chosen.step),
-                        {**choice, "zone": names[name]},
-                    )
-                    for name in picked
-                ]
-        step = Step(step="location", chosen=self._location(""), why="the cloud chooses the zone")
-        return [Place(self._location(""), (step, chosen.step), {**choice, "zone": ""})]
+            return [
+                Place(
+                    name,
+                    (Step(step="location", chosen=name, why=why), chosen.step),
+                    {**choice, "zone": names[name]},
+                )
+                for name in choose_locations(request, list(names), preferred)
+            ]
+        step = Step(step="location", chosen=region, why="the cloud chooses the zone")
+        return [Place(region, (step, chosen.step), {**choice, "zone": ""})]
 
     def _location(self, zone: str) -> str:
         return "/".join(filter(None, (self._settings.location or self._cloud.region(), zone)))

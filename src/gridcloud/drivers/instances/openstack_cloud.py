@@ -77,8 +77,8 @@ class Cloud:
             ours = translate(error, self.label)
             if ours is None:
                 raise
-            if "region" in ours.message:
-                ours = self._explain_region(ours)
+            if "region" in ours.message and self._connection is not None:
+                ours = self._explain_region(ours, self._connection)
             raise ours from error
 
     def forget(self) -> None:
@@ -229,22 +229,33 @@ class Cloud:
         words: dict[str, Any] = {"cloud": settings.cloud, "api_timeout": PATIENCE, "app_name": "gridcloud"}
         if settings.region:
             words["region_name"] = settings.region
-        region = self.ask(lambda: OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words))
+        try:
+            region = self.ask(
+                lambda: OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words)
+            )
+        except InvalidSettings as error:
+            if settings.region and settings.region in error.message:
+                raise InvalidSettings(
+                    f"{self.label} has no region {settings.region!r}: {error.message}",
+                    remedy="Set 'region' to one that the cloud's entry in clouds.yaml names, or add it there.",
+                ) from error
+            raise
         return openstack.connection.Connection(config=region)
 
-    def _explain_region(self, error: GridcloudError) -> GridcloudError:
+    def _explain_region(self, error: GridcloudError, sdk: Any) -> GridcloudError:
         """Name the regions there are, where the one asked for is not among them."""
         try:
-            catalog = self.sdk.session.auth.get_access(self.sdk.session).service_catalog
+            catalog = sdk.session.auth.get_access(sdk.session).service_catalog
             regions = sorted(
                 {one["region"] for one in catalog.get_endpoints().get("compute", []) if one["region"]}
             )
         except Exception:  # only better words are lost: the error itself is raised
             return error
-        if not regions or self.region() in regions:
+        region = str(sdk.config.region_name or "")
+        if not regions or region in regions:
             return error
         return InvalidSettings(
-            f"{self.label} has no region {self.region()!r}.",
+            f"{self.label} has no region {region!r}.",
             remedy=f"Set 'region' to one of: {', '.join(regions)}.",
         )
 
