@@ -112,7 +112,9 @@ class House:
             clock,
             _cluster_timing(settings),
         )
-        self.reconciliation = Reconciliation(self.instances.records, self.providers, clock)
+        self.reconciliation = Reconciliation(
+            self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
+        )
         self.cluster_reconciliation = ClusterReconciliation(self.clusters.lives, self.clusters.providers)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -72,8 +72,8 @@ class LimitSettings(Section):
     )
     orphan: Duration = Field(
         default=3600,
-        description="what serves all instances of a provider (a network, a security group) is removed once it is so "
-        "old and nothing of ours is left there",
+        description="what serves all instances of a provider (a network, a security group) is removed when there "
+        "was none for so long",
     )
     silence: Duration = Field(
         default=1800,

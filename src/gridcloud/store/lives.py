@@ -186,4 +186,7 @@ class Lives(Generic[T]):
         return thing.model_dump(mode="json", exclude={"version"})
 
     def _thing(self, record: Record) -> T:
+        known = self._known.get(record.id)
+        if known is not None and known.version == record.version:
+            return known  # reading thousands anew takes seconds
         return self._model.model_validate({**record.body, "version": record.version})

@@ -159,6 +159,22 @@ class Store:
         rows = await self._read(lambda connection: connection.execute(query).all())
         return [_record(row) for row in rows]
 
+    async def scan(
+        self, kind: str, pick: Callable[[Record], Result], *, states: Collection[str] | None = None
+    ) -> list[Result]:
+        """Return what ``pick`` makes of each record of a kind, oldest first; only that is kept of each. It is called
+        in a thread."""
+        table = tables.records.c
+        query = select(tables.records).where(table.kind == kind).order_by(table.created, table.id)
+        if states is not None:
+            query = query.where(table.state.in_([str(state) for state in states]))
+
+        def work(connection: Connection) -> list[Result]:
+            rows = connection.execution_options(yield_per=PAGE).execute(query)
+            return [pick(_record(row)) for row in rows]
+
+        return await self._read(work)
+
     async def append(self, kind: str, subject: str, owner: str, events: Iterable[Entry]) -> list[Event]:
         """Write events that go with no change of a record; return them with their ``seq``."""
         now = self._now()
