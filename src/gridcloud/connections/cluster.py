@@ -313,7 +313,7 @@ def _take_inline(merged: Any, kind: str, what: str, name: str, keys: Sequence[st
     for key in keys:
         data = values.pop(f"{key}-data", "")
         if data:
-            found[key] = base64.b64decode(data)
+            found[key] = base64.b64decode("".join(data.split()), validate=True)
             values.pop(key, None)
     return found
 

@@ -17,12 +17,13 @@ from typing import Any, Self
 from gridcloud.connections import container_files, multiplexer, relay_commands
 from gridcloud.connections.cluster import Cluster
 from gridcloud.connections.container_ports import BOOT, Relaying, endpoint, listen_error
+from gridcloud.connections.container_process import drain
 from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress
 from gridcloud.connections.environment import check_command
 from gridcloud.connections.model import Endpoint, PodAddress, Socket
 from gridcloud.connections.pod_process import PodProcess
 from gridcloud.connections.pod_stream import PodStream
-from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, Transient
+from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, Rejected, Transient
 
 __all__ = ["PodConnection"]
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 BEAT = 20
 """Seconds between two words to the relay, so that each end notices when the other has gone without one."""
 
-ENTER = 'cd "$1" && exec python3 -c "$2"'
+ENTER = 'cd "$1" || exit 125; command -v python3 >/dev/null || exit 127; echo ready; exec python3 -c "$2"'
 
 
 class PodConnection(Connection):
@@ -151,11 +152,25 @@ class PodConnection(Connection):
             self._stream = PodStream(await self._cluster.stream(place, query), self._name)
         except (NotFound, Transient) as error:
             raise ConnectionLost(f"{self._name} cannot be entered: {error.message}") from error
+        if await self._stream.first_line() != b"ready\n":
+            raise await self._refusal(self._stream)
         modules = (multiplexer, relay_commands)
         self._relaying = Relaying(self._stream, f"The image of {self._name}", modules)
         await self._relaying.begin()
         self._echo = await self._relaying.dial({"channel": "echo"})
         self._beating = asyncio.ensure_future(self._keep_beating())
+
+    async def _refusal(self, stream: PodStream) -> GridcloudError:
+        """Why the relay could not even begin."""
+        said = await drain(stream.stderr())
+        code = await stream.wait()
+        if code == 125:
+            return NotFound(f"There is no folder {self.address.directory!r} in {self._name}.")
+        lacks = "python3" if code == 127 else "/bin/sh"
+        return Rejected(
+            f"The image of {self._name} cannot be used: it lacks {lacks} ({said.strip() or f'exit code {code}'}).",
+            remedy="Use an image with a shell and python3 (3.8 or newer) in its PATH.",
+        )
 
     async def _relay(self) -> Relaying:
         if self._closed:

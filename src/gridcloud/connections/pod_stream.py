@@ -42,6 +42,10 @@ class PodStream(Process):
         await asyncio.wait([self._pumping], timeout=0)
         await self._websocket.close()
 
+    async def first_line(self) -> bytes:
+        """Return the first line of output; empty when it ended before."""
+        return await self._out.line()
+
     def stdout(self) -> AsyncIterator[bytes]:
         return self._out.chunks()
 

@@ -1,0 +1,193 @@
+"""The manifests of pods and homes: pure, from a specification to what the API takes.
+
+What people type (owners, names of instances) reaches annotations only, cut to what a terminal may show; names and
+labels are made of digests and of ids that were checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from gridcloud.drivers.instances.kubernetes_quantities import format_cpus
+from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
+from gridcloud.instances.model import Shape, Spec
+
+__all__ = [
+    "CONTAINER", "EXPIRES", "FOLDER", "GRACE", "HOME", "INSTALLATION", "INSTANCE", "LEAST_MEMORY", "OWNER", "WAIT",
+    "digest_of", "home_name", "label_value", "pod_name", "render_home", "render_pod", "resources",
+]  # fmt: skip
+
+CONTAINER = "instance"
+INSTALLATION = "gridcloud.io/installation"
+INSTANCE = "gridcloud.io/instance"
+OWNER = "gridcloud.io/owner"
+NAME = "gridcloud.io/name"
+EXPIRES = "gridcloud.io/expires"
+"""Annotation: seconds since 1970 when the pod ends itself, which it reads from a file of the downward API."""
+
+FOLDER = "/gridcloud"
+"""The instance's own folder: working directory of its user, gone with it."""
+
+HOME = "/gridcloud/home"
+"""Where an owner's home is in a pod."""
+
+GRACE = 3600
+"""Seconds beyond the time asked for, until the end is armed: starting takes time."""
+
+LATE = 180
+"""Seconds after its expiry that a pod waits for word of a later one: a node may take two minutes to pass it on."""
+
+LEAST_MEMORY = 16 << 20
+"""Bytes below which no container starts."""
+
+# The first process: it takes in orphans, and ends when the time has come that the annotation tells.
+WAIT = f"""
+trap 'exit 0' TERM INT
+umask 077; mkdir -p {HOME}; umask 022
+while :; do
+  at=; {{ read -r at < /etc/gridcloud/expires; }} 2> /dev/null
+  if [ -n "$at" ]; then now=$(date +%s) || exit 1; [ "$now" -lt "$((at + {LATE}))" ] || exit 0; fi
+  sleep 5 & wait $! || exit 1
+done
+"""
+
+
+def render_pod(
+    spec: Spec, settings: KubernetesSettings, installation: str, expires: int | None, home: str = ""
+) -> dict[str, Any]:
+    """Return the manifest of an instance's pod. ``home``: the claim that is mounted as its owner's home."""
+    shape = spec.offer.shape
+    user = settings.run_as_user
+    mounts = [{"name": "folder", "mountPath": FOLDER}]
+    volumes: list[dict[str, Any]] = [{"name": "folder", "emptyDir": {}}]
+    if home:
+        mounts.append({"name": "home", "mountPath": HOME})
+        volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": home}})
+    mounts.append({"name": "expiry", "mountPath": "/etc/gridcloud", "readOnly": True})  # type: ignore[dict-item]
+    path = f"metadata.annotations['{EXPIRES}']"
+    volumes.append(
+        {"name": "expiry", "downwardAPI": {"items": [{"path": "expires", "fieldRef": {"fieldPath": path}}]}}
+    )
+    amounts = resources(shape, settings.gpu_resource, spec.request.disk)
+    container = {
+        "name": CONTAINER,
+        "image": spec.request.image or settings.image,
+        "imagePullPolicy": settings.pull,
+        "command": ["/bin/sh", "-c", WAIT],
+        "workingDir": FOLDER,
+        "env": [{"name": "HOME", "value": HOME}],
+        "resources": {"requests": amounts, "limits": amounts},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": mounts,
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 5,
+        "automountServiceAccountToken": bool(settings.service_account),
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
+            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }  # fmt: skip
+    if settings.longest:
+        pod["activeDeadlineSeconds"] = settings.longest
+    pod |= _placement(spec, settings)
+    notes = {INSTANCE: spec.id, OWNER: _plain(spec.owner), NAME: _plain(spec.name)}
+    notes[EXPIRES] = "" if expires is None else str(expires)
+    labels = {
+        INSTALLATION: label_value(installation),
+        INSTANCE: label_value(spec.id),
+        OWNER: digest_of(spec.owner),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod_name(installation, spec.id), "labels": labels, "annotations": notes},
+        "spec": pod,
+    }
+
+
+def render_home(owner: str, settings: KubernetesSettings, installation: str) -> dict[str, Any]:
+    """Return the manifest of the claim of an owner's home. ``home_size`` is set."""
+    spec: dict[str, Any] = {
+        "accessModes": [settings.home_access],
+        "resources": {"requests": {"storage": str(settings.home_size)}},
+    }
+    if settings.storage_class:
+        spec["storageClassName"] = settings.storage_class
+    labels = {INSTALLATION: label_value(installation), OWNER: digest_of(owner)}
+    notes = {OWNER: _plain(owner), INSTALLATION: _plain(installation)}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": home_name(installation, owner), "labels": labels, "annotations": notes},
+        "spec": spec,
+    }
+
+
+def resources(shape: Shape, gpu_resource: str, disk: int = 0) -> dict[str, str]:
+    """Return what a pod of this shape takes, as Kubernetes writes it."""
+    amounts = {"cpu": format_cpus(shape.cpus), "memory": str(shape.memory)}
+    if shape.gpus:
+        amounts[gpu_resource] = str(shape.gpus)
+    if disk:
+        amounts["ephemeral-storage"] = str(disk)
+    return amounts
+
+
+def pod_name(installation: str, instance_id: str) -> str:
+    """Return the name of an instance's pod."""
+    return f"gridcloud-{_short(installation)}-{label_value(instance_id)}"
+
+
+def home_name(installation: str, owner: str) -> str:
+    """Return the name of the claim that is an owner's home."""
+    return f"gridcloud-home-{_short(installation)}-{digest_of(owner)[:16]}"
+
+
+def digest_of(owner: str) -> str:
+    """Return what stands for an owner in labels."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:40]
+
+
+def label_value(text: str) -> str:
+    """Return a text where a label can hold it, else a digest of it."""
+    if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?", text) and ".." not in text:
+        return text
+    return f"x{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _placement(spec: Spec, settings: KubernetesSettings) -> dict[str, Any]:
+    """Where the pod may be put, and on whose account."""
+    placed: dict[str, Any] = {}
+    selector = dict(settings.node_selector)
+    model = str(spec.offer.choice.get("gpu_label", ""))
+    if spec.offer.shape.gpus and model:
+        selector[settings.gpu_model] = model
+    if selector:
+        placed["nodeSelector"] = selector
+    if settings.tolerations:
+        placed["tolerations"] = [one.model_dump(exclude_defaults=True) for one in settings.tolerations]
+    if settings.service_account:
+        placed["serviceAccountName"] = settings.service_account
+    if settings.image_pull_secrets:
+        placed["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.priority_class:
+        placed["priorityClassName"] = settings.priority_class
+    if settings.runtime_class:
+        placed["runtimeClassName"] = settings.runtime_class
+    return placed
+
+
+def _short(installation: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", installation.lower())[:8] or "x"
+
+
+def _plain(text: str) -> str:
+    """Return what of a text an annotation takes and a terminal may show."""
+    return "".join(character for character in text if character.isprintable())[:300]

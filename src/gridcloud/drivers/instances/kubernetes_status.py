@@ -1,0 +1,132 @@
+"""What a pod is now: pure, from its document and its events to a phase and the cluster's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from gridcloud.drivers.instances.kubernetes_manifests import CONTAINER
+from gridcloud.instances.model import Phase
+
+__all__ = ["age_of", "has_stopped", "phase_of", "unschedulable", "worst_event"]
+
+Document = Mapping[str, Any]
+
+NEVER = frozenset(
+    {
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "CrashLoopBackOff",
+    }
+)
+"""Why a container waits, where waiting on does not help."""
+
+REFUSED = ("not found", "denied", "unauthorized", "manifest unknown", "no match for platform")
+"""What a registry says of an image that will not come, in its answer to the first try."""
+
+
+def phase_of(pod: Document, *, queue: float, now: datetime) -> tuple[Phase, str]:
+    """Return what a pod is and why. ``queue``: seconds that it may wait for a node."""
+    status, detail = pod.get("status", {}), ""
+    if pod["metadata"].get("deletionTimestamp"):
+        return Phase.GONE, f"the cluster is removing it: {_say(status) or 'somebody asked for that'}"
+    phase = status.get("phase", "Pending")
+    container = _container(status)
+    if phase == "Pending":
+        waiting = container.get("state", {}).get("waiting") or {}
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        detail = ": ".join(filter(None, (reason, message)))
+        if why := unschedulable(pod):
+            late = age_of(pod, now) > queue
+            return (
+                (Phase.FAILED, f"no node has room: {why}")
+                if late
+                else (Phase.PENDING, f"waits for a node: {why}")
+            )
+        refused = reason == "ErrImagePull" and any(word in message.lower() for word in REFUSED)
+        if reason in NEVER or refused:
+            return Phase.FAILED, detail
+        return Phase.PENDING, detail or _unmet(status) or "it was not given a node yet"
+    if phase == "Running":
+        state = container.get("state", {})
+        if "running" in state:
+            lost = "its node does not answer" if status.get("reason") == "NodeLost" else ""
+            return Phase.RUNNING, lost or f"runs on {pod['spec'].get('nodeName', 'a node')}"
+        if "terminated" not in state:
+            return Phase.PENDING, "its container starts"
+    if phase == "Unknown":
+        return Phase.RUNNING, f"its node {pod['spec'].get('nodeName', '')} does not answer"
+    return Phase.GONE, _why_ended(status, container)
+
+
+def has_stopped(pod: Document) -> bool:
+    """Tell whether its node has said that all of its containers have ended."""
+    status = pod.get("status", {})
+    states = [one.get("state", {}) for one in status.get("containerStatuses") or ()]
+    return status.get("phase") in ("Succeeded", "Failed") or (
+        bool(states) and all("terminated" in state for state in states)
+    )
+
+
+def unschedulable(pod: Document) -> str:
+    """Return why the scheduler finds no node for a pod, in its words; "" where it has not said so."""
+    for condition in pod.get("status", {}).get("conditions") or ():
+        about = condition["type"], condition["status"], condition.get("reason")
+        if about == ("PodScheduled", "False", "Unschedulable"):
+            return str(condition.get("message") or "no node fits")
+    return ""
+
+
+def worst_event(events: Iterable[Document]) -> str:
+    """Return the newest warning, in the cluster's words; "" where there is none."""
+    warnings = [event for event in events if event.get("type") == "Warning"]
+    if not warnings:
+        return ""
+    newest = max(warnings, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    return f"{newest.get('reason', '')}: {newest.get('message', '')}"[:500]
+
+
+def age_of(pod: Document, now: datetime) -> float:
+    """Return the seconds since a pod was made."""
+    made = pod["metadata"].get("creationTimestamp")
+    if not made:
+        return 0
+    return (now - datetime.fromisoformat(made).astimezone(UTC)).total_seconds()
+
+
+def _container(status: Document) -> Document:
+    for one in status.get("containerStatuses") or ():
+        if one.get("name") == CONTAINER:
+            found: Document = one
+            return found
+    return {}
+
+
+def _why_ended(status: Document, container: Document) -> str:
+    ended = container.get("state", {}).get("terminated") or {}
+    if status.get("reason") == "DeadlineExceeded":
+        return "the longest life that is allowed is over"
+    if status.get("reason"):
+        return _say(status)  # Evicted, NodeShutdown, …
+    if ended.get("reason") == "OOMKilled":
+        return "it used more memory than it has and was killed"
+    if ended.get("exitCode") == 0:
+        return "it ended by itself: its time is over"
+    return f"it ended with exit code {ended.get('exitCode', 'unknown')} {ended.get('message', '')}".strip()
+
+
+def _say(status: Document) -> str:
+    return ": ".join(filter(None, (str(status.get("reason") or ""), str(status.get("message") or ""))))
+
+
+def _unmet(status: Document) -> str:
+    for condition in status.get("conditions") or ():
+        if condition.get("status") == "False" and condition.get("message"):
+            return str(condition["message"])
+    return ""
