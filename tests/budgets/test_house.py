@@ -146,8 +146,7 @@ async def test_it_goes_on_after_a_restart(tmp_path: Path) -> None:
         await house.budgets.look()
         assert (await ended(house, paid.id)).reason is Reason.BUDGET
     async with open_house(tmp_path, clock, lowered) as house:
-        usage = await used(house, "ada")
-        assert usage.spent.money == 2 + Decimal(600) / 3600
+        assert (await used(house, "ada")).spent.money == 2 + Decimal(600) / 3600
         assert len(list(house.treasury.ledger.entries(clock.now()))) == 2
 
 

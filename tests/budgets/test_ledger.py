@@ -38,7 +38,7 @@ def charge(begin: float, hours: float | None, price: str = "0.1", gpus: int = 1,
 
 
 def usage(ledger: Ledger, span: Span, hours: float) -> Usage:
-    return ledger.usage(POT, span, START + timedelta(hours=hours), lambda _: True)
+    return ledger.usage(POT, span, START + timedelta(hours=hours), lambda *_: True)
 
 
 charges = st.builds(
@@ -63,11 +63,11 @@ def test_the_parts_of_all_periods_are_the_whole(found: list[Charge], name: str) 
     for number, one in enumerate(found):
         ledger.note(instance(number, one), START)
     end = START + timedelta(days=200)
-    whole = ledger.usage(POT, Span(START, end), end, lambda _: True).spent
+    whole = ledger.usage(POT, Span(START, end), end, lambda *_: True).spent
     money, hours, moment = Decimal(0), Decimal(0), START
     while moment < end:
         span = Period(name).at(moment)
-        part = ledger.usage(POT, span, end, lambda _: True).spent
+        part = ledger.usage(POT, span, end, lambda *_: True).spent
         money, hours, moment = money + part.money, hours + part.gpu_hours, span.until
     grain = Decimal("1e-12")
     assert (money - whole.money).quantize(grain) == 0
@@ -129,10 +129,10 @@ def test_another_payer_or_period_adds_up_anew() -> None:
     for number, owner in enumerate(("ada", "bob")):
         ledger.note(instance(number, charge(0, 1), owner=owner), START)
     now = START + timedelta(hours=10)
-    assert ledger.usage(POT, span, now, lambda one: one.owner == "ada").spent.money == Decimal("0.1")
+    assert ledger.usage(POT, span, now, lambda owner, _: owner == "ada").spent.money == Decimal("0.1")
     ledger.forget_sums()
-    assert ledger.usage(POT, span, now, lambda _: True).spent.money == Decimal("0.2")
-    assert ledger.usage(POT, Span(START, START + timedelta(minutes=30)), now, lambda _: True).spent.money == (
-        Decimal("0.1")
-    )
+    assert ledger.usage(POT, span, now, lambda *_: True).spent.money == Decimal("0.2")
+    assert ledger.usage(
+        POT, Span(START, START + timedelta(minutes=30)), now, lambda *_: True
+    ).spent.money == (Decimal("0.1"))
     assert ledger.payers() == {("ada", ""), ("bob", "")}

@@ -7,8 +7,9 @@ the end.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -16,7 +17,7 @@ from gridcloud.budgets.judging import expected
 from gridcloud.budgets.model import Account, Entry, Figures, Pot, Running, Usage
 from gridcloud.budgets.periods import Span
 from gridcloud.instances.costs import HOUR, close_charges, lasting
-from gridcloud.instances.model import Charge, Instance
+from gridcloud.instances.model import FINAL, Charge, Instance
 from gridcloud.store import Store
 
 __all__ = ["Ledger"]
@@ -27,7 +28,8 @@ class _Sum:
     """What was added up of ended accounts for one pot: money and GPUs, each times microseconds."""
 
     span: Span
-    known: int = 0
+    known: dict[Payer, int] = field(default_factory=dict)
+    """How many of each payer's accounts are in it."""
     money: Decimal = Decimal(0)
     gpus: int = 0
     unpriced: int = 0
@@ -40,35 +42,34 @@ class _Sum:
             self.unpriced += not charge.priced
 
 
+Payer = tuple[str, str]
+"""An owner, and the project that is charged."""
+
+Pays = Callable[[str, str], bool]
+"""Whether a pot pays for what an owner charges to a project."""
+
+
 class Ledger:
     """All accounts. Use it from one event loop."""
 
     def __init__(self) -> None:
         self._live: dict[str, Account] = {}
-        self._ended: dict[str, Account] = {}
-        self._order: list[str] = []
+        self._ended: dict[Payer, list[Account]] = {}
+        self._ids: set[str] = set()
         self._sums: dict[Pot, _Sum] = {}
 
     async def read(self, store: Store, now: datetime) -> None:
         """Take up every instance that the store holds."""
-        for record in await store.find("instance"):
-            body = {name: value for name, value in record.body.items() if name not in _HEAVY}
-            self.note(Instance.model_validate({**body, "version": record.version}), now)
+        for number, record in enumerate(await store.find("instance")):
+            if record.body.get("charges") or record.state not in FINAL:
+                ended = record.body.get("ended_at")
+                self._take(Account.read(record), datetime.fromisoformat(ended) if ended else now)
+            if not number % 500:
+                await asyncio.sleep(0)
 
     def note(self, instance: Instance, now: datetime) -> None:
         """Take up an instance as it was stored just now; one that cost nothing yet needs no account."""
-        account = Account.of(instance)
-        known = self._live.get(account.id)
-        if account.id in self._ended or (known is not None and known.version > account.version):
-            return
-        if account.live:
-            self._live[account.id] = account
-            return
-        self._live.pop(account.id, None)
-        if account.charges:
-            closed = close_charges(account.charges, instance.ended_at or now)
-            self._ended[account.id] = replace(account, charges=closed)
-            self._order.append(account.id)
+        self._take(Account.of(instance), instance.ended_at or now)
 
     def forget_sums(self) -> None:
         """Add everything up anew at the next question: who pays for what has changed."""
@@ -78,21 +79,18 @@ class Ledger:
         """Return the accounts of instances that have not ended."""
         return list(self._live.values())
 
-    def payers(self) -> set[tuple[str, str]]:
+    def payers(self) -> set[Payer]:
         """Return each owner and project that anything was charged to."""
-        return {(one.owner, one.project) for one in (*self._live.values(), *self._ended.values())}
+        return {(one.owner, one.project) for one in self._live.values()} | self._ended.keys()
 
-    def usage(self, pot: Pot, span: Span, now: datetime, pays: Callable[[Account], bool]) -> Usage:
-        """Return what was taken of a pot in a span up to now, and what is promised to what runs.
-
-        ``pays``: whether the pot pays for an account.
-        """
+    def usage(self, pot: Pot, span: Span, now: datetime, pays: Pays) -> Usage:
+        """Return what was taken of a pot in a span up to now, and what is promised to what runs."""
         total = self._settled(pot, span, pays)
         money, gpus, unpriced = total.money, total.gpus, total.unpriced
         promised = Figures()
         running = []
         for account in self._live.values():
-            if not account.charges or not pays(account):
+            if not account.charges or not pays(account.owner, account.project):
                 continue
             mine = _Sum(span)
             for charge in account.charges:
@@ -112,33 +110,48 @@ class Ledger:
         now: datetime,
         since: datetime | None = None,
         until: datetime | None = None,
-        wanted: Callable[[Account], bool] = lambda _: True,
+        wanted: Pays = lambda owner, project: True,
     ) -> Iterator[Entry]:
-        """Yield the lines of the accounts that are wanted, as far as they lie within the span."""
-        for account in (*self._ended.values(), *self._live.values()):
-            if not wanted(account):
+        """Yield the lines of what is wanted, as far as they lie within the span, the oldest of each payer first."""
+        live: dict[Payer, list[Account]] = {}
+        for account in self._live.values():
+            live.setdefault((account.owner, account.project), []).append(account)
+        for payer in sorted(self.payers()):
+            if not wanted(*payer):
                 continue
-            for charge in account.charges:
-                took = lasting(charge, now, since, until)
-                if took:
-                    yield _entry(account, charge, took)
+            for account in (*self._ended.get(payer, ()), *live.get(payer, ())):
+                for charge in account.charges:
+                    took = lasting(charge, now, since, until)
+                    if took:
+                        yield _entry(account, charge, took)
 
-    def _settled(self, pot: Pot, span: Span, pays: Callable[[Account], bool]) -> _Sum:
+    def _take(self, account: Account, ended: datetime) -> None:
+        known = self._live.get(account.id)
+        if account.id in self._ids or (known is not None and known.version > account.version):
+            return
+        if account.live:
+            self._live[account.id] = account
+            return
+        self._live.pop(account.id, None)
+        if account.charges:
+            closed = replace(account, charges=close_charges(account.charges, ended))
+            self._ids.add(account.id)
+            self._ended.setdefault((account.owner, account.project), []).append(closed)
+
+    def _settled(self, pot: Pot, span: Span, pays: Pays) -> _Sum:
         total = self._sums.get(pot)
         if total is None or total.span != span:
             total = self._sums[pot] = _Sum(span)
-        for place in range(total.known, len(self._order)):
-            account = self._ended[self._order[place]]
-            if pays(account):
+        for payer, accounts in self._ended.items():
+            known = total.known.get(payer, 0)
+            if known == len(accounts) or not pays(*payer):
+                continue
+            for account in accounts[known:]:
                 for charge in account.charges:
                     if charge.until is not None:
                         total.add(charge, charge.until)
-        total.known = len(self._order)
+            total.known[payer] = len(accounts)
         return total
-
-
-_HEAVY = frozenset({"refused", "offer", "handle", "address", "avoid", "configure"})
-"""What the ledger does not need of a stored instance."""
 
 
 def _entry(account: Account, charge: Charge, took: int) -> Entry:

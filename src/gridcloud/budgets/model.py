@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gridcloud.budgets.periods import Period, Span
 from gridcloud.instances.model import FINAL, Charge, Instance, State
 from gridcloud.settings.budgets import ANYBODY, BudgetSettings
+from gridcloud.store import Record
 
 __all__ = [
     "Account",
@@ -88,6 +89,25 @@ class Account:
             instance.request.time,
             instance.expires,
             instance.version,
+        )
+
+    @classmethod
+    def read(cls, record: Record) -> Account:
+        """Return the account of an instance as it lies in the store: many are read when a service begins."""
+        body = record.body
+        request = body.get("request", {})
+        expires = body.get("expires")
+        return cls(
+            record.id,
+            record.owner,
+            body.get("name", ""),
+            request.get("project", ""),
+            tuple(Charge.model_validate(one) for one in body.get("charges", ())),
+            record.state not in FINAL,
+            record.state in LASTING,
+            request.get("time", 0),
+            datetime.fromisoformat(expires) if expires else None,
+            record.version,
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from gridcloud.budgets.judging import pots_of, refusal
 from gridcloud.budgets.ledger import Ledger
-from gridcloud.budgets.model import Account, Ask, Budget, People, Pot, Standing, Usage, read_budgets
+from gridcloud.budgets.model import Ask, Budget, People, Pot, Standing, Usage, read_budgets
 from gridcloud.budgets.periods import Span
 from gridcloud.clock import Clock
 from gridcloud.instances.model import Instance, Offer, Request
@@ -35,14 +36,12 @@ class Treasury:
         self._store = store
         self._settings = settings
         self._ask_people = people
+        self._reading = asyncio.Lock()
+        self._is_read = False
         self._read_from: object = None
         self._budgets: list[Budget] = []
         self._people = People()
         self._pots: dict[tuple[str, str], list[Pot]] = {}
-
-    async def open(self) -> None:
-        """Take up all that was ever charged. Call it before any instance is taken up."""
-        await self.ledger.read(self._store, self.clock.now())
 
     def note(self, instance: Instance) -> None:
         """Take up an instance as it was stored just now."""
@@ -122,11 +121,13 @@ class Treasury:
 
     def usage(self, pot: Pot, span: Span) -> Usage:
         """Return how a pot stands in a span, as of the last `refresh`."""
-        return self.ledger.usage(pot, span, self.clock.now(), lambda account: self.pays(pot, account))
+        return self.ledger.usage(
+            pot, span, self.clock.now(), lambda owner, project: self.pays(pot, owner, project)
+        )
 
-    def pays(self, pot: Pot, account: Account) -> bool:
-        """Return whether a pot pays for an account."""
-        return pot in self.paying(account.owner, account.project)
+    def pays(self, pot: Pot, owner: str, project: str) -> bool:
+        """Return whether a pot pays for what an owner charges to a project."""
+        return pot in self.paying(owner, project)
 
     def paying(self, owner: str, project: str) -> list[Pot]:
         """Return what pays for an owner's instances that are charged to a project, as of the last `refresh`."""
@@ -136,7 +137,14 @@ class Treasury:
         return self._pots[key]
 
     async def refresh(self) -> None:
-        """Read the configuration and who is who, where either has changed."""
+        """Read the configuration and who is who, where either has changed; the ledger, where it was not read yet.
+
+        A gridcloud without budgets that nobody asks for its ledger never reads it.
+        """
+        async with self._reading:
+            if not self._is_read:
+                await self.ledger.read(self._store, self.clock.now())
+                self._is_read = True
         settings = self._settings()
         people = await self._ask_people()
         if settings is self._read_from and people == self._people:

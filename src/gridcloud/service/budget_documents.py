@@ -62,7 +62,7 @@ class Budgets(BaseModel):
 
 
 class Ledger(BaseModel):
-    """Lines of the ledger, those of ended instances first, and what they come to."""
+    """Lines of the ledger, by owner and project, and what they come to."""
 
     entries: list[Entry]
     money: Decimal

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from gridcloud.budgets.judging import limits
-from gridcloud.budgets.model import Account, Entry, Standing
+from gridcloud.budgets.model import Entry, Standing
 from gridcloud.errors import Forbidden, InvalidRequest, NotFound
 from gridcloud.service.access import Asking, Caller, TheHouse
 from gridcloud.service.budget_documents import Budget, Budgets, Ledger, Limit, Part
@@ -60,9 +60,10 @@ async def ledger(
             raise InvalidRequest("A time needs its zone, as in 2026-01-31T12:00:00Z.")
     whose = _whose_to_see(caller, user)
 
-    def wanted(account: Account) -> bool:
-        return whose in (None, account.owner) and project in (None, account.project)
+    def wanted(owner: str, charged: str) -> bool:
+        return whose in (None, owner) and project in (None, charged)
 
+    await house.treasury.refresh()
     entries = [
         entry
         for entry in house.treasury.ledger.entries(house.clock.now(), since, until, wanted)
@@ -119,7 +120,10 @@ async def _describe(house: TheHouse, caller: Caller, standing: Standing, *, clos
     if closely:
         entries = list(
             house.treasury.ledger.entries(
-                now, span.since, span.until, lambda account: house.treasury.pays(pot, account)
+                now,
+                span.since,
+                span.until,
+                lambda owner, project: house.treasury.pays(pot, owner, project),
             )
         )
         document.providers = _by_provider(entries)

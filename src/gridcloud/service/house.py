@@ -146,7 +146,6 @@ class House:
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:
                 await fork_server.start()
-            await house.treasury.open()
             await house.instances.start()
             await house.clusters.start()
             await house.sessions.start()
