@@ -420,7 +420,7 @@ async def test_silence_is_a_timeout(
     cloud: Oracle, driver: OCIDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not to wait for real seconds: the limit itself is what is tried.
-    monkeypatch.setattr("gridcloud.drivers.instances.oci_wire.SECONDS", (0.5, 0.2))
+    monkeypatch.setattr("gridcloud.drivers.oracle.SECONDS", (0.5, 0.2))
     spec = await spec_of(driver)
     cloud.tenancy.fail("POST", "/instances$", silent=1)
     with pytest.raises(TimedOut):

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from gridcloud.drivers.instances.oci_choices import Choices
-from gridcloud.drivers.instances.oci_network import ENDED, PARTS, Network, is_ours, make_once
+from gridcloud.drivers.instances.oci_network import PARTS, Network
 from gridcloud.drivers.instances.oci_settings import OCISettings
 from gridcloud.drivers.instances.oci_shapes import price_shape, wanted_images
-from gridcloud.drivers.instances.oci_wire import Wire, gather
+from gridcloud.drivers.oracle import ENDED, Wire, gather, is_ours, make_once
 from gridcloud.errors import (
     Conflict,
     Forbidden,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gridcloud.drivers.instances.oci_choices import Choices
 from gridcloud.drivers.instances.oci_settings import OCISettings
 from gridcloud.drivers.instances.oci_shapes import wanted_images
-from gridcloud.drivers.instances.oci_wire import Wire
+from gridcloud.drivers.oracle import Wire
 from gridcloud.errors import GridcloudError, InvalidSettings
 from gridcloud.instances.choosing import choose_image
 from gridcloud.instances.model import Finding

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from gridcloud.drivers.instances.oci_settings import OCISettings, Rate
 from gridcloud.drivers.instances.oci_shapes import limit_shortage, read_image, read_price_list, takes_of_limit
-from gridcloud.drivers.instances.oci_wire import Wire, gather
+from gridcloud.drivers.oracle import Wire, gather
 from gridcloud.errors import Forbidden, GridcloudError, InvalidSettings, NotFound, Unreachable
 from gridcloud.instances import choosing
 from gridcloud.instances.choosing import Image, choose_network

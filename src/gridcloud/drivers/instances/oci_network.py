@@ -9,16 +9,15 @@ token that two who make it at once arrive at, so that it is made once.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gridcloud.drivers.instances.oci_settings import OCISettings
-from gridcloud.drivers.instances.oci_wire import Wire, code_of
+from gridcloud.drivers.oracle import ENDED, Wire, is_ours, make_once
 from gridcloud.errors import Conflict, NotFound, Transient
 
-__all__ = ["PARTS", "Network", "is_ours", "make_once"]
+__all__ = ["PARTS", "Network"]
 
 PARTS = {
     "subnet": "subnet",
@@ -28,9 +27,6 @@ PARTS = {
     "vcn": "network",
 }
 """What the network consists of, in the order in which it is removed."""
-ENDED = frozenset({"TERMINATING", "TERMINATED"})
-TRIES = 50
-"""How often a retry token that is used up is replaced: it is remembered for a day."""
 
 
 class Network:
@@ -154,34 +150,6 @@ class Network:
         found = await self._wire.pages("network", f"list_{kind}s", compartment, **within)
         ours = [one for one in found if is_ours(one, self._tags) and one.lifecycle_state not in ENDED]
         return sorted(ours, key=lambda one: (str(one.time_created or ""), one.id))
-
-
-def is_ours(thing: Any, tags: Mapping[str, str]) -> bool:
-    """Return whether something carries all these tags."""
-    carried = thing.freeform_tags or {}
-    return all(carried.get(key) == value for key, value in tags.items())
-
-
-async def make_once(wire: Wire, service: str, operation: str, details: Any, *words: str) -> Any:
-    """Make something that two who ask for the same get once, though one like it was removed within the day.
-
-    Oracle remembers a retry token for 24 hours, and refuses it once what it made is gone: then the next in a row of
-    tokens is taken, the same row for everybody who asks for the same. Raises as the call does.
-    """
-    for attempt in range(TRIES):
-        text = "\n".join((operation, *words, str(details), str(attempt)))
-        token = hashlib.sha256(text.encode()).hexdigest()
-        try:
-            made = await wire.call(service, operation, details, opc_retry_token=token)
-        except Conflict as error:
-            if code_of(error) != "InvalidatedRetryToken":
-                raise
-            continue
-        if made.lifecycle_state not in ENDED:
-            return made
-    raise Transient(
-        f"{operation}: it was made and removed {TRIES} times within a day.", remedy="Try tomorrow."
-    )
 
 
 def _rules(allow_from: Sequence[str]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from gridcloud.drivers.oracle import AccountSettings
 from gridcloud.instances.cloud import AddressRange, CloudSettings
 
 __all__ = ["OCISettings", "Rate"]
@@ -30,24 +30,9 @@ class Rate(BaseModel):
     memory: Decimal = Field(default=Decimal(0), ge=0, description="per GB of memory and hour")
 
 
-class OCISettings(CloudSettings):
+class OCISettings(AccountSettings, CloudSettings):
     """What the `oci` driver is told."""
 
-    compartment: str = Field(
-        min_length=1, description="compartment that holds the machines: its OCID or its name"
-    )
-    config_file: Path = Field(
-        default=Path("~/.oci/config"),
-        description="Oracle's own configuration file; the key stays where it says",
-    )
-    profile: str = Field(default="DEFAULT", min_length=1, description="section of that file")
-    principal: Literal["user", "instance"] = Field(
-        default="user",
-        description="who asks: a user of the configuration file, or the machine that gridcloud itself runs on",
-    )
-    region: str = Field(
-        default="", description="region, e.g. eu-frankfurt-1; empty: the configuration file's"
-    )
     availability_domains: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
         default=(), description="availability domains to use, in order; * stands for anything; empty: all"
     )
@@ -73,11 +58,6 @@ class OCISettings(CloudSettings):
     price_list_address: str = Field(default=PRICE_LIST, description="where that list is")
     currency: str = Field(
         default="USD", pattern=r"^[A-Z]{3}$", description="currency of that list; see 'price_factor'"
-    )
-    endpoint: str = Field(
-        default="",
-        description="address of the API instead of the region's own, for private regions; {service} stands for "
-        "iaas, identity, limits or containerengine",
     )
 
     @field_validator("address_range")

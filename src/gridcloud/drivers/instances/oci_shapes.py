@@ -1,7 +1,6 @@
 """What Oracle's shapes, images and prices mean: pure, from Oracle's words to ours.
 
-Sources: https://docs.oracle.com/iaas/Content/Compute/References/computeshapes.htm (OCPUs, flexible shapes, GPUs),
-https://docs.oracle.com/iaas/Content/Compute/Concepts/preemptible.htm (half the price, virtual machines only).
+Source: https://docs.oracle.com/iaas/Content/Compute/Concepts/preemptible.htm (half the price, virtual machines only).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from gridcloud.drivers.instances.oci_settings import OCISettings, Rate
+from gridcloud.drivers.oracle_shapes import cpus_of_ocpu, cut_shape, read_shape
 from gridcloud.instances.choosing import Image, PricedShape
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import Request, Shape
@@ -33,20 +33,6 @@ SMALLEST_DISK = 50
 """GB of a boot volume, at least."""
 LARGEST_DISK = 32768
 
-# Oracle says a GPU's model but not its memory: GiB, by name of the shape, the first that matches.
-GPU_MEMORY = (
-    ("*.GPU.A100-v2.*", 80),
-    ("*.GPU4.*", 40),
-    ("*.GPU.B4.*", 40),
-    ("*.GPU.A10.*", 24),
-    ("*.GPU.L40S.*", 48),
-    ("*.GPU.H100.*", 80),
-    ("*.GPU.H200.*", 141),
-    ("*.GPU.MI300X.*", 192),
-    ("*.GPU2.*", 16),
-    ("*.GPU3.*", 16),
-)
-
 
 def price_shape(
     request: Request,
@@ -62,15 +48,15 @@ def price_shape(
     """
     name, disk = str(words.shape), disk_size(request, settings)
     if words.is_flexible:
-        ocpus, memory = _flex(request, words)
-        shape = _shape(words, ocpus, memory, disk)
+        ocpus, memory = cut_shape(words, request.cpus, request.memory)
+        shape = read_shape(words, ocpus, memory, disk)
         if shortfall(request, shape):
             ocpus, memory = words.ocpu_options.max, words.memory_options.max_in_g_bs
-            shape = _shape(words, ocpus, memory, disk)
+            shape = read_shape(words, ocpus, memory, disk)
         choice = {"shape": name, "ocpus": ocpus, "memory": memory, "disk": disk}
     else:
         ocpus, memory = words.ocpus or 0, words.memory_in_gbs or 0
-        shape = _shape(words, ocpus, memory, disk)
+        shape = read_shape(words, ocpus, memory, disk)
         choice = {"shape": name, "disk": disk}
     own = _own_price(shape, ocpus, memory, settings, rates, prices)
     configured = next(
@@ -111,7 +97,7 @@ def wanted_images(wanted: str, images: Iterable[Image], gpu: bool = False) -> li
 def takes_of_limit(limit: str, choice: Mapping[str, Any], shape: Shape) -> float:
     """Return how much of a service limit's resource one machine takes."""
     if limit.endswith("-core-count"):
-        return float(choice.get("ocpus") or shape.cpus / _each(shape.name))
+        return float(choice.get("ocpus") or shape.cpus / cpus_of_ocpu(shape.name))
     if limit.endswith("-memory-count"):
         return float(choice.get("memory") or shape.memory / GIB)
     return float(shape.gpus or 1) if "gpu" in limit and limit.startswith("gpu") else 1.0
@@ -148,39 +134,6 @@ def read_price_list(document: Mapping[str, Any], currency: str) -> tuple[dict[st
         if {"OCPU", "Memory"} <= set(both)
     }
     return rates, gpus
-
-
-def _flex(request: Request, words: Any) -> tuple[float, float]:
-    """Return OCPUs and GB of a flexible shape for a request; they may be too few where it is too small."""
-    cores, memory = words.ocpu_options, words.memory_options
-    each = _each(words.shape)
-    ocpus = max(math.ceil(cores.min), math.ceil(request.cpus / each))
-    gigabytes = math.ceil(request.memory / GIB)
-    if memory.max_per_ocpu_in_gbs:
-        ocpus = max(ocpus, math.ceil(gigabytes / memory.max_per_ocpu_in_gbs))
-    least = max(memory.min_in_g_bs or 1, ocpus * (memory.min_per_ocpu_in_gbs or 0))
-    return float(min(ocpus, cores.max)), float(min(max(gigabytes, math.ceil(least)), memory.max_in_g_bs))
-
-
-def _each(name: str) -> int:
-    """Return how many CPUs an OCPU has: two threads of a core, but a single core of the first Ampere processor."""
-    return 1 if ".A1." in name else 2
-
-
-def _shape(words: Any, ocpus: float, memory: float, disk: int) -> Shape:
-    name, gpus = str(words.shape), words.gpus or 0
-    model = " ".join(re.sub(r"[®™]", "", words.gpu_description or "").split())
-    stated = re.search(r"(\d+)\s?GB", model)
-    known = next((size for pattern, size in GPU_MEMORY if fnmatch.fnmatchcase(name, pattern)), 0)
-    return Shape(
-        name=name,
-        cpus=ocpus * _each(name),
-        memory=int(memory * GIB),
-        disk=disk * GIB,
-        gpus=gpus,
-        gpu_model=model if gpus else "",
-        gpu_memory=(int(stated[1]) if stated else known) * GIB if gpus else 0,
-    )
 
 
 def _own_price(

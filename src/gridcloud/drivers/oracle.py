@@ -1,4 +1,4 @@
-"""How the `oci` driver speaks to Oracle's cloud: clients, pages, and what its refusals mean.
+"""How drivers speak to Oracle's cloud, those of machines and of clusters: the account, clients, pages, refusals.
 
 Every call is signed by the official SDK with the key that the user's own configuration file names. The SDK's retries
 and circuit breakers are off: who retries is the runner, which knows what for.
@@ -7,14 +7,17 @@ and circuit breakers are off: who retries is the runner, which knows what for.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import json
 import os
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from gridcloud.drivers.instances.oci_settings import OCISettings
+from pydantic import Field
+
 from gridcloud.errors import (
     Conflict,
     Forbidden,
@@ -31,16 +34,21 @@ from gridcloud.errors import (
     Transient,
     Unreachable,
 )
+from gridcloud.settings import ProviderSettings
 
 # Without it, older versions of the SDK import all of their 150 services with the first.
 os.environ.setdefault("OCI_PYTHON_SDK_NO_SERVICE_IMPORTS", "1")
 
-__all__ = ["Wire", "code_of", "gather", "translate"]
+__all__ = ["ENDED", "AccountSettings", "Wire", "code_of", "gather", "is_ours", "make_once", "translate"]
 
 SECONDS = (5.0, 20.0)
 """How long a connection and an answer may take."""
 AT_ONCE = 8
 """Calls at the same time; the SDK keeps ten connections."""
+
+ENDED = frozenset({"TERMINATING", "TERMINATED"})
+TRIES = 50
+"""How often a retry token that is used up is replaced: it is remembered for a day."""
 
 CLIENTS = {
     "compute": ("oci.core", "ComputeClient", "iaas"),
@@ -48,6 +56,7 @@ CLIENTS = {
     "network": ("oci.core", "VirtualNetworkClient", "iaas"),
     "identity": ("oci.identity", "IdentityClient", "identity"),
     "limits": ("oci.limits", "LimitsClient", "limits"),
+    "clusters": ("oci.container_engine", "ContainerEngineClient", "containerengine"),
 }
 
 # https://docs.oracle.com/iaas/Content/API/References/apierrors.htm
@@ -81,10 +90,35 @@ REMEDIES: dict[type[GridcloudError], str] = {
 }
 
 
+class AccountSettings(ProviderSettings):
+    """Whose account it is, and which part of it."""
+
+    compartment: str = Field(
+        min_length=1, description="compartment that holds the machines: its OCID or its name"
+    )
+    config_file: Path = Field(
+        default=Path("~/.oci/config"),
+        description="Oracle's own configuration file; the key stays where it says",
+    )
+    profile: str = Field(default="DEFAULT", min_length=1, description="section of that file")
+    principal: Literal["user", "instance"] = Field(
+        default="user",
+        description="who asks: a user of the configuration file, or the machine that gridcloud itself runs on",
+    )
+    region: str = Field(
+        default="", description="region, e.g. eu-frankfurt-1; empty: the configuration file's"
+    )
+    endpoint: str = Field(
+        default="",
+        description="address of the API instead of the region's own, for private regions; {service} stands for "
+        "iaas, identity, limits or containerengine",
+    )
+
+
 class Wire:
     """The clients of one provider. Made at first use; nothing is kept but connections."""
 
-    def __init__(self, settings: OCISettings, provider: str) -> None:
+    def __init__(self, settings: AccountSettings, provider: str) -> None:
         self._settings = settings
         self._provider = provider
         self._clients: dict[str, Any] = {}
@@ -206,7 +240,7 @@ class _BrokenAnswer(Exception):
 
 def _check_answer(response: Any, *_: Any, **__: Any) -> None:
     """Refuse half an answer. The SDK takes one for text, and text for a list of empty records: all machines gone."""
-    if not 200 <= response.status_code < 300 or response.status_code == 204:
+    if not 200 <= response.status_code < 300 or "json" not in response.headers.get("content-type", ""):
         return
     content = response.content
     stated = response.headers.get("content-length")
@@ -261,6 +295,34 @@ async def gather(*work: Coroutine[Any, Any, Any]) -> list[Any]:
 def code_of(error: GridcloudError) -> str:
     """Return Oracle's own code of a translated error."""
     return str(error.details.get("code", ""))
+
+
+def is_ours(thing: Any, tags: Mapping[str, str]) -> bool:
+    """Return whether something carries all these tags."""
+    carried = thing.freeform_tags or {}
+    return all(carried.get(key) == value for key, value in tags.items())
+
+
+async def make_once(wire: Wire, service: str, operation: str, details: Any, *words: str) -> Any:
+    """Make something that two who ask for the same get once, though one like it was removed within the day.
+
+    Oracle remembers a retry token for 24 hours, and refuses it once what it made is gone: then the next in a row of
+    tokens is taken, the same row for everybody who asks for the same. Raises as the call does.
+    """
+    for attempt in range(TRIES):
+        text = "\n".join((operation, *words, str(details), str(attempt)))
+        token = hashlib.sha256(text.encode()).hexdigest()
+        try:
+            made = await wire.call(service, operation, details, opc_retry_token=token)
+        except Conflict as error:
+            if code_of(error) != "InvalidatedRetryToken":
+                raise
+            continue
+        if made.lifecycle_state not in ENDED:
+            return made
+    raise Transient(
+        f"{operation}: it was made and removed {TRIES} times within a day.", remedy="Try tomorrow."
+    )
 
 
 def _refusal(error: Any, what: str) -> GridcloudError:
