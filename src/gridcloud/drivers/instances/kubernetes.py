@@ -175,7 +175,7 @@ class KubernetesDriver(InstanceDriver):
         uid, name = str(handle.data.get("uid")), str(handle.data.get("pod"))
         try:
             await namespace.annotate_pod(name, uid, {EXPIRES: str(math.ceil(at.timestamp()))})
-        except Conflict as error:
+        except (Conflict, InvalidRequest) as error:
             raise NotFound(f"The pod of {instance_id} is gone; another has its name.") from error
 
     async def check(self) -> Sequence[Finding]:
@@ -217,9 +217,17 @@ class KubernetesDriver(InstanceDriver):
         return namespace
 
     async def _room(self, namespace: Namespace) -> Room:
-        nodes, pods, quotas, ranges = await asyncio.gather(
-            namespace.nodes(), namespace.all_pods(), namespace.quotas(), namespace.limit_ranges()
-        )
+        asked = [
+            asyncio.ensure_future(one)
+            for one in (namespace.nodes(), namespace.all_pods(), namespace.quotas(), namespace.limit_ranges())
+        ]
+        try:
+            nodes, pods, quotas, ranges = await asyncio.gather(*asked)
+        except BaseException:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            raise
         known = nodes is not None and pods is not None
         return Room(
             place=f"{namespace.context}, namespace {namespace.name}",
