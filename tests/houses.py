@@ -42,12 +42,12 @@ def configure(folder: Path, providers: dict[str, dict[str, Any]], **sections: di
 
 @contextlib.asynccontextmanager
 async def open_house(
-    folder: Path, providers: dict[str, dict[str, Any]], **sections: dict[str, Any]
+    folder: Path, providers: dict[str, dict[str, Any]], kind: type[House] = House, **sections: dict[str, Any]
 ) -> AsyncIterator[House]:
     """Open a house over these providers; open it again over the same folder to see what outlives it."""
     data = folder / "data"
     data.mkdir(mode=0o700, exist_ok=True)
-    house = await House.open(configure(folder, providers, **sections), data)
+    house = await kind.open(configure(folder, providers, **sections), data)
     try:
         yield house
     finally:

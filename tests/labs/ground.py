@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,9 +33,10 @@ from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.instances.driver import Context
 from gridcloud.instances.first_boot import ARM, AUTHORITY, PRINCIPALS
+from gridcloud.service.house import House
 from gridcloud.testing.instances import driver_context
 
-__all__ = ["Ground", "missing_for_ground"]
+__all__ = ["Ground", "grounded", "missing_for_ground", "through"]
 
 POLL = 0.1
 """Seconds between looks whether a machine is still there."""
@@ -126,6 +127,24 @@ class Ground:
             folder, connect=self.connect, user_authority=self.authority.user_authority, **more
         )
 
+    @contextlib.asynccontextmanager
+    async def door(self, path: Path) -> AsyncIterator[None]:
+        """Tell other processes, at a Unix socket, which port here is the machine of an address: see `through`."""
+
+        async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            host = (await reader.readline()).decode().strip()
+            try:
+                writer.write(f"{await self._port(host)}\n".encode())
+            except Unreachable:
+                writer.write(b"0\n")
+            writer.close()
+
+        server = await asyncio.start_unix_server(tell, path)
+        try:
+            yield
+        finally:
+            server.close()
+
     def armed(self, host: str) -> Path:
         """Return where the machine of an address notes when it ends itself."""
         return Path(f"/proc/{self._machines[host].inner_pid()}/root/var/lib/gridcloud-machine/ends")
@@ -158,6 +177,32 @@ class Ground:
                 continue
             for host in [host for host in self._machines if host not in running]:
                 await asyncio.to_thread(self._machines.pop(host).end)
+
+
+async def through(door: Path, address: Address) -> Address:
+    """Return where the machine of an address is, as the ground behind a door knows it. Raises Unreachable."""
+    if not isinstance(address, SSHAddress):
+        return address
+    reader, writer = await asyncio.open_unix_connection(door)
+    try:
+        writer.write(f"{address.host}\n".encode())
+        port = int(await reader.readline() or b"0")
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    if not port:
+        raise Unreachable(f"Nothing answers at {address.host}.")
+    return address.model_copy(update={"host": "127.0.0.1", "port": port, "jump": None})
+
+
+def grounded(door: Path) -> type[House]:
+    """Return a kind of house whose connections end on the ground behind a door."""
+
+    class GroundedHouse(House):
+        async def _connect(self, address: Address) -> Connection:
+            return await super()._connect(await through(door, address))
+
+    return GroundedHouse
 
 
 class _Machine:
