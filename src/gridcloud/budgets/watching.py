@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,9 +24,9 @@ from gridcloud.budgets.periods import Span
 from gridcloud.budgets.treasury import Treasury
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, GridcloudError, NotFound
-from gridcloud.instances.model import Instance, Reason
+from gridcloud.instances.model import Reason
+from gridcloud.instances.runner import Runner
 from gridcloud.store import Entry
-from gridcloud.store.lives import Lives
 
 __all__ = ["INTERVAL", "KIND", "Told", "Watching", "percent"]
 
@@ -56,22 +56,13 @@ class Told(BaseModel):
 
 
 class Watching:
-    """The loop. ``warn`` and ``end`` are the instances' runner's."""
+    """The loop over all that the budgets pay for."""
 
-    def __init__(
-        self,
-        treasury: Treasury,
-        records: Lives[Instance],
-        clock: Clock,
-        warn: Callable[[str, str], Awaitable[object]],
-        end: Callable[[str, Reason, str], Awaitable[Instance]],
-    ) -> None:
+    def __init__(self, treasury: Treasury, instances: Runner, clock: Clock) -> None:
         self._treasury = treasury
-        self._records = records
-        self._store = records.store
+        self._instances = instances
+        self._store = instances.records.store
         self._clock = clock
-        self._warn = warn
-        self._end = end
         self._announced: set[tuple[str, str]] = set()
         self._looking = asyncio.Lock()
 
@@ -93,7 +84,7 @@ class Watching:
 
     async def _look(self) -> None:
         await self._treasury.refresh()
-        for instance in await self._records.live():
+        for instance in await self._instances.records.live():
             # Whoever was cancelled while an instance was stored has told nobody of it.
             self._treasury.note(instance)
         paying = {
@@ -169,12 +160,12 @@ class Watching:
     async def _end_all(self, pot: Pot, concerned: Sequence[str]) -> None:
         for instance_id in concerned:
             with contextlib.suppress(NotFound):
-                await self._end(instance_id, Reason.BUDGET, f"The budget {pot.title} is used up.")
+                await self._instances.stop(instance_id, Reason.BUDGET, f"The budget {pot.title} is used up.")
 
     async def _warn_all(self, instance_ids: Sequence[str], message: str) -> None:
         for instance_id in instance_ids:
             with contextlib.suppress(NotFound):
-                await self._warn(instance_id, message)
+                await self._instances.warn(instance_id, message)
 
     def _lapsed(self, pot: Pot, now: datetime) -> list[str]:
         """Return what runs though all that was to pay for it is over, this budget last."""

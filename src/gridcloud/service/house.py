@@ -99,9 +99,7 @@ class House:
             currency=lambda: self.settings().currency,
         )
         self.instances.records.listen(self.treasury.note)
-        self.budgets = Watching(
-            self.treasury, self.instances.records, clock, self.instances.warn, self.instances.stop
-        )
+        self.budgets = Watching(self.treasury, self.instances, clock)
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
