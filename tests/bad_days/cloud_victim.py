@@ -20,7 +20,7 @@ from tests.labs.ground import grounded
 __all__ = ["live"]
 
 SMALL = Request(cpus=1, memory=512 << 20, time=3600)
-CONFIGURE = ({"driver": "script", "run": "echo configured; sleep 0.2"},)
+CONFIGURE = ({"use": "script", "text": "echo configured; sleep 0.2"},)
 
 
 async def live(folder: Path, door: Path) -> None:

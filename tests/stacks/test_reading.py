@@ -73,7 +73,7 @@ def test_our_own_form() -> None:
             "plans": {
                 "worker": {
                     "request": {"cpus": 2, "memory": "4GiB"},
-                    "configure": [{"driver": "script", "run": "echo {{instance.name}} {{ instance.index }}"}],
+                    "configure": [{"use": "script", "text": "echo {{instance.name}} {{ instance.index }}"}],
                 }
             },
             "instances": {"node[01-02]": {"plan": "worker", "request": {"memory": "8GiB"}}, "gate": None},
@@ -82,7 +82,7 @@ def test_our_own_form() -> None:
     )
     node = definition.instances["node02"]
     assert (node.request.cpus, node.request.memory) == (2, 8 << 30)
-    assert node.configure == ({"driver": "script", "run": "echo node02 2"},)
+    assert node.configure == ({"use": "script", "text": "echo node02 2"},)
     assert definition.pools["workers"] == ("node01", "node02")
 
 

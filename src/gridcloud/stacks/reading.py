@@ -5,7 +5,7 @@
     plans:
       worker:
         request: {cpus: 2, memory: 4GiB, time: 8h}
-        configure: [{driver: script, run: "echo {{ instance.name }} >name"}]
+        configure: [{use: script, text: "echo {{ instance.name }} >name"}]
     instances:
       node[01-03]: {plan: worker}
       gateway: {request: {cpus: 1, memory: 1GiB, on: campus}}
@@ -223,7 +223,7 @@ def _prototype_configurer(place: str, entry: Any) -> dict[str, Any]:
     name = ((entry or {}).get("provider") or {}).get("name") if isinstance(entry, Mapping) else None
     keywords = ((entry.get("settings") or {}).get("kwargs") or {}) if isinstance(entry, Mapping) else {}
     if name in ("ansible", "AnsibleConfigurer") and "playbook" in keywords:
-        return {"driver": "ansible", "playbook": keywords["playbook"]}
+        return {"use": "ansible", "playbook": keywords["playbook"]}
     raise InvalidSettings(
         f"{place}: the configurer {name!r} of the prototype works on image files before a machine is made.",
         remedy="Configure the machine instead: leave it out and write 'configure:' with ansible, script or packages.",
