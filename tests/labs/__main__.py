@@ -12,6 +12,7 @@ from tests.labs.kubernetes import missing_for_kubernetes, prepare_kubernetes
 from tests.labs.machines import missing_for_machines
 from tests.labs.openstack_build import missing_to_build, prepare_openstack
 from tests.labs.ownership import root_filesystem
+from tests.labs.virtual_machines import missing_for_virtual_machines, prepare_image
 
 __all__ = ["main"]
 
@@ -26,8 +27,8 @@ HEAVY: dict[str, tuple[Callable[[], str | None], Callable[[], object]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Build the root file system, the image store of each engine, and the heavy labs that are named, where they can
-    be used at all."""
+    """Build the root file system, the image store of each engine, the image of virtual machines, and the heavy labs
+    that are named, where they can be used at all."""
     heavy = list(HEAVY) if names == ["all"] else names
     if unknown := [name for name in heavy if name not in HEAVY]:
         sys.exit(f"no lab is called {unknown[0]}; there are: {', '.join(HEAVY)}")
@@ -40,6 +41,9 @@ def main(names: list[str]) -> None:
         reasons.append(reason)
         if reason is None:
             prepare_images(name)
+    reasons.append(missing_for_virtual_machines())
+    if reasons[-1] is None:
+        prepare_image()
     for lab in heavy:
         missing_for_lab, prepare = HEAVY[lab]
         reasons.append(missing_for_lab())

@@ -392,12 +392,11 @@ class QEMUDriver(InstanceDriver):
         if look.panicked:
             return Observation(phase=Phase.FAILED, detail=_with_console("its kernel panicked", look))
         if not look.supervised:
-            why = "it was broken off while it was made" if not look.console else "it was killed on its host"
+            why = "it was killed on its host" if look.ran else "it was broken off while it was made"
             return Observation(phase=Phase.FAILED, detail=_with_console(why, look))
         if not look.port:
-            return Observation(
-                phase=Phase.PENDING, detail=look.progress or f"it is being made on {host.name}"
-            )
+            now = "it has just ended" if look.ran else f"it is being made on {host.name}"
+            return Observation(phase=Phase.PENDING, detail=look.progress or now)
         full = survey.disk_free < LITTLE_DISK
         return Observation(
             phase=Phase.RUNNING,

@@ -84,6 +84,8 @@ class Look:
     supervised: bool = False
     port: int = 0
     """The host's port that leads to its SSH server; 0: QEMU does not run."""
+    ran: bool = False
+    """Whether QEMU did run, and does no longer."""
     panicked: bool = False
     ended: str = ""
     """The exit code, and how it came to its end."""
@@ -227,7 +229,7 @@ def parse_survey(name: str, answer: str) -> Survey:
         free, size = fields["disk"][0].split()
         reservations = tuple(_reservation(line) for line in fields.get("reservation", ()))
         looks: dict[str, Look] = {}
-        for what in ("supervised", "running", "panic", "progress", "ended", "console", "half"):
+        for what in ("supervised", "running", "ran", "panic", "progress", "ended", "console", "half"):
             for line in fields.get(what, ()):
                 instance_id, words = _pair(line)
                 _note(looks.setdefault(instance_id, Look()), what, words)
@@ -242,6 +244,8 @@ def _note(look: Look, what: str, words: str) -> None:
             look.supervised = True
         case "running":
             look.port = int(words)
+        case "ran":
+            look.ran = True
         case "panic":
             look.panicked = True
         case "progress":

@@ -129,7 +129,7 @@ survey() {
       say "running $id $rest"
       case $(console_line "$place") in *'Kernel panic - not syncing'*) say "panic $id" ;; esac
     elif [ -f "$place/running" ]; then
-      say "progress $id it has just ended"
+      say "ran $id"
     fi
     for name in progress ended; do
       if [ -f "$place/$name" ]; then say "$name $id $(last_line "$place/$name")"; fi
