@@ -41,7 +41,13 @@ def project(openstack_cloud: OpenStack) -> Project:
 
 def settings_of(lab: OpenStack, project: Project, **more: Any) -> OpenStackSettings:
     """The settings of a provider in a project."""
-    words = {"driver": "openstack", "cloud": project.cloud, "clouds_file": lab.clouds_file, "image": IMAGE}
+    words = {
+        "driver": "openstack",
+        "cloud": project.cloud,
+        "clouds_file": lab.clouds_file,
+        "image": IMAGE,
+        "allow_from": "192.0.2.0/24",
+    }
     return OpenStackSettings.model_validate(words | more)
 
 
@@ -498,14 +504,38 @@ async def test_the_security_group_lets_in_only_whom_it_is_told(
     open_driver: OpenDriver, openstack_cloud: OpenStack, sdk: Any
 ) -> None:
     project = openstack_cloud.make_project()
-    driver = open_driver(project, allow_from=["198.51.100.0/24", "2001:db8::/32"])
-    spec = await spec_of(driver)
-    await driver.create(spec)
+    first = open_driver(project, allow_from=["198.51.100.0/24", "2001:db8::/32"])
+    spec = await spec_of(first)
+    await first.create(spec)
     with sdk(project) as cloud:
+        assert doors_of(cloud, spec.id) == {("198.51.100.0/24", 22, 22), ("2001:db8::/32", 22, 22)}
+        # What the configuration no longer says is taken back with the next machine.
+        second = open_driver(project, allow_from="203.0.113.0/24")
+        await second.create(spec.model_copy(update={"id": "t-second"}))
+        assert doors_of(cloud, "t-second") == {("203.0.113.0/24", 22, 22)}
+
+
+async def test_security_groups_of_ones_own(
+    open_driver: OpenDriver, openstack_cloud: OpenStack, sdk: Any
+) -> None:
+    project = openstack_cloud.make_project()
+    driver = open_driver(project, allow_from=(), security_groups=["doors"])
+    spec = await spec_of(driver)
+    with pytest.raises(InvalidSettings, match="no security group 'doors'"):
+        await driver.create(spec)
+    with sdk(project) as cloud:
+        group = cloud.network.create_security_group(name="doors")
+        await driver.create(spec)
         (port,) = cloud.network.ports(name=f"gridcloud-{spec.id}")
-        (group,) = port.security_group_ids
-        rules = {
-            (rule.remote_ip_prefix, rule.port_range_min, rule.port_range_max)
-            for rule in cloud.network.security_group_rules(security_group_id=group, direction="ingress")
-        }
-    assert rules == {("198.51.100.0/24", 22, 22), ("2001:db8::/32", 22, 22)}
+        assert port.security_group_ids == [group.id]
+        await driver.destroy(spec.id, None)
+        assert await held(driver) == []
+        assert cloud.network.get_security_group(group.id)
+
+
+def doors_of(cloud: Any, instance_id: str) -> set[tuple[str, int, int]]:
+    """What may reach a machine: ranges of addresses and of ports."""
+    (port,) = cloud.network.ports(name=f"gridcloud-{instance_id}")
+    (group,) = port.security_group_ids
+    rules = cloud.network.security_group_rules(security_group_id=group, direction="ingress")
+    return {(rule.remote_ip_prefix, rule.port_range_min, rule.port_range_max) for rule in rules}

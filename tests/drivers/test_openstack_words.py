@@ -199,7 +199,12 @@ def test_what_is_no_error_of_the_sdk_is_left_alone() -> None:
 
 
 def test_settings_refuse_what_cannot_be_meant(tmp_path: Path) -> None:
-    good: dict[str, Any] = {"driver": "openstack", "cloud": "campus", "image": "debian-12*"}
+    good: dict[str, Any] = {
+        "driver": "openstack",
+        "cloud": "campus",
+        "image": "debian-12*",
+        "allow_from": "192.0.2.0/24",
+    }
     settings = OpenStackSettings.model_validate(
         good
         | {
@@ -214,6 +219,8 @@ def test_settings_refuse_what_cannot_be_meant(tmp_path: Path) -> None:
         {"cloud": ""},
         {"image": ""},
         {"allow_from": ["everybody"]},
+        {"allow_from": ()},
+        {"security_groups": "mine"},
         {"volume": "yes"},
         {"password": "x"},
     ):

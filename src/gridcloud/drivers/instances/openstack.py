@@ -189,7 +189,7 @@ class OpenStackDriver(InstanceDriver):
     def _make(self, plan: Plan) -> dict[str, Any]:
         """Make it; where the answer is not clear, look whether it is there after all."""
         try:
-            return self._cloud.ask(lambda: self._things.make(plan, self.settings.allow_from))
+            return self._cloud.ask(lambda: self._things.make(plan))
         except Transient as error:
             for pause in (0.0, 2.0):
                 time.sleep(pause)

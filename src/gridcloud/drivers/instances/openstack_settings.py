@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gridcloud.instances.cloud import AddressRange, CloudSettings
 from gridcloud.settings import Size
@@ -53,9 +53,13 @@ class OpenStackSettings(CloudSettings):
         description="name or id of the network that floating addresses come from; the one behind the router of "
         "'network' when not given",
     )
-    allow_from: tuple[AddressRange, ...] = Field(
-        default=("0.0.0.0/0", "::/0"),
-        description="ranges of addresses that may reach the SSH server of machines",
+    allow_from: Annotated[tuple[AddressRange, ...], BeforeValidator(_as_list)] = Field(
+        default=(),
+        description="ranges of addresses that may reach the SSH server of machines, in a security group that comes "
+        "with the first of them and goes with the last; e.g. 192.0.2.0/24",
+    )
+    security_groups: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        default=(), description="security groups of your own instead, by name or id"
     )
     volume: Literal["auto", "always", "never"] = Field(
         default="auto",
@@ -70,3 +74,16 @@ class OpenStackSettings(CloudSettings):
         default_factory=dict,
         description="GPUs by name of flavor, * stands for anything; before what the flavors say of themselves",
     )
+
+    @model_validator(mode="after")
+    def _check_doors(self) -> Self:
+        if not self.allow_from and not self.security_groups:
+            raise ValueError(
+                "allow_from: say from which addresses machines may be reached by SSH, e.g. 192.0.2.0/24, or name "
+                "'security_groups' of your own"
+            )
+        if self.allow_from and self.security_groups:
+            raise ValueError(
+                "allow_from has no effect on 'security_groups' of your own: leave one of them out"
+            )
+        return self

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import openstack.exceptions
 
 from gridcloud.drivers.instances.openstack_cloud import Cloud, when
-from gridcloud.errors import Conflict, InvalidRequest, NotFound, Rejected, Transient
+from gridcloud.errors import Conflict, InvalidRequest, InvalidSettings, NotFound, Rejected, Transient
 from gridcloud.instances.model import SHARED
 
 __all__ = ["Plan", "Thing", "Things"]
@@ -113,9 +112,9 @@ class Things:
         host = address.floating_ip_address if address else _fixed(port) if port else _address_of(servers[0])
         return {"server": servers[0].id, "host": host}
 
-    def make(self, plan: Plan, allow_from: Sequence[str]) -> dict[str, Any]:
+    def make(self, plan: Plan) -> dict[str, Any]:
         """Make what the plan says, using what a call that was cut short has left; return the handle's words."""
-        port = self._ensure_port(plan, allow_from)
+        port = self._ensure_port(plan)
         address = self._ensure_address(plan, port) if plan.external else None
         server = self._make_server(plan, port)
         return {"server": server.id, "host": address.floating_ip_address if address else _fixed(port)}
@@ -154,7 +153,21 @@ class Things:
 
     # Making
 
-    def _ensure_group(self, allow_from: Sequence[str]) -> str:
+    def _doors(self) -> list[str]:
+        """Return the ids of the security groups of machines: those that are named, else ours, made where it is not."""
+        settings, network = self._cloud.settings, self._cloud.sdk.network
+        if not settings.security_groups:
+            return [self._ensure_group()]
+        found = [network.find_security_group(one, ignore_missing=True) for one in settings.security_groups]
+        for name, group in zip(settings.security_groups, found, strict=True):
+            if group is None:
+                raise InvalidSettings(
+                    f"{self._cloud.label} has no security group {name!r}.",
+                    remedy="Set 'security_groups' to those that 'openstack security group list' shows.",
+                )
+        return [str(group.id) for group in found]
+
+    def _ensure_group(self) -> str:
         network = self._cloud.sdk.network
         groups = self._groups()
         if groups:
@@ -163,11 +176,12 @@ class Things:
             group = network.create_security_group(
                 name=f"{PREFIX}{self._holder}", description=self._mark(SHARED)
             )
-        have = {
-            rule["remote_ip_prefix"]
-            for rule in network.security_group_rules(security_group_id=group.id, direction="ingress")
-        }
-        for source in sorted(set(allow_from) - have):
+        rules = list(network.security_group_rules(security_group_id=group.id, direction="ingress"))
+        wanted = set(self._cloud.settings.allow_from)
+        for rule in rules:
+            if rule.remote_ip_prefix not in wanted:  # the configuration said otherwise when it was made
+                network.delete_security_group_rule(rule.id, ignore_missing=True)
+        for source in sorted(wanted - {rule.remote_ip_prefix for rule in rules}):
             version = 6 if ":" in source else 4
             try:
                 network.create_security_group_rule(
@@ -178,7 +192,7 @@ class Things:
                 pass  # another instance's creation was quicker
         return str(group.id)
 
-    def _ensure_port(self, plan: Plan, allow_from: Sequence[str]) -> Any:
+    def _ensure_port(self, plan: Plan) -> Any:
         ports = self._ports(plan.id)
         if ports:
             return ports[0]
@@ -189,7 +203,7 @@ class Things:
         }
         for last in (False, True):
             if plan.secured:
-                words["security_groups"] = [self._ensure_group(allow_from)]
+                words["security_groups"] = self._doors()
             try:
                 return self._cloud.sdk.network.create_port(**words)
             except openstack.exceptions.NotFoundException:
