@@ -126,14 +126,16 @@ async def suffer_all(
     words: Sequence[str],
     steps: int,
     open_: Open = open_house,
+    usual: int = POINTS,
 ) -> str:
     """Be killed at all points, print what became of each, and return the counts in a line.
 
-    ``provider`` gives the entry for each point. ``words``: the victim's module and its arguments after the folder;
+    ``usual``: how many points where KILL_POINTS does not say. ``provider`` gives the entry for each point. ``words``: the victim's module and its arguments after the folder;
     ``steps``: lines that it prints in the course of one life.
     """
     chance = random.Random(f"{SEED} {kind}")
-    points = [Point(n, chance.randint(1, steps), chance.uniform(0, 0.4)) for n in range(POINTS)]
+    count = POINTS if "KILL_POINTS" in os.environ else usual
+    points = [Point(n, chance.randint(1, steps), chance.uniform(0, 0.4)) for n in range(count)]
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(point: Point) -> None:

@@ -58,7 +58,7 @@ async def suffer_at(
             return open_house(place, providers, kind, limits={"orphan": 0})
 
         words = ("tests.bad_days.cloud_victim", str(folder / "door"))
-        counts = await suffer_all(cloud, folder, lambda _: entry, left, words, STEPS, open_)
+        counts = await suffer_all(cloud, folder, lambda _: entry, left, words, STEPS, open_, usual=4)
     return f"{counts} foreign={len(before)} touched={len(touched)}"
 
 
