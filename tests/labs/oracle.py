@@ -2,7 +2,7 @@
 
 There is no emulator of this cloud, so this is our own: every request's RSA signature, date, body hash and key is
 verified (https://docs.oracle.com/iaas/Content/API/Concepts/signingrequests.htm), and every body is held to the models
-of Oracle's SDK, ours as well as the client's. It knows compute, network, identity and limits.
+of Oracle's SDK, ours as well as the client's. It knows compute, network, identity, limits and clusters.
 
     with Oracle() as cloud:
         config = cloud.write_config(folder)      # what lies in ~/.oci/config: a user with a key
@@ -36,14 +36,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tests.labs import oracle_account, oracle_compute, oracle_network
+from tests.labs import oracle_account, oracle_clusters, oracle_compute, oracle_network
 from tests.labs.oracle_tenancy import Call, Fault, Refusal, Route, Tenancy, User, check_answer, read_body
 
 __all__ = ["Oracle"]
 
 SKEW = 300
 """Seconds that a client's clock may be off."""
-ROUTES = (*oracle_account.ROUTES, *oracle_compute.ROUTES, *oracle_network.ROUTES)
+ROUTES = (*oracle_account.ROUTES, *oracle_compute.ROUTES, *oracle_network.ROUTES, *oracle_clusters.ROUTES)
 SIGNED = ("date", "(request-target)", "host")
 SIGNED_BODY = ("content-length", "content-type", "x-content-sha256")
 
@@ -168,7 +168,9 @@ class Oracle:
             digest = hashlib.sha256(body).hexdigest()
             self.tenancy.tokens[(call.path, call.retry_token)] = (answer["id"], digest)
         if answer is None:
-            return 204, None, {}
+            return 204, None, call.headers
+        if isinstance(answer, str):
+            return 200, answer, {"content-type": "application/x-yaml"}
         headers = {"etag": hashlib.sha256(json.dumps(answer).encode()).hexdigest()[:16]}
         if isinstance(answer, list):
             start, most = int(call.query.get("page") or 0), int(call.query.get("limit") or self.tenancy.page)
@@ -304,11 +306,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault is not None and not fault.half and not fault.silent:
             self.close_connection = True
             return
-        text = json.dumps(answer).encode() if answer is not None else b""
+        kind = more.pop("content-type", "application/json")
+        plain = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        text = plain if answer is not None else b""
         if fault is not None and fault.half:
             text = text[: len(text) // 2]
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(text)))
         self.send_header("opc-request-id", headers.get("opc-request-id", secrets.token_hex(16)))
         for name, value in more.items():

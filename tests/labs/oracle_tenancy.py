@@ -120,6 +120,8 @@ class Call:
     parts: dict[str, str]
     body: Any = None
     retry_token: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the answer."""
 
     def need(self, name: str) -> str:
         """Return a parameter of the query that must be there."""

@@ -12,7 +12,7 @@ import importlib
 import json
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,18 @@ from gridcloud.settings import ProviderSettings
 # Without it, older versions of the SDK import all of their 150 services with the first.
 os.environ.setdefault("OCI_PYTHON_SDK_NO_SERVICE_IMPORTS", "1")
 
-__all__ = ["ENDED", "AccountSettings", "Wire", "code_of", "gather", "is_ours", "make_once", "translate"]
+__all__ = [
+    "ENDED",
+    "AccountSettings",
+    "Wire",
+    "begin_once",
+    "code_of",
+    "find_compartment",
+    "gather",
+    "is_ours",
+    "make_once",
+    "translate",
+]
 
 SECONDS = (5.0, 20.0)
 """How long a connection and an answer may take."""
@@ -140,6 +151,11 @@ class Wire:
         """Return the answer's data. Raises what `translate` says."""
         answer = await self._ask(service, operation, *positional, **named)
         return answer.data
+
+    async def begin(self, service: str, operation: str, *positional: Any, **named: Any) -> str:
+        """Return the id of the work request that an operation began; empty where it begins none."""
+        answer = await self._ask(service, operation, *positional, **named)
+        return str(answer.headers.get("opc-work-request-id") or "")
 
     async def pages(self, service: str, operation: str, *positional: Any, **named: Any) -> list[Any]:
         """Return the items of all pages of a listing."""
@@ -281,6 +297,31 @@ def translate(error: Exception, what: str) -> GridcloudError:
     return Transient(f"{what}: {_words(error)}.", remedy="Try again.")
 
 
+async def find_compartment(wire: Wire, wanted: str, provider: str) -> str:
+    """Return the OCID of a compartment that is named so or so. Raises InvalidSettings when it is not there, or not
+    the only one."""
+    if wanted.startswith(("ocid1.compartment.", "ocid1.tenancy.")):
+        return wanted
+    found = await wire.pages(
+        "identity",
+        "list_compartments",
+        await wire.tenancy(),
+        name=wanted,
+        compartment_id_in_subtree=True,
+        access_level="ACCESSIBLE",
+    )
+    ids = [one.id for one in found if one.lifecycle_state in (None, "ACTIVE")]
+    if len(ids) == 1:
+        return str(ids[0])
+    what = f"there are {len(ids)} compartments" if ids else "there is no compartment"
+    raise InvalidSettings(
+        f"{provider}: {what} named {wanted!r} that this user may see.",
+        remedy="Set 'compartment' to its OCID."
+        if ids
+        else "Check its name and the policy; see docs/guide/oracle.md.",
+    )
+
+
 async def gather(*work: Coroutine[Any, Any, Any]) -> list[Any]:
     """Return the results of all; when one fails, end the others first, so that nothing goes on behind its back."""
     tasks = [asyncio.create_task(one) for one in work]
@@ -309,9 +350,7 @@ async def make_once(wire: Wire, service: str, operation: str, details: Any, *wor
     Oracle remembers a retry token for 24 hours, and refuses it once what it made is gone: then the next in a row of
     tokens is taken, the same row for everybody who asks for the same. Raises as the call does.
     """
-    for attempt in range(TRIES):
-        text = "\n".join((operation, *words, str(details), str(attempt)))
-        token = hashlib.sha256(text.encode()).hexdigest()
+    for token in _tokens(operation, details, words):
         try:
             made = await wire.call(service, operation, details, opc_retry_token=token)
         except Conflict as error:
@@ -320,7 +359,28 @@ async def make_once(wire: Wire, service: str, operation: str, details: Any, *wor
             continue
         if made.lifecycle_state not in ENDED:
             return made
-    raise Transient(
+    raise _too_often(operation)
+
+
+async def begin_once(wire: Wire, service: str, operation: str, details: Any, *words: str) -> str:
+    """Do as `make_once` where the answer is a work request; return its id."""
+    for token in _tokens(operation, details, words):
+        try:
+            return await wire.begin(service, operation, details, opc_retry_token=token)
+        except Conflict as error:
+            if code_of(error) != "InvalidatedRetryToken":
+                raise
+    raise _too_often(operation)
+
+
+def _tokens(operation: str, details: Any, words: Sequence[str]) -> Iterator[str]:
+    for attempt in range(TRIES):
+        text = "\n".join((operation, *words, str(details), str(attempt)))
+        yield hashlib.sha256(text.encode()).hexdigest()
+
+
+def _too_often(operation: str) -> Transient:
+    return Transient(
         f"{operation}: it was made and removed {TRIES} times within a day.", remedy="Try tomorrow."
     )
 

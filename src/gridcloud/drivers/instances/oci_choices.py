@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from gridcloud.drivers.instances.oci_settings import OCISettings, Rate
 from gridcloud.drivers.instances.oci_shapes import limit_shortage, read_image, read_price_list, takes_of_limit
-from gridcloud.drivers.oracle import Wire, gather
+from gridcloud.drivers.oracle import Wire, find_compartment, gather
 from gridcloud.errors import Forbidden, GridcloudError, InvalidSettings, NotFound, Unreachable
 from gridcloud.instances import choosing
 from gridcloud.instances.choosing import Image, choose_network
@@ -47,10 +47,11 @@ class Choices:
 
     async def compartment(self) -> str:
         """Return the OCID of the compartment. Raises InvalidSettings when it is not there or not the only one."""
-        wanted = self._settings.compartment
-        if wanted.startswith(("ocid1.compartment.", "ocid1.tenancy.")):
-            return wanted
-        return cast(str, await self._once("compartment", MINUTES, self._find_compartment))
+
+        async def find() -> str:
+            return await find_compartment(self._wire, self._settings.compartment, self._provider)
+
+        return cast(str, await self._once("compartment", MINUTES, find))
 
     async def domains(self) -> list[str]:
         """Return the availability domains to use, in order. Raises InvalidSettings."""
@@ -217,27 +218,6 @@ class Choices:
             for one in report.shape_availabilities
             if one.availability_status == "OUT_OF_HOST_CAPACITY"
         }
-
-    async def _find_compartment(self) -> str:
-        wanted, tenancy = self._settings.compartment, await self._wire.tenancy()
-        found = await self._wire.pages(
-            "identity",
-            "list_compartments",
-            tenancy,
-            name=wanted,
-            compartment_id_in_subtree=True,
-            access_level="ACCESSIBLE",
-        )
-        ids = [one.id for one in found if one.lifecycle_state in (None, "ACTIVE")]
-        if len(ids) == 1:
-            return str(ids[0])
-        what = f"there are {len(ids)} compartments" if ids else "there is no compartment"
-        raise InvalidSettings(
-            f"{self._provider}: {what} named {wanted!r} that this user may see.",
-            remedy="Set 'compartment' to its OCID."
-            if ids
-            else "Check its name and the policy; see docs/guide/oracle.md.",
-        )
 
     async def _list_domains(self) -> list[str]:
         compartment = await self.compartment()
