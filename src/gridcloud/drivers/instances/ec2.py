@@ -176,9 +176,8 @@ class EC2Driver(InstanceDriver):
 
     def _run(self, spec: Spec, user_data: str, former: int) -> str:
         for last in (False, True):
-            group = self._group(again=last)
-            words = self._words(spec, user_data, former, group)
             try:
+                words = self._words(spec, user_data, former, self._group(again=last))
                 return str(self._wire.call("run_instances", **words)["Instances"][0]["InstanceId"])
             except InvalidSettings as error:
                 # What the machines share went with the last of them between our look and our call.
@@ -225,8 +224,10 @@ class EC2Driver(InstanceDriver):
             "network-interface",
             *(["spot-instances-request"] if offer.spot else []),
         ]
-        # A token is worth one launch: what was terminated needs another one.
-        token = f"{self.context.installation}/{self.context.provider}/{spec.id}/{former}"
+        # A token is worth one launch: what was terminated needs another one, and so does another offer, since Amazon
+        # refuses a token that comes with other words.
+        chosen = f"{offer.image}/{offer.shape.name}/{offer.choice['subnet']}/{offer.spot}"
+        token = f"{self.context.installation}/{self.context.provider}/{spec.id}/{former}/{chosen}"
         words: dict[str, Any] = {
             "ImageId": offer.image,
             "InstanceType": offer.shape.name,

@@ -45,6 +45,8 @@ FAULTS = (BotoCoreError, ClientError, ResponseParserError)
 
 CONNECT, READ = 5, 25
 """Seconds that a connection, and an answer, may take."""
+TRIES = 3
+"""How often Amazon's library asks before it gives up, pausing a second or two between."""
 
 CREDENTIALS = "Renew the credentials where Amazon's tools keep them: aws configure, or aws sso login."
 RIGHTS = "Give the account the rights that the guide to Amazon EC2 lists."
@@ -171,7 +173,7 @@ class Wire:
         """Return the answer to one call, named as boto3's method."""
         try:
             answer: dict[str, Any] = getattr(self._client(service), operation)(**words)
-            return answer
+            return self._checked(service, answer)
         except FAULTS as error:
             raise self.translate(error) from error
 
@@ -179,7 +181,7 @@ class Wire:
         """Yield the entries below ``key`` of all pages of a listing."""
         try:
             for page in self._client(service).get_paginator(operation).paginate(**words):
-                yield from page.get(key, ())
+                yield from self._checked(service, page).get(key, ())
         except FAULTS as error:
             raise self.translate(error) from error
 
@@ -214,6 +216,13 @@ class Wire:
         for client in clients.values():
             client.close()
 
+    def _checked(self, service: str, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer that Amazon gave: any page that happens to be XML reads as an empty listing, such as that
+        of a network's login, and would tell us that all machines are gone."""
+        if service == "ec2" and not answer.get("ResponseMetadata", {}).get("RequestId"):
+            raise Transient(f"{self._provider}: the answer is not Amazon's: it has no request id.")
+        return answer
+
     def _translate_answer(self, error: ClientError) -> GridcloudError:
         said = error.response.get("Error", {})
         code, text = str(said.get("Code", "")), str(said.get("Message", error))[:500]
@@ -243,7 +252,7 @@ class Wire:
         config = Config(
             connect_timeout=CONNECT,
             read_timeout=READ,
-            retries={"mode": "standard", "total_max_attempts": 3},
+            retries={"mode": "standard", "total_max_attempts": TRIES},
             max_pool_connections=32,
             user_agent_extra="gridcloud",
         )
