@@ -65,7 +65,9 @@ class Choices:
             why = why_never or "; ".join(filter(None, (offers[0].why_not, beyond)))
             return [offers[0].model_copy(update={"why_not": why})]
         full = self.explain_full(held()) if self._settings.instances else ""
-        return [self._limited(offer, full) for offer in offers]
+        if any(offer.choice["volume"] for offer in offers):
+            quotas += self._cloud.volume_quotas()
+        return [self._limited(offer, quotas, full) for offer in offers]
 
     def images(self) -> list[str]:
         """Return the names of images that a request may name, the default first."""
@@ -154,10 +156,9 @@ class Choices:
             else ""
         )
 
-    def _limited(self, offer: Offer, full: str) -> Offer:
-        volume, address = offer.choice["volume"], bool(offer.choice["external"])
-        needs = self.needs(offer.shape, volume, address)
-        why = full or explain_shortage(self.quotas(bool(volume), address), needs)
+    def _limited(self, offer: Offer, quotas: list[Quota], full: str) -> Offer:
+        needs = self.needs(offer.shape, offer.choice["volume"], bool(offer.choice["external"]))
+        why = full or explain_shortage(quotas, needs)
         return offer.model_copy(update={"available": False, "why_not": why}) if why else offer
 
     def _shapes(self, request: Request, image: Image, quotas: list[Quota]) -> tuple[list[PricedShape], str]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import openstack.connection
+import openstack.exceptions
 from openstack.config.loader import OpenStackConfig
 
 from gridcloud.drivers.instances.openstack_settings import OpenStackSettings
@@ -196,8 +197,12 @@ class Cloud:
         ]
 
     def address_quotas(self) -> list[Quota]:
-        """Return how many floating addresses and ports the project may have, and has."""
-        details = self.sdk.network.get_quota(self.project(), details=True)
+        """Return how many floating addresses and ports the project may have, and has; nothing where the cloud does
+        not tell its users."""
+        try:
+            details = self.sdk.network.get_quota(self.project(), details=True)
+        except (openstack.exceptions.ForbiddenException, openstack.exceptions.NotFoundException):
+            return []
         return [
             Quota(what, _limit(said.get("limit")), int(said.get("used", 0)) + int(said.get("reserved", 0)))
             for what, said in (("floating addresses", details.floating_ips), ("ports", details.ports))
