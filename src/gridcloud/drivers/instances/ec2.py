@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from gridcloud.connections.model import SSHAddress
-from gridcloud.drivers.instances.ec2_check import examine
+from gridcloud.drivers.instances.ec2_check import TAGGED, examine
 from gridcloud.drivers.instances.ec2_choices import Choices
 from gridcloud.drivers.instances.ec2_prices import Prices
 from gridcloud.drivers.instances.ec2_settings import EC2Settings
@@ -137,7 +137,7 @@ class EC2Driver(InstanceDriver):
     async def check(self) -> Sequence[Finding]:
         """Try credentials, image, network, rights, quota and prices; see the contract."""
         return await asyncio.to_thread(
-            examine, self._wire, self._choices, self._prices, self.settings, self.context.provider
+            examine, self._wire, self._choices, self._prices, self.settings, self._things.tags("check")
         )
 
     async def close(self) -> None:
@@ -218,12 +218,7 @@ class EC2Driver(InstanceDriver):
     def _words(self, spec: Spec, user_data: str, former: int, groups: list[str]) -> dict[str, Any]:
         settings, offer = self.settings, spec.offer
         tags = self._things.tags(spec.id, spec.name)
-        kinds = [
-            "instance",
-            "volume",
-            "network-interface",
-            *(["spot-instances-request"] if offer.spot else []),
-        ]
+        kinds = [*TAGGED, *(["spot-instances-request"] if offer.spot else [])]
         # A token is worth one launch: what was terminated needs another one, and so does another offer, since Amazon
         # refuses a token that comes with other words.
         chosen = f"{offer.image}/{offer.shape.name}/{offer.choice['subnet']}/{offer.spot}"

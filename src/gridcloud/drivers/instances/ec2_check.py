@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from gridcloud.drivers.instances.ec2_choices import Choices
 from gridcloud.drivers.instances.ec2_prices import Prices
@@ -12,11 +12,14 @@ from gridcloud.errors import GridcloudError
 from gridcloud.instances.choosing import choose_image, choose_shapes
 from gridcloud.instances.model import Finding, Request
 
-__all__ = ["examine"]
+__all__ = ["TAGGED", "examine"]
+
+TAGGED = ("instance", "volume", "network-interface")
+"""What a launch makes, each tagged by it."""
 
 
 def examine(
-    wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings, provider: str
+    wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings, tags: Sequence[Mapping[str, str]]
 ) -> list[Finding]:
     """Return what was found, the first trouble with credentials last: nothing else can be told then."""
 
@@ -54,6 +57,8 @@ def examine(
                 SubnetId=subnet.id,
                 MinCount=1,
                 MaxCount=1,
+                # Rights may be given for things with our tags only.
+                TagSpecifications=[{"ResourceType": kind, "Tags": list(tags)} for kind in TAGGED],
             )
         except GridcloudError as error:
             if code_of(error) != "DryRunOperation":
