@@ -1,0 +1,43 @@
+"""Clusters over HTTP: who sees whose."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gridcloud.clusters.model import ClusterRequest, State
+from gridcloud.errors import Forbidden, NotFound
+from tests.services import FAKE, open_service
+
+
+async def test_users_see_their_own(tmp_path: Path) -> None:
+    async with (
+        open_service(tmp_path, FAKE, clusters={"pretend": {"driver": "fake"}}) as service,
+        await service.user("ada") as ada,
+        await service.user("grace") as grace,
+        service.admin() as admin,
+    ):
+        made = await ada.start_cluster("lab", ClusterRequest(nodes=2))
+        assert (await ada.wait_cluster(made.id)).state is State.READY
+        assert "Config" in await ada.cluster_access("lab")
+        assert await grace.clusters() == []
+        for call in (grace.cluster, grace.stop_cluster, grace.cluster_access):
+            for word in (made.id, "lab"):
+                with pytest.raises(NotFound):
+                    await call(word)
+        with pytest.raises(NotFound):
+            await grace.scale_cluster(made.id, 3)
+        with pytest.raises(NotFound):
+            [event async for event in grace.cluster_events(made.id)]
+        with pytest.raises(Forbidden):
+            await grace.start_cluster("other", owner="ada")
+        with pytest.raises(Forbidden):
+            await grace.check_cluster_provider("pretend")
+        assert [one.id for one in await admin.clusters()] == [made.id]
+        assert all(one.ok for one in await admin.check_cluster_provider("pretend"))
+        assert [one.name for one in (await grace.cluster_providers()).providers] == ["pretend"]
+        await ada.stop_cluster("lab")
+        async with asyncio.timeout(20):
+            assert (await ada.wait_cluster(made.id)).state is State.STOPPED
