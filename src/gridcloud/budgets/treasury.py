@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gridcloud.budgets.judging import pots_of, refusal
 from gridcloud.budgets.ledger import Ledger
@@ -78,17 +78,21 @@ class Treasury:
 
     async def forbids_until(self, instance: Instance, expires: datetime) -> str:
         """Return why an instance may not live longer, until a new expiry; an empty text where it may."""
-        if not self.configured or instance.expires is None or expires <= instance.expires:
+        now = self.clock.now()
+        before = instance.expires
+        if before is None and instance.request.time:  # it is not ready yet
+            before = now + timedelta(seconds=instance.request.time)
+        charge = instance.charges[-1] if instance.charges else None
+        if not self.configured or before is None or charge is None or charge.until is not None:
+            return ""
+        # Its time so far is committed already; only what comes after that is asked for.
+        start = max(now, before)
+        seconds = int((expires - start).total_seconds())
+        if seconds <= 0:
             return ""
         await self.refresh()
-        now = self.clock.now()
-        charge = instance.charges[-1] if instance.charges else None
-        if charge is None or charge.until is not None:
-            return ""
-        seconds = int((expires - max(now, instance.expires)).total_seconds())
-        # Its time so far is committed already; only what comes after that is asked for.
         ask = Ask(instance.owner, instance.request.project, charge.price, charge.priced, charge.gpus, seconds)
-        return self._refusal(ask, max(now, instance.expires)) if seconds else ""
+        return self._refusal(ask, start)
 
     async def standings(self, user: str | None = None) -> list[Standing]:
         """Return how all pots stand now, or those that concern a user; a part of a budget that each has is told of

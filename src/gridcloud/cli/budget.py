@@ -13,6 +13,7 @@ import typer
 
 from gridcloud.budgets.judging import describe_amount
 from gridcloud.budgets.model import Entry
+from gridcloud.cli.completion import budgets
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import plain, print_table
 from gridcloud.errors import InvalidRequest
@@ -43,7 +44,7 @@ async def list_(frame: Frame, user: User = None) -> None:
 @framed
 async def show(
     frame: Frame,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The budget's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The budget's name.", autocompletion=budgets)],
     user: User = None,
 ) -> None:
     """Show how a budget stands, by provider and by instance."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["cluster_providers", "clusters", "drivers", "instances", "providers", "sessions", "stacks"]
+__all__ = [
+    "budgets",
+    "cluster_providers",
+    "clusters",
+    "drivers",
+    "instances",
+    "providers",
+    "sessions",
+    "stacks",
+]
 
 
 def providers() -> list[str]:
@@ -15,6 +24,17 @@ def providers() -> list[str]:
 
     try:
         return list(SettingsFile(config_path()).current()[0].providers)
+    except GridcloudError:
+        return []
+
+
+def budgets() -> list[str]:
+    """Return the names of the configured budgets."""
+    from gridcloud.errors import GridcloudError
+    from gridcloud.settings import SettingsFile, config_path
+
+    try:
+        return list(SettingsFile(config_path()).current()[0].budgets)
     except GridcloudError:
         return []
 
