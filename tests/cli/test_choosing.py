@@ -51,3 +51,12 @@ def test_a_machine_lost_under_a_run_is_replaced_elsewhere(program: Program) -> N
     first, second = program.instances()
     assert (first["id"], first["reason"]) == (lost, "lost")
     assert second["offer"]["provider"] == "far"
+
+
+def test_a_command_is_run_before_the_end(program: Program) -> None:
+    kept = program.folder / "kept"
+    done = program.run(
+        "run", "--on", "here", "--before-end", f"cp result '{kept}'", "--", "sh", "-c", "echo 42 >result"
+    )
+    assert kept.read_text() == "42\n"
+    assert b"ended with exit code 0" not in done.stdout
