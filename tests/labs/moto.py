@@ -23,6 +23,7 @@ class Moto:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._image: dict[str, Any] | None = None
         self.ec2: Any = boto3.client(
             "ec2",
             region_name=REGION,
@@ -51,6 +52,11 @@ class Moto:
 
     def image(self) -> dict[str, Any]:
         """Return an image to start machines from."""
+        if self._image is None:
+            self._image = self._find_image()
+        return self._image
+
+    def _find_image(self) -> dict[str, Any]:
         images = self.ec2.describe_images(Owners=["amazon"])["Images"]
         plain = [
             one for one in images if one.get("Platform") != "windows" and one["Architecture"] == "x86_64"

@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+from gridcloud.drivers.instances.ec2_listing import Listing
 from gridcloud.drivers.instances.ec2_wire import Wire, code_of
 from gridcloud.errors import Conflict, InvalidSettings, NotFound, Transient
 from gridcloud.instances.model import SHARED, Handle, Holding
@@ -15,6 +17,12 @@ from gridcloud.instances.model import SHARED, Handle, Holding
 __all__ = ["INSTALLATION", "INSTANCE", "PROVIDER", "Things"]
 
 INSTALLATION, PROVIDER, INSTANCE = "gridcloud-installation", "gridcloud-provider", "gridcloud-instance"
+LISTS = {
+    "Volumes": "describe_volumes",
+    "NetworkInterfaces": "describe_network_interfaces",
+    "SpotInstanceRequests": "describe_spot_instance_requests",
+    "SecurityGroups": "describe_security_groups",
+}
 ENDED = ("shutting-down", "terminated")
 
 
@@ -26,6 +34,8 @@ class Things:
         self._installation = installation
         self._provider = provider
         self._group = ""
+        self._machine_list = Listing(self._read_machines)
+        self._lists = {key: Listing(partial(self._read, operation, key)) for key, operation in LISTS.items()}
 
     def tags(self, instance_id: str, name: str = "") -> list[dict[str, str]]:
         """Return the tags of something made for an instance; ``name`` is what its owner calls it."""
@@ -63,9 +73,9 @@ class Things:
             self._wire.call(
                 "cancel_spot_instance_requests", SpotInstanceRequestIds=[request["SpotInstanceRequestId"]]
             )
-        for volume in self._loose("describe_volumes", "Volumes", instance_id):
+        for volume in self._loose("Volumes", instance_id):
             self._delete("delete_volume", f"the disk {volume['VolumeId']}", VolumeId=volume["VolumeId"])
-        for interface in self._loose("describe_network_interfaces", "NetworkInterfaces", instance_id):
+        for interface in self._loose("NetworkInterfaces", instance_id):
             name = interface["NetworkInterfaceId"]
             self._delete("delete_network_interface", f"the interface {name}", NetworkInterfaceId=name)
 
@@ -105,13 +115,11 @@ class Things:
             )
             for one in self.machines()
         ]
-        for operation, key, what, name in (
-            ("describe_volumes", "Volumes", "disk", "VolumeId"),
-            ("describe_network_interfaces", "NetworkInterfaces", "network interface", "NetworkInterfaceId"),
+        for key, what, name in (
+            ("Volumes", "disk", "VolumeId"),
+            ("NetworkInterfaces", "network interface", "NetworkInterfaceId"),
         ):
-            found += [
-                _holding(one, what, one[name], one.get("CreateTime")) for one in self._loose(operation, key)
-            ]
+            found += [_holding(one, what, one[name], one.get("CreateTime")) for one in self._loose(key)]
         found += [
             _holding(one, "spot request", one["SpotInstanceRequestId"]) for one in self._spot_requests()
         ]
@@ -120,36 +128,45 @@ class Things:
 
     # Parts ---------------------------------------------------------------------------------------------------
 
-    def _machines(self, instance_id: str = "") -> Iterator[dict[str, Any]]:
-        """Yield our machines in any state, of one instance or of all."""
-        words = self._words(instance_id)
+    def _machines(self, instance_id: str = "") -> list[dict[str, Any]]:
+        """Return our machines in any state, of one instance or of all."""
+        return [one for one in self._machine_list.read() if instance_id in ("", _tags(one).get(INSTANCE))]
+
+    def _read_machines(self) -> Iterator[dict[str, Any]]:
+        words = self._ours()
         for reservation in self._wire.pages("describe_instances", "Reservations", Filters=_filters(words)):
             yield from (one for one in reservation["Instances"] if words.items() <= _tags(one).items())
 
-    def _words(self, instance_id: str) -> dict[str, str]:
-        words = {INSTALLATION: self._installation, PROVIDER: self._provider}
-        return words | ({INSTANCE: instance_id} if instance_id else {})
-
-    def _loose(self, operation: str, key: str, instance_id: str = "") -> Iterator[dict[str, Any]]:
-        """Yield disks or interfaces that no machine has: those it has go with it."""
-        tags_key = "TagSet" if key == "NetworkInterfaces" else "Tags"
-        for one in self._listed(operation, key, tags_key, instance_id):
-            if one.get("State", one.get("Status")) == "available":
-                yield one
-
-    def _listed(self, operation: str, key: str, tags_key: str, instance_id: str) -> Iterator[dict[str, Any]]:
-        words = self._words(instance_id)
-        for one in self._wire.pages(operation, key, Filters=_filters(words)):
-            # A cloud that only speaks the API may not know every filter.
-            if words.items() <= _tags(one, tags_key).items():
-                yield {**one, "Tags": one.get(tags_key, [])}
+    def _loose(self, key: str, instance_id: str = "") -> list[dict[str, Any]]:
+        """Return disks or interfaces that no machine has: those it has go with it."""
+        return [
+            one
+            for one in self._lists[key].read()
+            if one.get("State", one.get("Status")) == "available"
+            and instance_id in ("", _tags(one).get(INSTANCE))
+        ]
 
     def _spot_requests(self, instance_id: str = "") -> list[dict[str, Any]]:
-        found = self._listed("describe_spot_instance_requests", "SpotInstanceRequests", "Tags", instance_id)
-        return [one for one in found if one["State"] in ("open", "active")]
+        return [
+            one
+            for one in self._lists["SpotInstanceRequests"].read()
+            if one["State"] in ("open", "active") and instance_id in ("", _tags(one).get(INSTANCE))
+        ]
 
     def _groups(self) -> list[dict[str, Any]]:
-        return list(self._listed("describe_security_groups", "SecurityGroups", "Tags", SHARED))
+        return [one for one in self._lists["SecurityGroups"].read() if _tags(one).get(INSTANCE) == SHARED]
+
+    def _read(self, operation: str, key: str) -> Iterator[dict[str, Any]]:
+        """Yield what a listing has of ours, its tags under one name."""
+        words = self._ours()
+        for one in self._wire.pages(operation, key, Filters=_filters(words)):
+            entry = {**one, "Tags": one.get("Tags") or one.get("TagSet") or []}
+            # A cloud that only speaks the API may not know every filter.
+            if words.items() <= _tags(entry).items():
+                yield entry
+
+    def _ours(self) -> dict[str, str]:
+        return {INSTALLATION: self._installation, PROVIDER: self._provider}
 
     def _make_group(self, name: str, vpc: str) -> str:
         try:
@@ -219,8 +236,8 @@ def _rule(ranges: Sequence[str]) -> dict[str, Any]:
     return rule | ({"IpRanges": old} if old else {}) | ({"Ipv6Ranges": new} if new else {})
 
 
-def _tags(entry: Mapping[str, Any], key: str = "Tags") -> dict[str, str]:
-    return {one["Key"]: one["Value"] for one in entry.get(key, ())}
+def _tags(entry: Mapping[str, Any]) -> dict[str, str]:
+    return {one["Key"]: one["Value"] for one in entry.get("Tags", ())}
 
 
 def _holding(
