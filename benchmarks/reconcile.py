@@ -117,7 +117,7 @@ def _instance(number: int) -> Instance:
     words = "chosen of the 37 that fit, by price and then by what is left over"
     steps = tuple(
         Step(step=one, chosen=f"{one}-0123456789abcdef", why=words)
-        for one in ("image", "shape", "location", "network")  # type: ignore[arg-type]
+        for one in ("image", "shape", "location", "network")
     )
     offer = Offer(
         provider=PROVIDER,
