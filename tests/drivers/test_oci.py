@@ -294,6 +294,27 @@ async def test_a_named_network_is_used_and_never_removed(
         await make_driver(network="nowhere", allow_from=None).offers(Request())
 
 
+async def test_a_named_network_that_went_is_said_and_looked_for_anew(
+    cloud: Oracle, driver: OCIDriver, make_driver: Any
+) -> None:
+    await driver.create(await spec_of(driver))
+    (theirs,) = live(cloud, "subnet")
+    theirs.words.update(displayName="campus", freeformTags={})
+    other = make_driver(network="campus", allow_from=None, installation="other")
+    spec = await spec_of(other)
+    theirs.become("TERMINATED")
+    with pytest.raises(Forbidden, match="not found"):
+        await other.create(spec)
+    with pytest.raises(InvalidSettings, match="no subnet or VCN 'campus'"):
+        await other.offers(Request())
+
+
+async def test_what_limits_and_hosts_cannot_say_is_left_out(cloud: Oracle, driver: OCIDriver) -> None:
+    cloud.tenancy.fail("POST", "/computeCapacityReports", times=9, status=400, code="InvalidParameter")
+    cloud.tenancy.fail("GET", "/limits/", times=9, status=429, code="TooManyRequests")
+    assert all(one.available for one in await driver.offers(Request()))
+
+
 async def test_discovery_names_all_there_is(driver: OCIDriver) -> None:
     found = await driver.discover()
     assert len(found.images) == 7

@@ -99,6 +99,7 @@ class OCIDriver(InstanceDriver):
             async with self._counting:
                 return await self._make(spec, compartment)
         except NotFound as error:
+            self._choices.forget()
             raise Forbidden(error.message, remedy=error.remedy) from error
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:

@@ -14,7 +14,15 @@ from typing import Any, cast
 from gridcloud.drivers.instances.oci_settings import OCISettings, Rate
 from gridcloud.drivers.instances.oci_shapes import limit_shortage, read_image, read_price_list, takes_of_limit
 from gridcloud.drivers.oracle import Wire, find_compartment, gather
-from gridcloud.errors import Forbidden, GridcloudError, InvalidSettings, NotFound, Unreachable
+from gridcloud.errors import (
+    Forbidden,
+    GridcloudError,
+    InvalidRequest,
+    InvalidSettings,
+    NotFound,
+    Throttled,
+    Unreachable,
+)
 from gridcloud.instances import choosing
 from gridcloud.instances.choosing import Image, choose_network
 from gridcloud.instances.model import Offer, Step
@@ -24,6 +32,8 @@ __all__ = ["Choices", "Place"]
 MINUTES = 600.0
 """Seconds for which shapes, images and networks are believed."""
 DAY = 86400.0
+UNKNOWN = (NotFound, Forbidden, InvalidRequest, Throttled)
+"""What a question for limits or free hosts may meet with: the answer is not known then, and offers go without it."""
 
 
 class Place:
@@ -44,6 +54,10 @@ class Choices:
         self._settings = settings
         self._provider = provider
         self._known: dict[str, tuple[float, Any]] = {}
+
+    def forget(self) -> None:
+        """Ask for everything anew: something of it is not there any more."""
+        self._known.clear()
 
     async def compartment(self) -> str:
         """Return the OCID of the compartment. Raises InvalidSettings when it is not there or not the only one."""
@@ -186,7 +200,7 @@ class Choices:
             answer = await self._wire.call(
                 "limits", "get_resource_availability", "compute", limit, tenancy, availability_domain=domain
             )
-        except (NotFound, Forbidden):
+        except UNKNOWN:
             return None
         return (answer.available, answer.used or 0) if answer.available is not None else None
 
@@ -211,7 +225,7 @@ class Choices:
         )
         try:
             report = await self._wire.call("compute", "create_compute_capacity_report", details)
-        except (NotFound, Forbidden):
+        except UNKNOWN:
             return {}
         return {
             one.instance_shape: f"{domain} has no hosts left for {one.instance_shape}"
