@@ -48,6 +48,12 @@ RUNNING = frozenset({"ACTIVE", "PASSWORD", "REBOOT", "HARD_REBOOT", "RESIZE", "V
 ENDED = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED", "SHELVED", "SHELVED_OFFLOADED", "RESCUE"})
 GONE = frozenset({"DELETED", "SOFT_DELETED"})
 
+REMOVAL = 45.0
+"""Seconds that a removal waits for nova to be done with a server."""
+
+PAUSE = 0.5
+"""Seconds between two looks whether it is."""
+
 _asked: dict[str, dict[str, Mapping[str, int]]] = {}
 """What was found free for instances that nova does not count yet, by project and instance."""
 _asking = threading.Lock()
@@ -101,7 +107,7 @@ class OpenStackDriver(InstanceDriver):
             if instance_id == SHARED:
                 await self._ask(self._things.remove_shared)
             else:
-                await self._ask(lambda: self._things.remove(instance_id))
+                await self._remove(instance_id)
 
     async def holdings(self) -> Sequence[Holding]:
         """List our servers, ports, floating addresses and security groups; see the contract."""
@@ -125,6 +131,19 @@ class OpenStackDriver(InstanceDriver):
     async def close(self) -> None:
         """Let go of the connection; see the contract."""
         await asyncio.to_thread(self._cloud.close)
+
+    async def _remove(self, instance_id: str) -> None:
+        # Waited for here: a thread that sleeps would keep the others of this process waiting.
+        removal = await self._ask(lambda: self._things.begin_removal(instance_id))
+        deadline = time.monotonic() + REMOVAL
+        while remaining := await self._ask(lambda: self._things.remaining(removal)):
+            if time.monotonic() > deadline:
+                raise Transient(
+                    f"{self.context.provider} is still removing the server {remaining}.",
+                    remedy="It will be tried again; if it stays, ask the cloud's operators to remove it.",
+                )
+            await asyncio.sleep(PAUSE)
+        await self._ask(lambda: self._things.finish_removal(removal))
 
     async def _ask(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(self._cloud.ask, call)

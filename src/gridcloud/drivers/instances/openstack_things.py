@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,11 +19,9 @@ from gridcloud.drivers.instances.openstack_cloud import Cloud, when
 from gridcloud.errors import Conflict, InvalidRequest, InvalidSettings, NotFound, Rejected, Transient
 from gridcloud.instances.model import SHARED
 
-__all__ = ["Plan", "Thing", "Things"]
+__all__ = ["Plan", "Removal", "Thing", "Things"]
 
 PREFIX = "gridcloud-"
-REMOVAL = 45.0
-"""Seconds that a removal waits for nova to be done with a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,15 @@ class Thing:
     created: datetime | None
     server: str = ""
     """Its id, where the thing is a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What of an instance is being removed: ids of its servers and volumes."""
+
+    id: str
+    servers: tuple[str, ...]
+    volumes: tuple[str, ...]
 
 
 class Things:
@@ -119,24 +125,41 @@ class Things:
         server = self._make_server(plan, port)
         return {"server": server.id, "host": address.floating_ip_address if address else _fixed(port)}
 
-    def remove(self, instance_id: str) -> None:
-        """Remove all that an instance has, and with the last instance what they shared. Raises Transient when it is
-        not certain that it is gone."""
+    def begin_removal(self, instance_id: str) -> Removal:
+        """Have nova remove the servers of an instance, and take its floating addresses away."""
         sdk = self._cloud.sdk
         servers = [
             one
             for one in sdk.compute.servers(details=True, name=f"^{PREFIX}{instance_id}$")
             if self._is_ours(one, instance_id)
         ]
-        volumes = {str(one["id"]) for server in servers for one in server.attached_volumes or ()}
         for server in servers:
             self._gone(sdk.compute.delete_server, server.id)
         for address in self._addresses(instance_id):
             self._gone(sdk.network.delete_ip, address.id)
-        self._wait(server.id for server in servers)
-        for port in self._ports(instance_id):
+        volumes = {str(one["id"]) for server in servers for one in server.attached_volumes or ()}
+        return Removal(instance_id, tuple(one.id for one in servers), tuple(sorted(volumes)))
+
+    def remaining(self, removal: Removal) -> str:
+        """Return in words which server nova is still removing; empty when none is left."""
+        for server in removal.servers:
+            try:
+                seen = self._cloud.sdk.compute.get_server(server)
+            except openstack.exceptions.NotFoundException:
+                continue
+            if seen.status != "DELETED":
+                return f"{seen.name} ({seen.id}), {seen.status}"
+        return ""
+
+    def finish_removal(self, removal: Removal) -> None:
+        """Remove what is left once the servers are gone, and with the last instance what they shared.
+
+        Raises Transient when it is not certain that it is gone.
+        """
+        sdk = self._cloud.sdk
+        for port in self._ports(removal.id):
             self._gone(sdk.network.delete_port, port.id)
-        for volume in volumes:
+        for volume in removal.volumes:
             self._gone(sdk.block_storage.delete_volume, volume)
         if not any(thing.id != SHARED for thing in self.all()):
             self._remove_groups()
@@ -273,23 +296,6 @@ class Things:
                 self._cloud.sdk.network.delete_security_group(group.id)
             except openstack.exceptions.ConflictException:
                 pass  # an instance that is being made just now took it
-
-    def _wait(self, servers: Any) -> None:
-        deadline = time.monotonic() + REMOVAL
-        for server in servers:
-            while True:
-                try:
-                    seen = self._cloud.sdk.compute.get_server(server)
-                except openstack.exceptions.NotFoundException:
-                    break
-                if seen.status == "DELETED":
-                    break
-                if time.monotonic() > deadline:
-                    raise Transient(
-                        f"{self._cloud.label} is still removing the server {seen.name} ({seen.id}), {seen.status}.",
-                        remedy="It will be tried again; if it stays, ask the cloud's operators to remove it.",
-                    )
-                time.sleep(0.5)
 
     def _gone(self, remove: Any, thing: str) -> None:
         try:
