@@ -169,7 +169,7 @@ async def create_pool(frame: Frame, id: Id, pool: Pool) -> None:
 @pools.command("add")
 @framed
 async def add_to_pool(
-    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…")]
+    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
 ) -> None:
     """Put instances of the stack into a pool."""
 
@@ -185,7 +185,7 @@ async def add_to_pool(
 @pools.command("remove")
 @framed
 async def remove_from_pool(
-    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…")]
+    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
 ) -> None:
     """Take instances out of a pool."""
 

@@ -18,75 +18,67 @@ TAGGED = ("instance", "volume", "network-interface")
 """What a launch makes, each tagged by it."""
 
 
-def examine(
-    wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings, tags: Sequence[Mapping[str, str]]
-) -> list[Finding]:
-    """Return what was found, the first trouble with credentials last: nothing else can be told then."""
+def examine(wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings) -> list[Finding]:
+    """Return what was found, and nothing more where the credentials are refused."""
+    found = _found("credentials", lambda: _credentials(wire, settings))
+    if not found.ok:
+        return [found]
+    return [
+        found,
+        _found("image", lambda: _image(choices, settings)),
+        _found("shapes", lambda: _shapes(choices, settings)),
+        _found("network", lambda: ", ".join(f"{one.id} in {one.location}" for one in choices.networks()[:6])),
+        _found("rights", lambda: _rights(wire, choices, settings)),
+        _found("quota", lambda: _quota(choices)),
+        _found("prices", lambda: _prices(prices, settings)),
+    ]
 
-    def credentials() -> str:
-        said = wire.call("get_caller_identity", "sts")
-        return f"we are {said['Arn']} in {settings.region}"
 
-    def image() -> str:
-        _, step = choose_image(settings.image, choices.images(settings.image))
-        return f"{step.chosen}: {step.why}"
+def _credentials(wire: Wire, settings: EC2Settings) -> str:
+    said = wire.call("get_caller_identity", "sts")
+    return f"we are {said['Arn']} in {settings.region}"
 
-    def shapes() -> str:
-        found = choices.shapes()
-        best = choose_shapes(Request(), found, settings.shapes, most=1)
-        if not best:
-            raise GridcloudError(
-                "'shapes' allows none that is there", remedy="See: gridcloud provider discover."
-            )
-        return f"{len(found)} are there, such as {best[0].shape.name}"
 
-    def network() -> str:
-        found = choices.networks()
-        return ", ".join(f"{one.id} in {one.location}" for one in found[:6])
+def _image(choices: Choices, settings: EC2Settings) -> str:
+    _, step = choose_image(settings.image, choices.images(settings.image))
+    return f"{step.chosen}: {step.why}"
 
-    def rights() -> str:
-        [subnet, *_] = choices.networks()
-        picture, _ = choose_image(settings.image, choices.images(settings.image))
-        [best, *_] = choose_shapes(Request(), choices.shapes(), settings.shapes, most=1)
-        try:
-            wire.call(
-                "run_instances",
-                DryRun=True,
-                ImageId=picture.id,
-                InstanceType=best.shape.name,
-                SubnetId=subnet.id,
-                MinCount=1,
-                MaxCount=1,
-                # Rights may be given for things with our tags only.
-                TagSpecifications=[{"ResourceType": kind, "Tags": list(tags)} for kind in TAGGED],
-            )
-        except GridcloudError as error:
-            if code_of(error) != "DryRunOperation":
-                raise
-        return "machines may be started"
 
-    def quota() -> str:
-        found = choices.quota("standard", "on-demand")
-        return (
-            f"{found[1]} of {found[0]} vCPUs of standard shapes run"
-            if found
-            else "the account may not read its quotas (servicequotas:GetServiceQuota); a launch tells in the end"
+def _shapes(choices: Choices, settings: EC2Settings) -> str:
+    found = choices.shapes()
+    best = choose_shapes(Request(), found, settings.shapes, most=1)
+    if not best:
+        raise GridcloudError("'shapes' allows none that is there", remedy="See: gridcloud provider discover.")
+    return f"{len(found)} are there, such as {best[0].shape.name}"
+
+
+def _rights(wire: Wire, choices: Choices, settings: EC2Settings) -> str:
+    [subnet, *_] = choices.networks()
+    picture, _ = choose_image(settings.image, choices.images(settings.image))
+    [best, *_] = choose_shapes(Request(), choices.shapes(), settings.shapes, most=1)
+    try:
+        wire.call(
+            "run_instances",
+            DryRun=True,
+            ImageId=picture.id,
+            InstanceType=best.shape.name,
+            SubnetId=subnet.id,
+            MinCount=1,
+            MaxCount=1,
         )
+    except GridcloudError as error:
+        if code_of(error) != "DryRunOperation":
+            raise
+    return "machines may be started"
 
-    findings = []
-    for subject, look in (
-        ("credentials", credentials),
-        ("image", image),
-        ("shapes", shapes),
-        ("network", network),
-        ("rights", rights),
-        ("quota", quota),
-        ("prices", lambda: _prices(prices, settings)),
-    ):
-        findings.append(_found(subject, look))
-        if subject == "credentials" and not findings[-1].ok:
-            break
-    return findings
+
+def _quota(choices: Choices) -> str:
+    found = choices.quota("standard", "on-demand")
+    if found is None:
+        return (
+            "the account may not read its quotas (servicequotas:GetServiceQuota); a launch tells in the end"
+        )
+    return f"{found[1]} of {found[0]} vCPUs of standard shapes run"
 
 
 def _prices(prices: Prices, settings: EC2Settings) -> str:
