@@ -32,6 +32,7 @@ Plans = Annotated[
     list[str] | None,
     typer.Option("--plan", metavar="NAME=FILE", help="A plan that the file names and does not hold."),
 ]
+Instances = Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
 Pool = Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")]
 
 
@@ -168,9 +169,7 @@ async def create_pool(frame: Frame, id: Id, pool: Pool) -> None:
 
 @pools.command("add")
 @framed
-async def add_to_pool(
-    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
-) -> None:
+async def add_to_pool(frame: Frame, id: Id, pool: Pool, instances: Instances) -> None:
     """Put instances of the stack into a pool."""
 
     def change(found: dict[str, tuple[str, ...]]) -> None:
@@ -184,9 +183,7 @@ async def add_to_pool(
 
 @pools.command("remove")
 @framed
-async def remove_from_pool(
-    frame: Frame, id: Id, pool: Pool, instances: Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
-) -> None:
+async def remove_from_pool(frame: Frame, id: Id, pool: Pool, instances: Instances) -> None:
     """Take instances out of a pool."""
 
     def change(found: dict[str, tuple[str, ...]]) -> None:

@@ -18,7 +18,9 @@ TAGGED = ("instance", "volume", "network-interface")
 """What a launch makes, each tagged by it."""
 
 
-def examine(wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings) -> list[Finding]:
+def examine(
+    wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings, tags: Sequence[Mapping[str, str]]
+) -> list[Finding]:
     """Return what was found, and nothing more where the credentials are refused."""
     found = _found("credentials", lambda: _credentials(wire, settings))
     if not found.ok:
@@ -28,7 +30,7 @@ def examine(wire: Wire, choices: Choices, prices: Prices, settings: EC2Settings)
         _found("image", lambda: _image(choices, settings)),
         _found("shapes", lambda: _shapes(choices, settings)),
         _found("network", lambda: ", ".join(f"{one.id} in {one.location}" for one in choices.networks()[:6])),
-        _found("rights", lambda: _rights(wire, choices, settings)),
+        _found("rights", lambda: _rights(wire, choices, settings, tags)),
         _found("quota", lambda: _quota(choices)),
         _found("prices", lambda: _prices(prices, settings)),
     ]
@@ -52,7 +54,7 @@ def _shapes(choices: Choices, settings: EC2Settings) -> str:
     return f"{len(found)} are there, such as {best[0].shape.name}"
 
 
-def _rights(wire: Wire, choices: Choices, settings: EC2Settings) -> str:
+def _rights(wire: Wire, choices: Choices, settings: EC2Settings, tags: Sequence[Mapping[str, str]]) -> str:
     [subnet, *_] = choices.networks()
     picture, _ = choose_image(settings.image, choices.images(settings.image))
     [best, *_] = choose_shapes(Request(), choices.shapes(), settings.shapes, most=1)
@@ -65,6 +67,8 @@ def _rights(wire: Wire, choices: Choices, settings: EC2Settings) -> str:
             SubnetId=subnet.id,
             MinCount=1,
             MaxCount=1,
+            # Rights may be given for things with our tags only.
+            TagSpecifications=[{"ResourceType": kind, "Tags": list(tags)} for kind in TAGGED],
         )
     except GridcloudError as error:
         if code_of(error) != "DryRunOperation":
