@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from gridcloud import connections
 from gridcloud.connections.driver import Command
 from gridcloud.connections.model import PodAddress
 from gridcloud.connections.pod import PodConnection
-from gridcloud.errors import ConnectionLost, Forbidden, Rejected
+from gridcloud.errors import ConnectionLost, Forbidden, Rejected, TimedOut
 from gridcloud.testing.connections import Connect, ConnectionContract
 
 pytestmark = [pytest.mark.lab, pytest.mark.needs_root]
@@ -123,3 +124,19 @@ async def test_what_a_cut_connection_started_is_ended(address: PodAddress) -> No
     await connections.run(watching, ended, timeout=20)
     await cut.close()
     await watching.close()
+
+
+async def test_commands_leave_nothing_open(address: PodAddress) -> None:
+    connection = await PodConnection.open(address)
+    await connections.run(connection, Command(("true",)))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(30):
+        await connections.run(connection, Command(("sh", "-c", "echo x; echo y >&2")))
+        with pytest.raises(TimedOut):
+            await connections.run(connection, Command(("sleep", "9")), timeout=0.01)
+    async with asyncio.timeout(10):
+        while True:
+            if len(os.listdir("/proc/self/fd")) <= before + 4 and not connection._processes:
+                break
+            await asyncio.sleep(0.1)
+    await connection.close()

@@ -344,6 +344,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"waiting": {"reason": reason, "message": message}}
 
 
+UNREADY = [{"type": "Ready", "status": "False"}]
 UNSCHEDULABLE = [
     {
         "type": "PodScheduled",
@@ -365,7 +366,8 @@ UNSCHEDULABLE = [
         (state("Pending", waiting("CreateContainerConfigError")), Phase.FAILED, "CreateContainerConfigError"),
         (state("Pending", conditions=UNSCHEDULABLE), Phase.FAILED, "Insufficient cpu"),
         (state("Running", {"running": {}}), Phase.RUNNING, "runs on a"),
-        (state("Running", {"running": {}}, reason="NodeLost"), Phase.RUNNING, "does not answer"),
+        (state("Running", {"running": {}}, reason="NodeLost"), Phase.RUNNING, "its node a does not answer"),
+        (state("Running", {"running": {}}, conditions=UNREADY), Phase.RUNNING, "its node a does not answer"),
         (state("Running", {"terminated": {"exitCode": 0}}), Phase.GONE, "its time is over"),
         (state("Unknown"), Phase.RUNNING, "does not answer"),
         (state("Succeeded", {"terminated": {"exitCode": 0}}), Phase.GONE, "its time is over"),

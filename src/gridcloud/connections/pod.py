@@ -69,6 +69,7 @@ class PodConnection(Connection):
         directory = posixpath.join(self.address.directory or "/", command.directory)
         process = await PodProcess.start(relaying, command, directory, self._lost)
         self._processes.add(process)
+        process.on_close = self._processes.discard
         return process
 
     async def put(self, source: Path, target: str, progress: Progress | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from gridcloud.connections.container_ports import Relaying
@@ -26,6 +26,7 @@ class PodProcess(Process):
     def __init__(self, control: Streams, output: Streams, error: Streams, terminal: bool, lost: str) -> None:
         self._control, self._output, self._error = control, output, error
         self._terminal, self._lost = terminal, lost
+        self.on_close: Callable[[PodProcess], None] | None = None
         self._input_closed = False
         self._reading = 2
         self._following = asyncio.ensure_future(self._follow())
@@ -130,23 +131,22 @@ class PodProcess(Process):
         return int(words[1])
 
     async def _chunks(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                data = await reader.read(BLOCK)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            yield data
-        self._reading -= 1
-        if self._reading == 0:
-            self._input_closed = self._input_closed or self._following.done()
-            await asyncio.wait([self._following], timeout=1)
-            if self._following.done():
-                self._close()
+        try:
+            while data := await reader.read(BLOCK):
+                yield data
+        except OSError:
+            return  # cut; `wait` tells of it
+        finally:
+            self._reading -= 1
+            if (
+                self._reading == 0
+            ):  # read to the end or given up: nothing is kept open for it once it has ended
+                self._following.add_done_callback(lambda _: self._close())
 
     def _close(self) -> None:
         _close([self._control, self._output, self._error])
+        if self.on_close is not None:
+            self.on_close(self)
 
 
 def _end(writer: Any) -> None:

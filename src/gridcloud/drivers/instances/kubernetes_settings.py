@@ -23,10 +23,14 @@ class Toleration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str = ""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    key: str = Field(default="", description="key of the taint; empty, with operator Exists: any")
+    operator: Literal["Exists", "Equal"] = Field(
+        default="Equal", description="Equal compares the value too, Exists takes any"
+    )
+    value: str = Field(default="", description="value of the taint")
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        default="", description="effect of the taint; empty: any"
+    )
 
 
 class KubernetesSettings(ProviderSettings):

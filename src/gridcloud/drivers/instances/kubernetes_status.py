@@ -56,8 +56,17 @@ def phase_of(pod: Document, *, queue: float, now: datetime) -> tuple[Phase, str]
     if phase == "Running":
         state = container.get("state", {})
         if "running" in state:
-            lost = "its node does not answer" if status.get("reason") == "NodeLost" else ""
-            return Phase.RUNNING, lost or f"runs on {pod['spec'].get('nodeName', 'a node')}"
+            # Nothing else makes a running container unready: it has no probe of its own.
+            ready = {one["type"]: one["status"] for one in status.get("conditions") or ()}.get(
+                "Ready", "True"
+            )
+            place = pod["spec"].get("nodeName", "a node")
+            words = (
+                "runs on {}"
+                if ready == "True" and status.get("reason") != "NodeLost"
+                else "its node {} does not answer"
+            )
+            return Phase.RUNNING, words.format(place)
         if "terminated" not in state:
             return Phase.PENDING, "its container starts"
     if phase == "Unknown":
