@@ -35,9 +35,21 @@ def reference() -> str:
         f"{(Settings.model_fields['groups'].description or '').capitalize()}: one name or a list.\n",
     ]
     parts += ["## `providers.NAME`\n", "What every provider's entry has.\n", _table(None, ProviderSettings)]
-    for driver in plugins.names("instances"):
+    parts += _drivers("instances")
+    parts += [
+        "## `clusters.NAME`\n",
+        "What makes Kubernetes clusters; every entry has what a provider's has.\n",
+    ]
+    parts += _drivers("clusters")
+    return "\n".join(parts)
+
+
+def _drivers(kind: str) -> list[str]:
+    """Return the keys of each installed driver of a kind."""
+    parts = []
+    for driver in plugins.names(kind):
         try:
-            settings = plugins.load("instances", driver).Settings
+            settings = plugins.load(kind, driver).Settings
         except DriverUnavailable as error:
             parts += [f"### `driver: {driver}`\n", f"{error}\n"]
             continue
@@ -46,7 +58,7 @@ def reference() -> str:
             f"{_first_line(settings)}\n",
             _table(None, settings, skip=set(ProviderSettings.model_fields)),
         ]
-    return "\n".join(parts)
+    return parts
 
 
 def _table(above: tuple[str, ...] | None, kind: type[BaseModel], skip: Iterable[str] = ()) -> str:
