@@ -156,11 +156,19 @@ async def make_one(
     return spec, handle, await settled(driver, spec, handle)
 
 
-async def settled(
-    driver: QEMUDriver, spec: Spec, handle: Handle, not_yet: Phase = Phase.PENDING
-) -> Observation:
+async def settled(driver: QEMUDriver, spec: Spec, handle: Handle) -> Observation:
+    """Return what a machine is once it is no longer PENDING."""
+    return await _until(driver, spec, handle, {Phase.RUNNING, Phase.FAILED, Phase.GONE})
+
+
+async def over(driver: QEMUDriver, spec: Spec, handle: Handle) -> Observation:
+    """Return what a machine is once it has ended."""
+    return await _until(driver, spec, handle, {Phase.FAILED, Phase.GONE})
+
+
+async def _until(driver: QEMUDriver, spec: Spec, handle: Handle, phases: set[Phase]) -> Observation:
     async with asyncio.timeout(60):
-        while (seen := (await driver.observe({spec.id: handle}))[spec.id]).phase is not_yet:
+        while (seen := (await driver.observe({spec.id: handle}))[spec.id]).phase not in phases:
             await asyncio.sleep(0.1)
     return seen
 
@@ -222,8 +230,7 @@ async def test_machine_boots_is_verified_and_ends_itself(
     with pytest.raises(Rejected):
         await keys.connect(seen.address.model_copy(update={"principal": "gridcloud-t-other"}))
     await driver.arm(spec.id, handle, datetime.now(UTC) + timedelta(seconds=1))
-    gone = await settled(driver, spec, handle, Phase.RUNNING)
-    assert gone.phase in {Phase.GONE, Phase.FAILED}
+    await over(driver, spec, handle)
     async with asyncio.timeout(30):
         while processes(tmp_path / "host") or await driver.holdings():
             await asyncio.sleep(0.2)
@@ -265,7 +272,7 @@ async def test_machine_that_ends_from_within(make: Make, lab_image: dict[str, An
     connection = await keys.connect_patiently(seen.address)
     script = "sleep 1; systemctl poweroff" if how == "poweroff" else "sleep 1; echo c >/proc/sysrq-trigger"
     await read_output(connection, "sh", "-c", f"sudo setsid sh -c '{script}' </dev/null >/dev/null 2>&1 &")
-    seen = await settled(driver, spec, handle, Phase.RUNNING)
+    seen = await over(driver, spec, handle)
     with contextlib.suppress(GridcloudError):
         await connection.close()
     if how == "poweroff":
@@ -412,8 +419,7 @@ async def test_killed_machine_is_failed(make: Make, tmp_path: Path) -> None:
     spec, handle, _ = await make_one(driver)
     place = tmp_path / "host" / "gridcloud-test" / spec.id
     os.kill(int((place / "running").read_text().split()[0]), signal.SIGKILL)
-    seen = await settled(driver, spec, handle, Phase.RUNNING)
-    seen = await settled(driver, spec, handle) if seen.phase is Phase.PENDING else seen
+    seen = await over(driver, spec, handle)
     assert seen.phase is Phase.FAILED
     assert "signal 9" in seen.detail
     await driver.destroy(spec.id, handle)
