@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 import secrets
 import time
@@ -378,3 +380,40 @@ async def test_a_cluster_that_is_gone_says_nothing_of_instances(
     (finding,) = await driver.check()
     assert not finding.ok
     await driver.close()
+
+
+@pytest.mark.parametrize("way", ["token", "token-file", "certificate", "certificate-files", "plugin"])
+async def test_ways_to_prove_who_one_is(
+    make_driver: MakeDriver, kubernetes_cluster: Cluster, tmp_path: Path, way: str
+) -> None:
+    config = yaml.safe_load(kubernetes_cluster.kubeconfig.read_text())
+    token, keys = config["users"][0]["user"]["token"], kubernetes_cluster.folder / "keys"
+    certificate, key = keys / "client.crt", keys / "client.key"
+    (tmp_path / "token").write_text(token)
+    plugin = tmp_path / "plugin"
+    said = {
+        "apiVersion": "client.authentication.k8s.io/v1beta1",
+        "kind": "ExecCredential",
+        "status": {"token": token},
+    }
+    plugin.write_text(f"#!/bin/sh\necho x >>{tmp_path}/asked\ncat <<'END'\n{json.dumps(said)}\nEND\n")
+    plugin.chmod(0o755)
+    users: dict[str, dict[str, Any]] = {
+        "token": {"token": token},
+        "token-file": {"tokenFile": str(tmp_path / "token")},
+        "certificate": {
+            "client-certificate-data": base64.b64encode(certificate.read_bytes()).decode(),
+            "client-key-data": base64.b64encode(key.read_bytes()).decode(),
+        },
+        "certificate-files": {"client-certificate": str(certificate), "client-key": str(key)},
+        "plugin": {"exec": {"apiVersion": said["apiVersion"], "command": str(plugin)}},
+    }
+    config["users"][0]["user"] = users[way]
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    driver = make_driver(kubeconfig=str(tmp_path / "config"))
+    assert all(finding.ok for finding in await driver.check())
+    spec = make_spec()
+    handle, seen = await running(driver, spec)
+    assert await says(seen, "echo here") == "here\n"
+    assert token not in handle.model_dump_json() + seen.model_dump_json()
+    await driver.destroy(spec.id, handle)

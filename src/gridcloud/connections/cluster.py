@@ -197,10 +197,9 @@ class _Access:
                 if self.url.startswith("https:")
                 else {"ssl": True}
             )
-            if said.tls_server_name:
-                self.how["server_hostname"] = said.tls_server_name
-            if said.proxy:
-                self.how["proxy"] = said.proxy
+            for ours, theirs in (("server_hostname", "tls_server_name"), ("proxy", "proxy")):
+                if value := getattr(said, theirs, None):
+                    self.how[ours] = value
         self.until = time.monotonic() + BELIEVED
 
 
