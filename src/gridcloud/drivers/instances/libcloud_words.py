@@ -243,4 +243,5 @@ def _has(kind: type[Any], method: str) -> bool:
 
 def _said(error: Exception) -> str:
     text = getattr(error, "value", None) if isinstance(error, LibcloudError) else None
-    return " ".join(str(text or error).split())[:500]
+    plain = re.sub(r"<[^<>]{1,200}>", " ", str(text or error))  # some answer with a page
+    return " ".join(plain.split())[:500]
