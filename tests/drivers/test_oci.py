@@ -528,6 +528,21 @@ async def test_two_installations_share_a_compartment_and_touch_nothing_of_each_o
     assert foreign.lives
 
 
+async def test_who_may_not_remove_is_not_told_that_it_is_gone(cloud: Oracle, make_driver: Any) -> None:
+    driver = make_driver(user={"forbidden": ["delete"]})
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    for known in (handle, None):
+        with pytest.raises(Transient, match="still there"):
+            await driver.destroy(spec.id, known)
+    live(cloud)[0].become("TERMINATED")
+    for vnic in cloud.tenancy.of("vnic"):
+        vnic.become("TERMINATED")
+    with pytest.raises(Transient, match="still there"):
+        await driver.destroy(SHARED, None)
+    assert len(live(cloud, "vcn")) == 1
+
+
 async def test_an_orphaned_disk_is_held_and_removed(cloud: Oracle, driver: OCIDriver) -> None:
     spec = await spec_of(driver)
     handle = await driver.create(spec)

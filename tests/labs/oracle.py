@@ -37,7 +37,17 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tests.labs import oracle_account, oracle_clusters, oracle_compute, oracle_network
-from tests.labs.oracle_tenancy import Call, Fault, Refusal, Route, Tenancy, User, check_answer, read_body
+from tests.labs.oracle_tenancy import (
+    Call,
+    Fault,
+    Refusal,
+    Route,
+    Tenancy,
+    User,
+    check_answer,
+    not_found,
+    read_body,
+)
 
 __all__ = ["Oracle"]
 
@@ -162,6 +172,8 @@ class Oracle:
             except ValueError as error:
                 raise Refusal(400, "CannotParseRequest", "Incorrectly formatted request.") from error
             read_body(route.takes, call.body)
+        if call.method == "DELETE" and "delete" in call.user.forbidden:
+            raise not_found()
         known = self._repeated(call, body)
         answer = known if known is not None else route.work(call)
         if known is None and call.retry_token and isinstance(answer, dict) and "id" in answer:

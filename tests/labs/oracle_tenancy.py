@@ -85,7 +85,7 @@ class User:
     key: Any
     compartments: frozenset[str] | None = None
     forbidden: frozenset[str] = frozenset()
-    """Names of kinds, such as `capacityreport`, that this user may not touch."""
+    """What this user may not: `capacityreport`, `delete`."""
 
 
 @dataclass

@@ -157,6 +157,16 @@ class Wire:
         answer = await self._ask(service, operation, *positional, **named)
         return str(answer.headers.get("opc-work-request-id") or "")
 
+    async def see_gone(self, error: GridcloudError, service: str, operation: str, id_: str) -> None:
+        """See that what Oracle would not remove is gone: it says the same where one may not. Raises Transient where
+        it is still there."""
+        try:
+            thing = await self.call(service, operation, id_)
+        except NotFound:
+            return
+        if thing.lifecycle_state not in ENDED:
+            raise Transient(f"{id_} is still there: {error.message}", remedy=error.remedy) from error
+
     async def pages(self, service: str, operation: str, *positional: Any, **named: Any) -> list[Any]:
         """Return the items of all pages of a listing."""
         found: list[Any] = []

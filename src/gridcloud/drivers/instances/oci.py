@@ -388,8 +388,8 @@ class OCIDriver(InstanceDriver):
     async def _terminate(self, machine: str) -> None:
         try:
             await self._wire.call("compute", "terminate_instance", machine, preserve_boot_volume=False)
-        except NotFound:
-            return
+        except NotFound as error:
+            await self._wire.see_gone(error, "compute", "get_instance", machine)
 
     async def _terminate_handled(self, instance_id: str, handle: Handle) -> None:
         """Terminate what the handle names, which a listing may not show yet."""
@@ -445,8 +445,8 @@ class OCIDriver(InstanceDriver):
     async def _delete_volume(self, compartment: str, volume: Any) -> None:
         try:
             await self._wire.call("storage", "delete_boot_volume", volume.id)
-        except NotFound:
-            return
+        except NotFound as error:
+            await self._wire.see_gone(error, "storage", "get_boot_volume", volume.id)
 
     async def _tag_volume(self, machine: Any) -> None:
         """Put our tags on a machine's boot volume, so that it is found should it ever be left: launching cannot."""

@@ -68,8 +68,8 @@ class Network:
             for kind, part in await self.parts(compartment):
                 try:
                     await self._wire.call("network", f"delete_{kind}", part.id)
-                except NotFound:
-                    continue
+                except NotFound as error:
+                    await self._wire.see_gone(error, "network", f"get_{kind}", part.id)
                 except Conflict as error:
                     raise Transient(
                         f"The {PARTS[kind]} {part.id} is still in use: {error.message}",
