@@ -294,7 +294,7 @@ async def test_host_reached_by_ssh(make: Make, tmp_path: Path) -> None:
         keys = Keys(server)
         host = {"host": "127.0.0.1", "port": server.port, "user": server.user, "host_keys": server.host_key}
         driver = make(keys=keys, host={**host, "key": f"file:{folder}/user_key"})
-        assert all(finding.ok for finding in await driver.check())
+        assert [finding.message for finding in await driver.check() if not finding.ok] == []
         spec, handle, seen = await make_one(driver)
         assert seen.phase is Phase.RUNNING
         assert isinstance(seen.address, SSHAddress)

@@ -62,7 +62,7 @@ def machine_words(
 
 
 def trial_words(program: str) -> list[str]:
-    """Return the words that prove KVM within a second: the firmware finds nothing to start and restarts, which ends it."""
+    """Return the words that prove KVM within a second: the firmware finds nothing to start, and so it ends."""
     return [
         program,
         *("-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", "kvm"),
