@@ -103,10 +103,13 @@ class Choice:
             refused=(*instance.refused, *refused),
             charges=(*instance.charges, _charge(offer, self._clock.now())),
         )
-        if taken is not None and offer.steps:
-            await self._records.store.append(
-                self._records.kind, instance.id, instance.owner, [_entry(one) for one in offer.steps]
-            )
+        if taken is None:
+            return
+        # Once is enough: what has no room now has none either when the next offer is tried, seconds later.
+        entries = [] if instance.refused else [_missing(name, why) for name, why in _dry(offers).items()]
+        entries += [_entry(one) for one in offer.steps]
+        if entries:
+            await self._records.store.append(self._records.kind, instance.id, instance.owner, entries)
 
     async def _give_up(self, instance: Instance, offers: Sequence[Offer], judged: Sequence[Offer]) -> None:
         refused = (*instance.refused, *judged)
@@ -172,6 +175,19 @@ def _charge(offer: Offer, now: datetime) -> Charge:
         priced=offer.priced,
         gpus=offer.shape.gpus,
         since=now,
+    )
+
+
+def _dry(offers: Sequence[Offer]) -> dict[str, str]:
+    """Return the providers that could serve the request but have nothing free, and why."""
+    free = {offer.provider for offer in offers if offer.available}
+    dry = [offer for offer in offers if offer.possible and offer.provider not in free]
+    return {offer.provider: offer.why_not for offer in reversed(dry)}
+
+
+def _missing(provider: str, why: str) -> Entry:
+    return Entry(
+        "unavailable", f"{provider} has nothing free: {why or 'it does not say why'}", {"provider": provider}
     )
 
 
