@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning"),
 ]
 
+NAMES = {"compute": "nova", "image": "glance", "network": "neutron", "volumev3": "cinderv3"}
+
 
 def user_data_by_address(cloud: Any) -> dict[str, str]:
     """What each server that runs was told at its first boot, by each of its addresses; only administrators see it."""
@@ -49,6 +51,12 @@ class TestOpenStackThroughLibcloud(InstanceDriverContract):
     async def driver(
         self, openstack_cloud: OpenStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> AsyncIterator[LibcloudDriver]:
+        with openstack_cloud.administrator() as cloud:
+            for service in list(
+                cloud.identity.services()
+            ):  # libcloud asks for them by the names that most clouds give
+                if name := NAMES.get(service.type):
+                    cloud.identity.update_service(service, name=name)
         project = openstack_cloud.make_project(cores=8, ram=16 * 1024, instances=6)
         monkeypatch.setenv(
             "LIBCLOUD_TEST_PASSWORD", project.password
