@@ -130,8 +130,8 @@ async def suffer_all(
 ) -> str:
     """Be killed at all points, print what became of each, and return the counts in a line.
 
-    ``usual``: how many points where KILL_POINTS does not say. ``provider`` gives the entry for each point. ``words``: the victim's module and its arguments after the folder;
-    ``steps``: lines that it prints in the course of one life.
+    ``provider`` gives the entry for each point. ``words``: the victim's module and its arguments after the folder;
+    ``steps``: lines that it prints in the course of one life; ``usual``: points where KILL_POINTS does not say.
     """
     chance = random.Random(f"{SEED} {kind}")
     count = POINTS if "KILL_POINTS" in os.environ else usual

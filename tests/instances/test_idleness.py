@@ -138,8 +138,8 @@ async def test_what_cannot_be_told_is_use(tmp_path: Path) -> None:
 
 
 async def test_limits_of_the_configuration_hold(tmp_path: Path) -> None:
-    sections = {"limits": {"idle": "2h"}, "defaults": {"idle": "1h"}}
-    async with open_house(tmp_path, {"cloud": fake()}, **sections) as house:
+    limits, defaults = {"idle": "2h"}, {"idle": "1h"}
+    async with open_house(tmp_path, {"cloud": fake()}, limits=limits, defaults=defaults) as house:
         assert house.complete(Request()).idle == 3600
         assert house.complete(Request(idle=60)).idle == 60
         with pytest.raises(InvalidRequest, match="without use"):

@@ -52,6 +52,7 @@ mkdir -p /run/sshd
 exec "$2" -D -e -f "$1/sshd_config"
 """
 
+# With SHLVL bash does not take a command from sshd for a login, and leaves the developer's own .bashrc alone.
 SETTINGS = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -66,6 +67,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
+SetEnv SHLVL=2
 Subsystem sftp internal-sftp
 """
 

@@ -31,7 +31,14 @@ from gridcloud.identity import Secret, resolve
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.model import SHARED, Finding, Handle, Observation, Offer, Phase, Request, Spec
 
-__all__ = ["HOSTILE_TEXTS", "InstanceDriverContract", "driver_context", "open_connection", "read_output", "read_secret"]
+__all__ = [
+    "HOSTILE_TEXTS",
+    "InstanceDriverContract",
+    "driver_context",
+    "open_connection",
+    "read_output",
+    "read_secret",
+]
 
 HOSTILE_TEXTS = (
     "a b; touch /tmp/x",

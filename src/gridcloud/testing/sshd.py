@@ -22,6 +22,7 @@ from gridcloud.testing.connections import FileCredentials
 
 __all__ = ["SSHServer"]
 
+# With SHLVL bash does not take a command from sshd for a login, and leaves the developer's own .bashrc alone.
 _SETTINGS = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -35,6 +36,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
+SetEnv SHLVL=2
 Subsystem sftp internal-sftp
 """
 
