@@ -20,7 +20,17 @@ from typing import Any
 
 from benchmarks.report import judge
 
-NAMES = ("spawn", "offers", "instances", "clouds", "reconcile", "memory", "start_up", "ssh_transfer")
+NAMES = (
+    "spawn",
+    "offers",
+    "instances",
+    "clouds",
+    "offers_clouds",
+    "reconcile",
+    "memory",
+    "start_up",
+    "ssh_transfer",
+)
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
