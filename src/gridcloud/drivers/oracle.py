@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -103,6 +103,14 @@ REMEDIES: dict[type[GridcloudError], str] = {
 
 class AccountSettings(ProviderSettings):
     """Whose account it is, and which part of it."""
+
+    place: ClassVar[tuple[str, ...]] = (
+        "compartment",
+        "config_file",
+        "profile",
+        "region",
+        "endpoint",
+    )
 
     compartment: str = Field(
         min_length=1, description="compartment that holds the machines: its OCID or its name"

@@ -15,7 +15,7 @@ from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, TimedOut
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.matching import rank
-from gridcloud.instances.model import Kind, Offer, Request, Shape
+from gridcloud.instances.model import SHARED, Kind, Offer, Request, Shape
 from gridcloud.settings import ProviderSettings, Settings
 from gridcloud.store import Store
 
@@ -68,20 +68,53 @@ class Providers:
         return self._driver(name, entry)
 
     async def holder(self, name: str) -> InstanceDriver:
-        """Return the driver that holds instances of ``name``, also when it is no longer configured."""
+        """Return the driver that holds instances of ``name``, also when it is no longer configured, or by now means
+        another place: what was made is looked for where it was made."""
         with contextlib.suppress(NotFound, InvalidSettings):
-            return self.get(name)
-        record = await self._store.get(SNAPSHOT, name)
-        body = dict(record.body)
+            driver = self.get(name)
+            return await self._former(name, driver.settings) or driver
+        return await self._remembered_driver(name)
+
+    async def _remembered_driver(self, name: str) -> InstanceDriver:
+        body = dict((await self._store.get(SNAPSHOT, name)).body)
         kind = plugins.load("instances", str(body["driver"]))
-        return self._driver(name, kind.Settings.model_validate(body))
+        return self._driver(name, kind.Settings.model_validate(body), former=True)
+
+    async def _former(self, name: str, entry: ProviderSettings) -> InstanceDriver | None:
+        """Return the driver of the place that an entry meant when it was last used; None where it is the same."""
+        try:
+            body = (await self._store.get(SNAPSHOT, name)).body
+        except NotFound:
+            return None
+        now = entry.model_dump(mode="json")
+        if all(body.get(field, now[field]) == now[field] for field in ("driver", *entry.place)):
+            return None
+        return await self._remembered_driver(name)
+
+    async def _check_place(self, name: str, entry: ProviderSettings) -> None:
+        """Raise InvalidSettings where an entry means another place than before, and something is still held there."""
+        former = await self._former(name, entry)
+        if former is None:
+            return
+        remedy = "Give the new place a name of its own, or wait until all that is held there has ended."
+        text = f"The entry {name} means another place than before, where "
+        try:
+            with contextlib.suppress(Transient):
+                await former.destroy(SHARED, None)
+            held = await former.holdings()
+        except GridcloudError as error:
+            raise InvalidSettings(f"{text}it cannot be seen what is held: {error}", remedy=remedy) from error
+        if held:
+            raise InvalidSettings(f"{text}{len(held)} things are held.", remedy=remedy)
 
     async def remember(self, name: str) -> None:
         """Keep a copy of the provider's entry in the store, before anything is made there."""
-        body = self.get(name).settings.model_dump(mode="json")
+        settings = self.get(name).settings
+        body = settings.model_dump(mode="json")
         key = f"{name}:{body}"
         if key in self._saved:
             return
+        await self._check_place(name, settings)
         async with self._saving:
             if key in self._saved:
                 return
@@ -91,7 +124,7 @@ class Providers:
                 await self._store.insert(SNAPSHOT, name, "", "known", body)
             else:
                 await self._store.update(record, body=body)
-            self._saved.add(key)
+            self._saved = {one for one in self._saved if not one.startswith(f"{name}:")} | {key}
 
     async def remembered(self) -> list[str]:
         """Return the names of all providers that ever held something, configured ones first."""
@@ -116,6 +149,7 @@ class Providers:
         try:
             driver = self.get(name)
             async with asyncio.timeout(self._offer_seconds):
+                await self._check_place(name, driver.settings)
                 offers = await driver.offers(request)
         except TimeoutError:
             return [_absent(name, TimedOut(f"It did not answer within {self._offer_seconds:g} s."))]
@@ -132,8 +166,9 @@ class Providers:
             changes["location"] = settings.location
         return offer.model_copy(update=changes) if changes else offer
 
-    def _driver(self, name: str, entry: ProviderSettings) -> InstanceDriver:
-        driver = self._drivers.get(name)
+    def _driver(self, name: str, entry: ProviderSettings, former: bool = False) -> InstanceDriver:
+        key = f"{name}\0former" if former else name
+        driver = self._drivers.get(key)
         if driver is not None and driver.settings == entry:
             return driver
         if driver is not None:
@@ -144,8 +179,8 @@ class Providers:
             name, self._store.installation, folder, self._connect, self._user_authority, **self._secret
         )
         kind: type[InstanceDriver] = plugins.load("instances", entry.driver)
-        self._drivers[name] = kind(entry, context)
-        return self._drivers[name]
+        self._drivers[key] = kind(entry, context)
+        return self._drivers[key]
 
 
 def _absent(name: str, error: GridcloudError) -> Offer:

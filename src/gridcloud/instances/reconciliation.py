@@ -79,7 +79,8 @@ class Reconciliation:
             if isinstance(held, Difference):
                 found.append(held)
                 continue
-            found += self._judge_all(name, held, before, after)
+            elsewhere = {other: answer for other, answer in zip(names, asked, strict=True) if other != name}
+            found += self._judge_all(name, held, before, after, elsewhere)
             if shared := held.get(SHARED):
                 found += await self._judge_shared(name, shared, len(held) == 1, after)
         return found
@@ -120,6 +121,7 @@ class Reconciliation:
         held: Mapping[str, list[Holding]],
         before: Mapping[str, _Live],
         after: Mapping[str, _Live],
+        elsewhere: Mapping[str, Difference | dict[str, list[Holding]]],
     ) -> list[Difference]:
         found = []
         for instance_id, holdings in held.items():
@@ -127,6 +129,8 @@ class Reconciliation:
                 continue
             known = [one for one in (before.get(instance_id), after.get(instance_id)) if one is not None]
             if any(one.accounts_for(name) for one in known):
+                continue
+            if any(_is_same(instance_id, holdings, one, elsewhere) for one in known):
                 continue
             why = (
                 f"whose instance is {known[-1].state} elsewhere"
@@ -190,6 +194,23 @@ class Reconciliation:
             )
         text = f"Removed {difference.holding.what} {difference.holding.name} from {difference.provider}."
         return Difference(difference.provider, difference.subject, text, "", difference.holding, mended=True)
+
+
+def _is_same(
+    instance_id: str,
+    holdings: Sequence[Holding],
+    live: _Live,
+    elsewhere: Mapping[str, Difference | dict[str, list[Holding]]],
+) -> bool:
+    """Whether these may be the very things of a live instance of another entry: two entries may be of one account, and
+    not every provider can tell what was made through which. One that cannot be asked now may hold them, too."""
+    if not live.accounts_for(live.provider) or live.provider not in elsewhere:
+        return False
+    theirs = elsewhere[live.provider]
+    if isinstance(theirs, Difference):
+        return True
+    names = {(one.what, one.name) for one in theirs.get(instance_id, ())}
+    return any((one.what, one.name) in names for one in holdings)
 
 
 def _sketch(record: Record) -> tuple[str, _Live]:

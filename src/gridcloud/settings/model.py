@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ class Section(BaseModel):
 
 class ProviderSettings(Section):
     """What every provider's entry has; each driver's ``Settings`` extends it. Every field carries help."""
+
+    place: ClassVar[tuple[str, ...]] = ()
+    """The fields that say where things are made: an entry in which they change means another place."""
 
     driver: str = Field(description="the driver that serves this entry: local, container, ssh, …")
     price: Decimal = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -20,6 +20,8 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 
 class EC2Settings(CloudSettings):
     """What the `ec2` driver is told. Credentials are found as Amazon's own tools find them."""
+
+    place: ClassVar[tuple[str, ...]] = ("region", "profile", "endpoint")
 
     region: str = Field(pattern=r"^[a-z0-9-]{2,40}$", description="region, e.g. eu-north-1")
     profile: str = Field(

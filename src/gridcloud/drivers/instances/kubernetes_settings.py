@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -35,6 +35,8 @@ class Toleration(BaseModel):
 
 class KubernetesSettings(ProviderSettings):
     """Settings of one namespace of one cluster; several clusters are several providers."""
+
+    place: ClassVar[tuple[str, ...]] = ("kubeconfig", "context", "namespace")
 
     kubeconfig: str = Field(
         default="",

@@ -21,7 +21,14 @@ from gridcloud.drivers.instances.libcloud_choices import Choices
 from gridcloud.drivers.instances.libcloud_settings import LibcloudSettings
 from gridcloud.drivers.instances.libcloud_wire import Wire
 from gridcloud.drivers.instances.libcloud_words import Abilities, Names, abilities_of, phase_of
-from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, NotFound, QuotaExceeded
+from gridcloud.errors import (
+    GridcloudError,
+    InvalidRequest,
+    InvalidSettings,
+    NotFound,
+    QuotaExceeded,
+    Transient,
+)
 from gridcloud.instances.cloud import address_of, first_boot_of
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.first_boot import arm
@@ -104,7 +111,10 @@ class LibcloudDriver(InstanceDriver):
             ends = time.monotonic() + REMOVAL
             while await self._wire.ask(lambda driver: self._nodes(driver).get(instance_id)):
                 if time.monotonic() > ends:
-                    return  # the provider has taken the order, and still lists it
+                    raise Transient(
+                        f"{self.context.provider} still lists the machine of {instance_id}.",
+                        remedy="It will be tried again.",
+                    )
                 await asyncio.sleep(0.5)
 
     async def holdings(self) -> Sequence[Holding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -36,6 +36,8 @@ class LibcloudSize(BaseModel):
 
 class LibcloudSettings(CloudSettings):
     """Settings of a cloud that a driver of Apache libcloud speaks to."""
+
+    place: ClassVar[tuple[str, ...]] = ("compute", "arguments")
 
     compute: str = Field(
         pattern=r"^([a-z0-9_]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",

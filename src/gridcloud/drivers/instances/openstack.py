@@ -107,7 +107,7 @@ class OpenStackDriver(InstanceDriver):
             if instance_id == SHARED:
                 await self._ask(self._things.remove_shared)
             else:
-                await self._remove(instance_id)
+                await self._remove(instance_id, str(handle.data.get("server") or "") if handle else "")
 
     async def holdings(self) -> Sequence[Holding]:
         """List our servers, ports, floating addresses and security groups; see the contract."""
@@ -132,9 +132,9 @@ class OpenStackDriver(InstanceDriver):
         """Let go of the connection; see the contract."""
         await asyncio.to_thread(self._cloud.close)
 
-    async def _remove(self, instance_id: str) -> None:
+    async def _remove(self, instance_id: str, server: str) -> None:
         # Waited for here: a thread that sleeps would keep the others of this process waiting.
-        removal = await self._ask(lambda: self._things.begin_removal(instance_id))
+        removal = await self._ask(lambda: self._things.begin_removal(instance_id, server))
         deadline = time.monotonic() + REMOVAL
         while remaining := await self._ask(lambda: self._things.remaining(removal)):
             if time.monotonic() > deadline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -30,6 +30,8 @@ class OpenStackGPU(BaseModel):
 
 class OpenStackSettings(CloudSettings):
     """Settings of one project in one region of an OpenStack cloud."""
+
+    place: ClassVar[tuple[str, ...]] = ("cloud", "clouds_file", "region")
 
     cloud: str = Field(
         min_length=1,

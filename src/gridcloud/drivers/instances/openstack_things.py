@@ -8,6 +8,7 @@ the thing: whatever is ours says so from its first moment. Volumes are made and 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,14 +126,22 @@ class Things:
         server = self._make_server(plan, port)
         return {"server": server.id, "host": address.floating_ip_address if address else _fixed(port)}
 
-    def begin_removal(self, instance_id: str) -> Removal:
-        """Have nova remove the servers of an instance, and take its floating addresses away."""
+    def begin_removal(self, instance_id: str, server_id: str = "") -> Removal:
+        """Have nova remove the servers of an instance, and take its floating addresses away.
+
+        ``server_id``: one that must be gone even if no listing shows it: nova leaves out what is in a cell that is down.
+        """
         sdk = self._cloud.sdk
         servers = [
             one
             for one in sdk.compute.servers(details=True, name=f"^{PREFIX}{instance_id}$")
             if self._is_ours(one, instance_id)
         ]
+        if server_id and all(one.id != server_id for one in servers):
+            with contextlib.suppress(openstack.exceptions.NotFoundException):
+                server = sdk.compute.get_server(server_id)
+                if server.status != "DELETED" and self._is_ours(server, instance_id):
+                    servers.append(server)
         for server in servers:
             self._gone(sdk.compute.delete_server, server.id)
         for address in self._addresses(instance_id):

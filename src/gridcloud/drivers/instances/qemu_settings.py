@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -79,6 +79,8 @@ class QEMUImage(BaseModel):
 
 class QEMUSettings(ProviderSettings):
     """Settings of virtual machines on one computer."""
+
+    place: ClassVar[tuple[str, ...]] = ("host", "directory")
 
     images: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")], QEMUImage] = Field(
         min_length=1, description="images by the name that requests ask for them by"
