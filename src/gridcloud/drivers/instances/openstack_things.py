@@ -129,7 +129,7 @@ class Things:
     def begin_removal(self, instance_id: str, server_id: str = "") -> Removal:
         """Have nova remove the servers of an instance, and take its floating addresses away.
 
-        ``server_id``: one that must be gone even if no listing shows it: nova leaves out what is in a cell that is down.
+        ``server_id``: one that must be gone though no listing shows it: nova leaves out a cell that is down.
         """
         sdk = self._cloud.sdk
         servers = [
