@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from tests.houses import end, obtain, open_house
@@ -13,21 +12,20 @@ from gridcloud.errors import InvalidSettings
 from gridcloud.instances.model import Holding
 from gridcloud.instances.reconciliation import Difference, _is_same, _Live
 
-HERE, THERE = ({"cloud": {"driver": "fake", "location": place}} for place in ("here", "there"))
+HERE = {"cloud": {"driver": "fake", "location": "here"}}
 
 
 async def test_what_is_held_is_looked_for_where_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Fake machines are anywhere: that their location counts as a place is for this test alone.
-    place: ClassVar[tuple[str, ...]] = ("location",)
-    monkeypatch.setattr(FakeSettings, "place", place)
+    monkeypatch.setattr(FakeSettings, "place", ("location",))
     async with open_house(tmp_path, HERE) as house:
         instance = await obtain(house)
         entry = house.settings().providers["cloud"]
         assert isinstance(entry, FakeSettings)
         moved = entry.model_copy(update={"location": "there"})
-        house.settings().providers["cloud"] = moved  # type: ignore[index]
+        house.settings().providers["cloud"] = moved
         holder = await house.providers.holder("cloud")
         assert isinstance(holder, FakeDriver)
         assert holder.settings.location == "here"
