@@ -48,10 +48,10 @@ def _print(found: Offers, why: bool) -> None:
     rows = [
         (
             offer.provider,
-            offer.kind.replace("_", " "),
+            offer.kind.replace("_", " ") if offer.shape.cpus else "",
             describe(offer.shape) if offer.shape.cpus else "",
             offer.location,
-            _price(offer, found.currency),
+            _price(offer, found.currency) if offer.shape.cpus else "",
             _when(offer),
         )
         for offer in found.offers

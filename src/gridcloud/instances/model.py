@@ -188,6 +188,10 @@ class Spec(Record):
     name: str = Field(default="", description="what the owner calls it: any text")
     request: Request
     offer: Offer
+    first: bool = Field(
+        default=False,
+        description="nobody asked for this id before, not even before a crash: there is nothing to be found yet",
+    )
 
 
 class Handle(Record):

@@ -80,12 +80,14 @@ class Runner:
         self.currency = currency
         self._configure = configure
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._first: set[str] = set()
+        """Instances for which no provider was asked yet, by us or by whoever was here before."""
         self._changed: dict[str, asyncio.Event] = {}
         self.choice = Choice(self.records, providers, clock, judge)
         self.watch = Watch(self.records, providers, links, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
-            Duty.CHOOSE: self.choice.choose,
+            Duty.CHOOSE: self._choose,
             Duty.CREATE: self._create,
             Duty.AWAIT: self._await,
             Duty.CONFIGURE: self._configure_duty,
@@ -242,6 +244,7 @@ class Runner:
             self._carry(instance_id)
         finally:
             if self._tasks.get(instance_id) is asyncio.current_task():
+                self._first.discard(instance_id)
                 self._tasks.pop(instance_id, None)
                 self._changed.pop(instance_id, None)
 
@@ -263,11 +266,22 @@ class Runner:
         if not work.cancelled():
             work.result()
 
+    async def _choose(self, instance: Instance) -> None:
+        if not instance.charges and not instance.refused:
+            self._first.add(instance.id)
+        await self.choice.choose(instance)
+
     async def _create(self, instance: Instance) -> None:
         offer = offer_of(instance)
         spec = Spec(
-            id=instance.id, owner=instance.owner, name=instance.name, request=instance.request, offer=offer
+            id=instance.id,
+            owner=instance.owner,
+            name=instance.name,
+            request=instance.request,
+            offer=offer,
+            first=instance.id in self._first,
         )
+        self._first.discard(instance.id)
         try:
             driver = await self.providers.holder(offer.provider)
             async with asyncio.timeout(self.timing.create):

@@ -8,10 +8,11 @@ import getpass
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from gridcloud import connections
 from gridcloud.budgets.model import People
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 LONGEST = 100 * 365 * 24 * 3600
 """Seconds that an instance may live where the configuration sets no limit: what a date can still hold."""
+
+THREADS = 64
+"""Blocking calls at the same time."""
 
 RECONCILE = 300.0
 """Seconds between looks for what nothing accounts for."""
@@ -131,6 +135,7 @@ class House:
 
         ``programs`` start at once on this computer, from a fork server that may not import the modules ``block``.
         """
+        _make_room()
         clock = clock or SystemClock()
         settings, problems = settings_file.current()
         for problem in problems:
@@ -376,3 +381,17 @@ def _cluster_timing(settings: Settings) -> clusters.Timing:
         first_pause=settings.limits.retry_first,
         longest_pause=settings.limits.retry_longest,
     )
+
+
+_roomy: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def _make_room() -> None:
+    """Give the loop threads enough for the blocking libraries of many clouds at once: they wait, and hardly compute.
+
+    asyncio's own pool has four more than there are processors, so that six slow answers would hold up everything.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in _roomy:
+        _roomy.add(loop)
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "asyncio_house"))

@@ -99,9 +99,8 @@ class EC2Driver(InstanceDriver):
         """Look at all of our machines in one listing; see the contract."""
         if not handles:
             return {}
-        there = await asyncio.to_thread(
-            lambda: {one["InstanceId"]: one for one in self._things.all_machines()}
-        )
+        names = [str(handle.data.get("machine")) for handle in handles.values()]
+        there = await asyncio.to_thread(self._things.find, names)
         return {
             instance_id: self._observation(instance_id, handle, there.get(str(handle.data.get("machine"))))
             for instance_id, handle in handles.items()
@@ -113,7 +112,12 @@ class EC2Driver(InstanceDriver):
             await asyncio.to_thread(self._things.remove_shared)
             self._choices.forget()
         else:
-            machine = str(handle.data["machine"]) if handle and handle.data.get("machine") else ""
+            data = handle.data if handle is not None else {}
+            machine = str(data.get("machine", ""))
+            # Our own handle names all there is: its disk and interface go with the machine.
+            if data.get("installation") == self.context.installation:
+                await asyncio.to_thread(self._locked, instance_id, lambda: self._things.end(machine))
+                return
             await asyncio.to_thread(
                 self._locked, instance_id, lambda: self._things.remove(instance_id, machine)
             )
@@ -156,12 +160,12 @@ class EC2Driver(InstanceDriver):
 
     def _launch(self, spec: Spec) -> Handle:
         user_data, host_key = first_boot_of(self.settings, self.context, spec)
-        former = self._things.machines_of(spec.id)
+        former = [] if spec.first else self._things.machines_of(spec.id)
         lives = [one for one in former if one["State"]["Name"] not in ("shutting-down", "terminated")]
         if lives:
-            return _handle(lives[0]["InstanceId"], host_key)
+            return self._handle(lives[0]["InstanceId"], host_key)
         if not self.settings.instances:
-            return _handle(self._run(spec, user_data, len(former)), host_key)
+            return self._handle(self._run(spec, user_data, len(former)), host_key)
 
         def run_if_room() -> str:
             held = len(self._things.machines())
@@ -172,7 +176,7 @@ class EC2Driver(InstanceDriver):
                 )
             return self._run(spec, user_data, len(former))
 
-        return _handle(self._locked("", run_if_room), host_key)
+        return self._handle(self._locked("", run_if_room), host_key)
 
     def _run(self, spec: Spec, user_data: str, former: int) -> str:
         for last in (False, True):
@@ -304,14 +308,14 @@ class EC2Driver(InstanceDriver):
             phase=Phase.PENDING, detail=state if state != "running" else "it has no address yet"
         )
 
+    def _handle(self, machine: str, host_key: str) -> Handle:
+        made = int(datetime.now(UTC).timestamp())
+        whose = self.context.installation
+        return Handle(data={"machine": machine, "host_key": host_key, "made": made, "installation": whose})
+
     def _address(self, instance_id: str, handle: Handle, machine: Mapping[str, Any]) -> SSHAddress | None:
         public = machine.get("PublicIpAddress") if self.settings.public_address else None
         host = public or (None if self.settings.public_address else machine.get("PrivateIpAddress"))
         if not host:
             return None
         return address_of(self.settings, instance_id, str(host), str(handle.data.get("host_key", "")))
-
-
-def _handle(machine: str, host_key: str) -> Handle:
-    made = int(datetime.now(UTC).timestamp())
-    return Handle(data={"machine": machine, "host_key": host_key, "made": made})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -58,6 +59,7 @@ class Choices:
         self._prices = prices
         self._provider = provider
         self._known: dict[str, tuple[float, Any]] = {}
+        self._looking: dict[str, threading.Lock] = {}
 
     def forget(self) -> None:
         """Believe nothing that was seen."""
@@ -271,7 +273,11 @@ class Choices:
     def _remembered(self, key: str, look: Callable[[], T], seconds: float = KNOWN) -> T:
         known = self._known.get(key)
         if known is None or time.monotonic() - known[0] > seconds:
-            known = self._known[key] = (time.monotonic(), look())
+            # Fifty who ask at once cause one look.
+            with self._looking.setdefault(key, threading.Lock()):
+                known = self._known.get(key)
+                if known is None or time.monotonic() - known[0] > seconds:
+                    known = self._known[key] = (time.monotonic(), look())
         found: T = known[1]
         return found
 

@@ -23,6 +23,8 @@ LISTS = {
     "SpotInstanceRequests": "describe_spot_instance_requests",
     "SecurityGroups": "describe_security_groups",
 }
+MOST = 100
+"""Machines that one call asks for by name."""
 ENDED = ("shutting-down", "terminated")
 
 
@@ -34,7 +36,7 @@ class Things:
         self._installation = installation
         self._provider = provider
         self._group = ""
-        self._machine_list = Listing(self._read_machines)
+        self._alive = Listing(self._read_alive)
         self._lists = {key: Listing(partial(self._read, operation, key)) for key, operation in LISTS.items()}
 
     def tags(self, instance_id: str, name: str = "") -> list[dict[str, str]]:
@@ -44,17 +46,25 @@ class Things:
         words["Name"] = f"gridcloud {shown or instance_id}"
         return [{"Key": key, "Value": value[:256]} for key, value in words.items()]
 
-    def all_machines(self) -> list[dict[str, Any]]:
-        """Return our machines, those that have just been terminated included."""
-        return list(self._machines())
+    def find(self, machines: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return our machines by id: those that live, and of these ones also those that were terminated lately."""
+        found = {one["InstanceId"]: one for one in self._alive.read()}
+        missing = [name for name in machines if name not in found]
+        for start in range(0, len(missing), MOST):
+            filters = [{"Name": "instance-id", "Values": missing[start : start + MOST]}]
+            found |= {
+                one["InstanceId"]: one for one in self._read_machines([*_filters(self._ours()), *filters])
+            }
+        return found
 
     def machines(self) -> list[dict[str, Any]]:
         """Return our machines that live."""
-        return [one for one in self.all_machines() if one["State"]["Name"] not in ENDED]
+        return [one for one in self._alive.read() if one["State"]["Name"] not in ENDED]
 
     def machines_of(self, instance_id: str) -> list[dict[str, Any]]:
         """Return the machines made for an instance, the oldest first, terminated ones included."""
-        found = self._machines(instance_id)
+        filters = _filters({**self._ours(), INSTANCE: instance_id})
+        found = [one for one in self._read_machines(filters) if _tags(one).get(INSTANCE) == instance_id]
         return sorted(found, key=lambda one: (one["LaunchTime"], one["InstanceId"]))
 
     def remove(self, instance_id: str, machine: str = "") -> None:
@@ -78,6 +88,11 @@ class Things:
         for interface in self._loose("NetworkInterfaces", instance_id):
             name = interface["NetworkInterfaceId"]
             self._delete("delete_network_interface", f"the interface {name}", NetworkInterfaceId=name)
+
+    def end(self, machine: str) -> None:
+        """Terminate a machine that is known to be ours, and with it its disk and interface."""
+        with contextlib.suppress(NotFound):
+            self._wire.call("terminate_instances", InstanceIds=[machine])
 
     def remove_shared(self) -> None:
         """Remove our security groups. Raises Transient while one of our machines lives, or still ends."""
@@ -128,13 +143,15 @@ class Things:
 
     # Parts ---------------------------------------------------------------------------------------------------
 
-    def _machines(self, instance_id: str = "") -> list[dict[str, Any]]:
-        """Return our machines in any state, of one instance or of all."""
-        return [one for one in self._machine_list.read() if instance_id in ("", _tags(one).get(INSTANCE))]
+    def _read_alive(self) -> Iterator[dict[str, Any]]:
+        # Those that were terminated stay listed for an hour: after a lecture that is all one would read.
+        states = ["pending", "running", "shutting-down", "stopping", "stopped"]
+        filters = [*_filters(self._ours()), {"Name": "instance-state-name", "Values": states}]
+        return self._read_machines(filters)
 
-    def _read_machines(self) -> Iterator[dict[str, Any]]:
+    def _read_machines(self, filters: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         words = self._ours()
-        for reservation in self._wire.pages("describe_instances", "Reservations", Filters=_filters(words)):
+        for reservation in self._wire.pages("describe_instances", "Reservations", Filters=list(filters)):
             yield from (one for one in reservation["Instances"] if words.items() <= _tags(one).items())
 
     def _loose(self, key: str, instance_id: str = "") -> list[dict[str, Any]]:

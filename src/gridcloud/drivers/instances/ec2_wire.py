@@ -202,6 +202,8 @@ class Wire:
             remedy = (
                 f"Is the network up, and is {self._settings.region} a region? See 'region' of the provider."
             )
+            if self._settings.endpoint:
+                remedy = "Does a server answer there? See 'endpoint' of the provider."
             return Unreachable(f"{name}: {error}", remedy=remedy)
         if isinstance(error, NoConnection | HTTPClientError):
             return Unreachable(f"{name}: Amazon does not answer: {error}")
