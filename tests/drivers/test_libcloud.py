@@ -46,7 +46,7 @@ needs_ground = pytest.mark.skipif(missing_for_ground() is not None, reason=str(m
 @pytest.fixture
 def account() -> Iterator[Account]:
     """An account at a provider, empty."""
-    key = secrets.token_hex(4)
+    key = f"key-{secrets.token_hex(4)}"  # libcloud's own kind takes a number for how many nodes it has
     account = Account.of(key)
     account.key = key  # type: ignore[attr-defined]
     yield account
