@@ -139,6 +139,8 @@ survey() {
 }
 
 use_directory() {
+  # What is above it may be shared with other providers, whose owners have to get through.
+  (umask 022 && mkdir -p -- "$(dirname -- "$directory")") 2>/dev/null || :
   mkdir -p -- "$directory" && [ -O "$directory" ] && [ ! -L "$directory" ] && chmod 711 "$directory" ||
     refuse 76 "the folder $directory cannot be used: it must belong to $(id -un) and be writable"
 }
