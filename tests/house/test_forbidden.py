@@ -16,7 +16,7 @@ EVERYWHERE = {
     r"\bTO[D]O\b|\bFIX[M]E\b|\bX[X]X\b": "work left undone: do it, or say it in an issue",
     r"(?<![\w.])/(w[o]rk|f[a]rm)/": "a path of one machine",
     r"/tmp/g[c]\b|\.libr[a]ry\b": "a path of one machine",
-    r"(?<!\w)(pypi\.[o]rg|pythonhos[t]ed|deb\.deb[i]an\.org|npmjs\.[a-z]|proxy\.gol[a]ng)": "a registry's host",
+    r"(?<!\w)(pypi\.[o]rg|pythonhos[t]ed|(deb|cloud)\.deb[i]an\.org|npmjs\.[a-z]|proxy\.gol[a]ng)": "a registry's host",
 }
 
 IN_CODE = {
