@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+import httpx
 
 __all__ = ["CREDENTIALS", "REGION", "Moto", "moto_server"]
 
@@ -66,7 +67,7 @@ class Moto:
 
 @contextmanager
 def moto_server() -> Iterator[Moto]:
-    """Run a server of our own on a free port of loopback, in a thread."""
+    """Run a server of our own, with an empty account, on a free port of loopback, in a thread."""
     from moto.server import ThreadedMotoServer
 
     before = {name: os.environ.get(name) for name in (*STRICT, *CREDENTIALS)}
@@ -75,6 +76,8 @@ def moto_server() -> Iterator[Moto]:
     server.start()
     host, port = server.get_host_and_port()
     moto = Moto(f"http://{host}:{port}")
+    # moto keeps accounts for the whole process: what an earlier server's tests left would be found in this one.
+    httpx.post(f"{moto.url}/moto-api/reset").raise_for_status()
     try:
         yield moto
     finally:
