@@ -156,19 +156,19 @@ class Choices:
 
     def offerings(self, shapes: Sequence[str]) -> dict[str, set[str]]:
         """Return the zones that have each of these shapes."""
-        missing = [name for name in shapes if f"zones {name}" not in self._known]
-        if missing:
-            found: dict[str, set[str]] = {name: set() for name in missing}
+
+        def look() -> dict[str, set[str]]:
+            found: dict[str, set[str]] = {name: set() for name in shapes}
             for one in self._wire.pages(
                 "describe_instance_type_offerings",
                 "InstanceTypeOfferings",
                 LocationType="availability-zone",
-                Filters=[{"Name": "instance-type", "Values": missing}],
+                Filters=[{"Name": "instance-type", "Values": list(shapes)}],
             ):
                 found.setdefault(one["InstanceType"], set()).add(one["Location"])
-            for name in missing:
-                self._known[f"zones {name}"] = (time.monotonic(), found[name])
-        return {name: self._known[f"zones {name}"][1] for name in shapes}
+            return found
+
+        return self._remembered(f"zones {sorted(shapes)}", look, SHAPES_KNOWN) if shapes else {}
 
     def networks(self) -> list[Network]:
         """Return the subnets that may be taken. Raises InvalidSettings when those that are named are not there."""
