@@ -559,6 +559,63 @@ async def test_an_orphaned_disk_is_held_and_removed(cloud: Oracle, driver: OCIDr
     assert not live(cloud, "bootvolume")
 
 
+def lose_machine(cloud: Oracle, machine_id: str, volume: str = "") -> None:
+    """End a machine as Oracle's console does where the boot volume is to be kept."""
+    machine = cloud.tenancy.things[machine_id]
+    machine.become("TERMINATED")
+    for kind in ("vnicattachment", "bootvolumeattachment"):
+        for attachment in cloud.tenancy.of(kind, instanceId=machine_id):
+            attachment.words["lifecycleState"] = "DETACHED"
+            if volume and kind == "bootvolumeattachment":
+                attachment.words["bootVolumeId"] = volume
+    for vnic in cloud.tenancy.of("vnic"):
+        vnic.become("TERMINATED")
+
+
+async def test_a_disk_whose_machine_went_before_anybody_looked_is_found_by_that_machine(
+    cloud: Oracle, make_driver: Any
+) -> None:
+    driver, theirs = make_driver(), make_driver(installation="other")
+    specs = [await spec_of(driver) for _ in range(2)]
+    handles = [await driver.create(one) for one in specs]
+    disks = {
+        cloud.tenancy.things[one.words["bootVolumeId"]].words["displayName"]: one.words["bootVolumeId"]
+        for one in cloud.tenancy.of("bootvolumeattachment")
+    }
+    assert not [one for one in live(cloud, "bootvolume") if one.tags], "nobody has looked yet"
+    assert {one.what for one in await driver.holdings() if one.instance_id != SHARED} == {"machine"}
+    for handle in handles:
+        lose_machine(cloud, handle.data["id"])
+    held = {one.instance_id: one for one in await driver.holdings() if one.instance_id != SHARED}
+    assert {one.name for one in held.values()} == set(disks.values())
+    assert {one.what for one in held.values()} == {"disk"}
+    for spec in specs:
+        assert disks[f"gridcloud-{spec.id} (Boot Volume)"] == held[spec.id].name
+        await theirs.destroy(spec.id, None)
+    assert await theirs.holdings() == []
+    assert len(live(cloud, "bootvolume")) == 2
+    await driver.destroy(specs[0].id, None)
+    assert [one.id for one in live(cloud, "bootvolume")] == [held[specs[1].id].name]
+    await driver.destroy(specs[1].id, handles[1])
+    await driver.destroy(SHARED, None)
+    assert not live(cloud, "bootvolume")
+    assert await driver.holdings() == []
+
+
+@pytest.mark.parametrize("name", ["my data", "gridcloud-{} (Boot Volume)", "gridcloud-t-0 (Boot Volume)"])
+async def test_a_strangers_disk_stays_theirs(cloud: Oracle, driver: OCIDriver, name: str) -> None:
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    words = {"availabilityDomain": spec.offer.location, "compartmentId": lab_of(cloud), "sizeInGBs": 50}
+    named = {"displayName": name.format(spec.id), "lifecycleState": "AVAILABLE", "sizeInMBs": 51200}
+    strangers = cloud.tenancy.add("bootvolume", words | named)
+    # One was put into our machine under a name of its own, one only has the name of ours, one has neither.
+    lose_machine(cloud, handle.data["id"], strangers.id if name == "my data" else "")
+    await driver.destroy(spec.id, handle)
+    assert strangers.id not in {one.name for one in await driver.holdings()}
+    assert strangers.lives
+
+
 async def test_a_machine_that_shut_itself_down_has_failed_and_one_taken_back_is_gone(
     cloud: Oracle, driver: OCIDriver
 ) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from gridcloud.drivers.instances.oci_choices import Choices
+from gridcloud.drivers.instances.oci_disks import Disks
 from gridcloud.drivers.instances.oci_network import PARTS, Network
 from gridcloud.drivers.instances.oci_settings import OCISettings
 from gridcloud.drivers.instances.oci_shapes import price_shape, wanted_images
@@ -51,6 +52,8 @@ __all__ = ["OCIDriver"]
 INSTALLATION = "gridcloud-installation"
 PROVIDER = "gridcloud-provider"
 INSTANCE = "gridcloud-instance"
+NAMED = "gridcloud-"
+"""What a machine's name begins with; its instance's id follows."""
 LARGEST_METADATA = 32000
 """Bytes of metadata that a machine may be given, its user data in base64 included."""
 OFFER_SECONDS = 9.0
@@ -72,6 +75,7 @@ class OCIDriver(InstanceDriver):
         self._choices = Choices(self._wire, self.settings, context.provider)
         name = f"gridcloud-{context.provider}"[:255]
         self._network = Network(self._wire, self.settings, {**self._tags, INSTANCE: SHARED}, name)
+        self._disks = Disks(self._wire, self._tags, INSTANCE, NAMED)
         self._hosts: dict[str, str] = {}
         self._counting = asyncio.Lock()
 
@@ -127,8 +131,8 @@ class OCIDriver(InstanceDriver):
                 await self._terminate(machine.id)
             if handle is not None:
                 await self._terminate_handled(instance_id, handle)
-            for volume in await self._volumes(compartment, instance_id):
-                await self._delete_volume(compartment, volume)
+            for _, volume in await self._disks.left(compartment, instance_id):
+                await self._disks.delete(volume)
         except NotFound as error:
             raise Transient(
                 f"It is not certain that {instance_id} is gone: {error.message}", remedy=error.remedy
@@ -141,7 +145,7 @@ class OCIDriver(InstanceDriver):
         try:
             compartment = await self._choices.compartment()
             machines, volumes, parts = await gather(
-                self._machines(compartment), self._volumes(compartment), self._network.parts(compartment)
+                self._machines(compartment), self._disks.left(compartment), self._network.parts(compartment)
             )
         except NotFound as error:
             raise Transient(error.message, remedy=error.remedy) from error
@@ -156,10 +160,8 @@ class OCIDriver(InstanceDriver):
             for one in machines
         ]
         found += [
-            Holding(
-                instance_id=one.freeform_tags[INSTANCE], what="disk", name=one.id, created=one.time_created
-            )
-            for one in volumes
+            Holding(instance_id=owner, what="disk", name=one.id, created=one.time_created)
+            for owner, one in volumes
         ]
         found += [
             Holding(instance_id=SHARED, what=PARTS[kind], name=one.id, created=one.time_created)
@@ -348,7 +350,7 @@ class OCIDriver(InstanceDriver):
         details = models.LaunchInstanceDetails(
             availability_domain=spec.offer.location,
             compartment_id=compartment,
-            display_name=f"gridcloud-{spec.id}",
+            display_name=f"{NAMED}{spec.id}",
             shape=choice["shape"],
             source_details=models.InstanceSourceViaImageDetails(
                 image_id=choice["image"], boot_volume_size_in_gbs=choice["disk"]
@@ -417,52 +419,6 @@ class OCIDriver(InstanceDriver):
                     raise
             await asyncio.sleep(0.5)
 
-    # Disks ---------------------------------------------------------------------------------------------------
-
-    async def _volumes(self, compartment: str, instance_id: str = "") -> list[Any]:
-        """Return our boot volumes that do not go with a machine that is on its way out already."""
-        tags = {**self._tags, INSTANCE: instance_id} if instance_id else self._tags
-        listed = await self._wire.pages("storage", "list_boot_volumes", compartment_id=compartment)
-        ours = [
-            one
-            for one in listed
-            if is_ours(one, tags) and INSTANCE in one.freeform_tags and one.lifecycle_state not in ENDED
-        ]
-        attached = await gather(*(self._attached(compartment, one) for one in ours))
-        return [one for one, machine in zip(ours, attached, strict=True) if not machine]
-
-    async def _attached(self, compartment: str, volume: Any) -> bool:
-        """Return whether a volume belongs to a machine, with which it goes."""
-        attachments = await self._wire.pages(
-            "compute",
-            "list_boot_volume_attachments",
-            volume.availability_domain,
-            compartment,
-            boot_volume_id=volume.id,
-        )
-        return any(one.lifecycle_state != "DETACHED" for one in attachments)
-
-    async def _delete_volume(self, compartment: str, volume: Any) -> None:
-        try:
-            await self._wire.call("storage", "delete_boot_volume", volume.id)
-        except NotFound as error:
-            await self._wire.see_gone(error, "storage", "get_boot_volume", volume.id)
-
-    async def _tag_volume(self, machine: Any) -> None:
-        """Put our tags on a machine's boot volume, so that it is found should it ever be left: launching cannot."""
-        from oci.core import models
-
-        tags = {**self._tags, INSTANCE: machine.freeform_tags[INSTANCE]}
-        for one in await self._wire.pages(
-            "compute",
-            "list_boot_volume_attachments",
-            machine.availability_domain,
-            machine.compartment_id,
-            instance_id=machine.id,
-        ):
-            details = models.UpdateBootVolumeDetails(freeform_tags=tags)
-            await self._wire.call("storage", "update_boot_volume", one.boot_volume_id, details)
-
     # Observing -----------------------------------------------------------------------------------------------
 
     async def _observe(self, instance_id: str, handle: Handle, machines: Mapping[str, Any]) -> Observation:
@@ -499,7 +455,7 @@ class OCIDriver(InstanceDriver):
             host = vnic.public_ip if self.settings.public_address else vnic.private_ip
             if vnic.is_primary and host:
                 try:
-                    await self._tag_volume(machine)
+                    await self._disks.tag(machine)
                 except Rejected:
                     pass  # without the right to, its disk goes with it all the same
                 self._hosts[machine.id] = str(host)
