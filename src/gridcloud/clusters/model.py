@@ -13,6 +13,7 @@ from gridcloud.settings import Duration
 
 __all__ = [
     "FINAL",
+    "HOLDING",
     "MOST",
     "Cluster",
     "ClusterHandle",
@@ -130,6 +131,9 @@ class State(StrEnum):
 
 FINAL = frozenset({State.STOPPED, State.FAILED})
 """States that nothing leaves."""
+
+HOLDING = frozenset(State) - FINAL - {State.REQUESTED}
+"""States in which a provider may rightly hold something of a cluster."""
 
 
 class Reason(StrEnum):

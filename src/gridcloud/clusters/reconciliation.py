@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gridcloud.clusters.model import FINAL, Cluster, ClusterHolding, State
+from gridcloud.clusters.model import HOLDING, Cluster, ClusterHolding
 from gridcloud.clusters.providers import ClusterProviders
 from gridcloud.errors import GridcloudError
 from gridcloud.instances.model import Holding
@@ -13,9 +13,6 @@ from gridcloud.instances.reconciliation import Difference
 from gridcloud.store.lives import Lives
 
 __all__ = ["ClusterReconciliation"]
-
-HOLDING = frozenset(State) - FINAL - {State.REQUESTED}
-"""States in which a provider may rightly hold something of a cluster."""
 
 PATIENCE = 60.0
 

@@ -188,13 +188,12 @@ class Runner:
 
     async def _begin(self, cluster: Cluster) -> None:
         try:
-            await self.providers.remember(cluster.provider)
+            async with self.providers.remembering(cluster.provider):
+                message = f"Asking {cluster.provider}."
+                await self._happen(cluster, Event.BEGUN, message, deadline=self._deadline())
         except (Rejected, NotFound) as error:
             changes = {**self._refusal(error), "ended_at": self.clock.now()}
             await self._happen(cluster, Event.BROKEN, str(error), **changes)
-            return
-        message = f"Asking {cluster.provider}."
-        await self._happen(cluster, Event.BEGUN, message, deadline=self._deadline())
 
     async def _make(self, cluster: Cluster) -> None:
         try:

@@ -14,6 +14,7 @@ from gridcloud.settings import Duration, Size, format_size, parse_duration, pars
 
 __all__ = [
     "FINAL",
+    "HOLDING",
     "SHARED",
     "Charge",
     "Discovery",
@@ -269,6 +270,9 @@ class State(StrEnum):
 
 FINAL = frozenset({State.STOPPED, State.FAILED})
 """States that nothing leaves."""
+
+HOLDING = frozenset(State) - FINAL - {State.REQUESTED}
+"""States in which a provider may rightly hold something of an instance."""
 
 
 class Reason(StrEnum):
