@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from gridcloud.budgets.judging import pots_of, refusal
 from gridcloud.budgets.ledger import Ledger
@@ -80,8 +80,6 @@ class Treasury:
         """Return why an instance may not live longer, until a new expiry; an empty text where it may."""
         now = self.clock.now()
         before = instance.expires
-        if before is None and instance.request.time:  # it is not ready yet
-            before = now + timedelta(seconds=instance.request.time)
         charge = instance.charges[-1] if instance.charges else None
         if not self.configured or before is None or charge is None or charge.until is not None:
             return ""

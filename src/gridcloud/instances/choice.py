@@ -33,10 +33,11 @@ class Choice:
         self, records: Lives[Instance], providers: Providers, clock: Clock, judge: Judge | None = None
     ) -> None:
         self.judge = judge
+        self.judging = asyncio.Lock()
+        """Held from a judge's question until what it allowed is stored: by whoever asks, for a start or for more time."""
         self._records = records
         self._providers = providers
         self._clock = clock
-        self._judging = asyncio.Lock()
 
     async def choose(self, instance: Instance) -> None:
         """Store the chosen offer, with what it costs from now on, or that there is none."""
@@ -48,7 +49,7 @@ class Choice:
         if self.judge is None:
             await self._take(instance, offers, left, ())
             return
-        async with self._judging:
+        async with self.judging:
             refused = []
             while left and (why := await self.judge(instance, left[0])):
                 offer = left.pop(0)
@@ -89,20 +90,20 @@ class Choice:
             await self._give_up(instance, offers, refused)
             return
         offer, others = left[0], len(left) - 1
-        await self._providers.remember(offer.provider)
-        taken = await self._records.happen(
-            instance,
-            Event.OFFERED,
-            f"Chose {describe(offer.shape)} on {offer.provider}"
-            + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
-            + (f" ({others} more to fall back on)." if others else "."),
-            {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
-            offer=offer,
-            handle=None,
-            address=None,
-            refused=(*instance.refused, *refused),
-            charges=(*instance.charges, _charge(offer, self._clock.now())),
-        )
+        async with self._providers.remembering(offer.provider):
+            taken = await self._records.happen(
+                instance,
+                Event.OFFERED,
+                f"Chose {describe(offer.shape)} on {offer.provider}"
+                + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
+                + (f" ({others} more to fall back on)." if others else "."),
+                {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
+                offer=offer,
+                handle=None,
+                address=None,
+                refused=(*instance.refused, *refused),
+                charges=(*instance.charges, _charge(offer, self._clock.now())),
+            )
         if taken is None:
             return
         # Once is enough: what has no room now has none either when the next offer is tried, seconds later.

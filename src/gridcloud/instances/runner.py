@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gridcloud.clock import Clock
@@ -21,6 +21,7 @@ from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     Rejected,
     TimedOut,
     Transient,
@@ -56,6 +57,9 @@ __all__ = ["Configure", "Judge", "Runner", "Timing"]
 
 log = logging.getLogger(__name__)
 
+JudgeLonger = Callable[[Instance, datetime], Awaitable[str]]
+"""Returns why an instance may not last until then, in words and figures; an empty text where it may."""
+
 
 class Runner:
     """Owns all instances of a store."""
@@ -70,8 +74,10 @@ class Runner:
         timing: Timing,
         judge: Judge | None = None,
         currency: Callable[[], str] = str,
+        judge_longer: JudgeLonger | None = None,
     ) -> None:
-        """``judge`` is asked before an offer is taken; ``currency`` names that of all prices."""
+        """``judge`` is asked before an offer is taken, ``judge_longer`` before an expiry is moved; ``currency`` names
+        that of all prices."""
         self.records = Lives(store, "instance", Instance, step, FINAL)
         self.providers = providers
         self.links = links
@@ -79,6 +85,7 @@ class Runner:
         self.timing = timing
         self.currency = currency
         self._configure = configure
+        self._judge_longer = judge_longer
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._first: set[str] = set()
         """Instances for which no provider was asked yet, by us or by whoever was here before."""
@@ -169,23 +176,46 @@ class Runner:
                 self._carry(instance_id)
                 return stopped
 
+    async def give_up(self, instance: Instance, detail: str) -> None:
+        """Take what is left of an ending instance for gone, unseen: for a provider that will never be asked again."""
+        changes = self._ended(instance, {"detail": detail})
+        charges = close_charges(instance.charges, self.clock.now())
+        await self.records.happen(
+            instance, Event.REMOVED, detail, handle=None, address=None, charges=charges, **changes
+        )
+        if instance.id in self._changed:
+            self._changed[instance.id].set()
+
     async def extend(self, instance_id: str, expires: datetime) -> Instance:
-        """Move an instance's expiry. Raises InvalidRequest for a time that has passed or an instance that has ended."""
+        """Move the expiry of a ready instance. Raises InvalidRequest for a time that has passed or an instance that
+        is not ready, QuotaExceeded where a budget does not pay for it."""
         if expires <= self.clock.now():
-            raise InvalidRequest(f"{expires:%Y-%m-%d %H:%M:%S} has passed.", remedy="Name a time to come.")
+            raise InvalidRequest(f"{expires:%Y-%m-%d %H:%M:%S %Z} has passed.", remedy="Name a time to come.")
+        expires = expires.astimezone(UTC)
+        async with self.choice.judging:
+            extended = await self._move_expiry(instance_id, expires)
+        await self._arm(extended)
+        return extended
+
+    async def _move_expiry(self, instance_id: str, expires: datetime) -> Instance:
         while True:
             instance = await self.records.get(instance_id)
             if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
                 raise InvalidRequest(
                     f"Instance {instance_id} has ended ({instance.reason or instance.state})."
                 )
+            if instance.state is not State.READY:
+                raise InvalidRequest(
+                    f"Instance {instance_id} is {instance.state}: its time begins when it is ready.",
+                    remedy="Extend it then.",
+                )
+            if self._judge_longer is not None and (why := await self._judge_longer(instance, expires)):
+                raise QuotaExceeded(why)
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."
-                instance = await self.records.save(
+                return await self.records.save(
                     instance, "extended", message, expires=expires, warned=False, notice="", idle_since=None
                 )
-                await self._arm(instance)
-                return instance
 
     async def warn(self, instance_id: str, message: str) -> None:
         """Warn the user of a live instance: an event, and what a session's pages show until it is extended."""

@@ -101,6 +101,7 @@ class House:
             _timing(settings),
             judge=self.treasury.judge,
             currency=lambda: self.settings().currency,
+            judge_longer=self.treasury.forbids_until,
         )
         self.instances.records.listen(self.treasury.note)
         self.budgets = Watching(self.treasury, self.instances, clock)

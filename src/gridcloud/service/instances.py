@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter
 
-from gridcloud.errors import InvalidRequest, QuotaExceeded
+from gridcloud.errors import InvalidRequest
 from gridcloud.instances.model import Instance
 from gridcloud.service.access import Asking, TheHouse
 from gridcloud.service.documents import Extension, Instances, InstanceWish
@@ -72,8 +72,6 @@ async def extend(instance_id: str, extension: Extension, caller: Asking, house: 
         raise InvalidRequest("'expires' needs a time zone, as in 2026-01-31T12:00:00Z.")
     if not caller.admin:
         house.check_expiry(instance, expires)
-    if why := await house.treasury.forbids_until(instance, expires):
-        raise QuotaExceeded(why)
     return await house.instances.extend(instance_id, expires)
 
 
