@@ -274,6 +274,25 @@ def test_doctor_mends(program: Program, call: Caller) -> None:
     assert call("doctor").startswith("Everything is well")
 
 
+def test_a_provider_that_is_removed_and_away_is_forgotten_when_told(call: Caller) -> None:
+    away = [{"call": "holdings", "error": "unreachable", "times": 99}]
+    call.program.configure({**PROVIDERS, "gone": {"driver": "fake", "faults": away}})
+    call("run", "--on", "gone", "--", "true")
+    call("provider", "forget", "gone", code=2)
+    assert "gridcloud provider remove gone" in call.err
+    call("provider", "remove", "gone")
+    out = call("doctor", code=1)
+    assert "gone: It was removed from the configuration, and cannot be asked what it still holds" in out
+    assert "gridcloud provider forget gone" in out
+    call("provider", "forget", "gone", code=2)
+    assert "whatever else carries our tag there" in call.err
+    assert "gridcloud provider forget gone --yes" in call.err
+    call("provider", "forget", "gone", "--yes")
+    assert "Given up: whatever else carries our tag there." in call.err
+    assert call("doctor").startswith("Everything is well")
+    call("provider", "forget", "gone", code=3)
+
+
 def test_help_without_a_verb(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "offers" in capfd.readouterr().out

@@ -142,6 +142,27 @@ async def remove(frame: Frame, name: Name) -> None:
         error_console().print(f"Removed {name}.")
 
 
+@app.command("forget")
+@framed
+async def forget(
+    frame: Frame,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of a provider that was removed.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Also give up what may be left there; it is named.")
+    ] = False,
+) -> None:
+    """Never again ask a provider that left the configuration. Refused while something may be left there."""
+    async with await frame.connect() as client:
+        with waiting(frame, f"Asking {name} what it holds"):
+            done = await client.forget_provider(name, give_up=yes)
+    if frame.json:
+        frame.show(done)
+        return
+    error_console().print(f"Forgot {name}.")
+    for one in done.given_up:
+        error_console().print(plain(f"Given up: {one}."))
+
+
 def _discovered(
     heading: str, things: Sequence[Found], currency: str
 ) -> tuple[Sequence[str], list[Sequence[object]]]:

@@ -45,6 +45,8 @@ from gridcloud.service.documents import (
     Event,
     Extension,
     Findings,
+    ForgetOrder,
+    ForgottenProvider,
     Health,
     Instances,
     InstanceWish,
@@ -427,6 +429,12 @@ class AsyncClient:
     async def remove_provider(self, name: str) -> None:
         """Remove a provider from the service's configuration file; what it holds lives on until it ends."""
         await self._wire.tell("DELETE", _path("providers", name))
+
+    async def forget_provider(self, name: str, *, give_up: bool = False) -> ForgottenProvider:
+        """Have a provider that left the configuration never asked again. Raises InvalidRequest while something may be
+        left there, unless that is given up: the answer says what."""
+        order = ForgetOrder(give_up=give_up)
+        return await self._wire.ask("POST", _path("providers", name, "forget"), ForgottenProvider, order)
 
     async def examine(self) -> list[Trouble]:
         """Compare what providers hold with what the store knows."""

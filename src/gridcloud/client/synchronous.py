@@ -23,7 +23,7 @@ from gridcloud.clusters.model import Cluster, ClusterRequest
 from gridcloud.errors import InvalidRequest, Unavailable
 from gridcloud.instances.model import Discovery, Finding, Instance, Request
 from gridcloud.service.budget_documents import Budgets, Ledger
-from gridcloud.service.documents import Event, Offers, Provider, Trouble, Version
+from gridcloud.service.documents import Event, ForgottenProvider, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
 
 __all__ = ["Client", "connect"]
@@ -284,6 +284,11 @@ class Client:
     def remove_provider(self, name: str) -> None:
         """Remove a provider from the service's configuration file."""
         self._portal.call(self._client.remove_provider, name)
+
+    def forget_provider(self, name: str, *, give_up: bool = False) -> ForgottenProvider:
+        """Have a provider that left the configuration never asked again. Raises InvalidRequest while something may be
+        left there, unless that is given up: the answer says what."""
+        return self._portal.call(lambda: self._client.forget_provider(name, give_up=give_up))
 
     def examine(self) -> list[Trouble]:
         """Compare what providers hold with what the store knows."""

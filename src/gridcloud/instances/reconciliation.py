@@ -106,10 +106,16 @@ class Reconciliation:
             async with asyncio.timeout(60):
                 holdings = await driver.holdings()
         except (GridcloudError, TimeoutError) as error:
-            text = f"It cannot be asked what it holds: {error or 'no answer within 60 s'}"
-            return Difference(
-                name, name, text, "Mend the provider's entry or its machine, then run doctor again."
-            )
+            why = str(error) or "no answer within 60 s."
+            if name in self._providers.names():
+                text = f"It cannot be asked what it holds: {why}"
+                remedy = "Mend the provider's entry or its machine, then run doctor again."
+            else:
+                text = (
+                    f"It was removed from the configuration, and cannot be asked what it still holds: {why}"
+                )
+                remedy = f"Add it again, or give up what may be left there: gridcloud provider forget {name}"
+            return Difference(name, name, text, remedy)
         held: dict[str, list[Holding]] = {}
         for holding in holdings:
             held.setdefault(holding.instance_id, []).append(holding)

@@ -16,6 +16,8 @@ __all__ = [
     "Event",
     "Extension",
     "Findings",
+    "ForgetOrder",
+    "ForgottenProvider",
     "Health",
     "InstanceWish",
     "Instances",
@@ -193,6 +195,21 @@ class ProviderEntry(BaseModel):
 
     name: str
     entry: dict[str, Any]
+
+
+class ForgetOrder(BaseModel):
+    """How a provider that left the configuration is forgotten."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    give_up: bool = Field(default=False, description="also what may be left there, seen or not")
+
+
+class ForgottenProvider(BaseModel):
+    """A provider that is not asked any more."""
+
+    provider: str
+    given_up: list[str] = Field(default_factory=list, description="what may be left there, in words")
 
 
 class Trouble(BaseModel):

@@ -8,12 +8,22 @@ from fastapi import APIRouter
 
 from gridcloud import plugins
 from gridcloud.errors import GridcloudError, InvalidRequest, TimedOut
+from gridcloud.instances import forgetting
 from gridcloud.instances.driver import Discovering, Imaging, InstanceDriver
 from gridcloud.instances.matching import describe
 from gridcloud.instances.model import Discovery, Finding, Request
 from gridcloud.instances.reconciliation import Difference
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
-from gridcloud.service.documents import Findings, Health, Provider, ProviderEntry, Providers, Trouble
+from gridcloud.service.documents import (
+    Findings,
+    ForgetOrder,
+    ForgottenProvider,
+    Health,
+    Provider,
+    ProviderEntry,
+    Providers,
+    Trouble,
+)
 from gridcloud.settings import add_provider, remove_provider
 
 __all__ = ["router"]
@@ -74,6 +84,14 @@ async def add(entry: ProviderEntry, caller: Admin, house: TheHouse) -> Provider:
 async def remove(name: str, caller: Admin, house: TheHouse) -> None:
     """Remove a provider from the configuration file; what it holds lives on until it ends."""
     await asyncio.to_thread(remove_provider, house.settings_file.path, name)
+
+
+@router.post("/providers/{name}/forget")
+async def forget(name: str, order: ForgetOrder, caller: Admin, house: TheHouse) -> ForgottenProvider:
+    """Ask a provider that left the configuration never again; refused while something may be left there, unless that
+    is given up."""
+    done = await forgetting.forget(house.instances, name, order.give_up)
+    return ForgottenProvider(provider=name, given_up=list(done.given_up))
 
 
 @router.get("/doctor")
