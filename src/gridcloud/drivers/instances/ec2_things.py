@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from gridcloud.drivers.instances.ec2_batch import Batch
 from gridcloud.drivers.instances.ec2_listing import Listing
 from gridcloud.drivers.instances.ec2_wire import Wire, code_of
 from gridcloud.errors import Conflict, InvalidSettings, NotFound, Transient
@@ -37,6 +38,7 @@ class Things:
         self._provider = provider
         self._group = ""
         self._alive = Listing(self._read_alive)
+        self._endings = Batch(self._terminate, MOST)
         self._lists = {key: Listing(partial(self._read, operation, key)) for key, operation in LISTS.items()}
 
     def tags(self, instance_id: str, name: str = "") -> list[dict[str, str]]:
@@ -92,7 +94,7 @@ class Things:
     def end(self, machine: str) -> None:
         """Terminate a machine that is known to be ours, and with it its disk and interface."""
         with contextlib.suppress(NotFound):
-            self._wire.call("terminate_instances", InstanceIds=[machine])
+            self._endings.add(machine)
 
     def remove_shared(self) -> None:
         """Remove our security groups. Raises Transient while one of our machines lives, or still ends."""
@@ -142,6 +144,9 @@ class Things:
         return found
 
     # Parts ---------------------------------------------------------------------------------------------------
+
+    def _terminate(self, machines: Sequence[str]) -> None:
+        self._wire.call("terminate_instances", InstanceIds=list(machines))
 
     def _read_alive(self) -> Iterator[dict[str, Any]]:
         # Those that were terminated stay listed for an hour: after a lecture that is all one would read.
