@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from gridcloud.clusters.driver import ClusterContext, ClusterDriver
-from gridcloud.clusters.model import HOLDING
+from gridcloud.clusters.model import HOLDING, ClusterHolding
 from gridcloud.errors import GridcloudError, NotFound
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.entries import Entries
@@ -44,10 +44,14 @@ class ClusterProviders(Entries[ClusterDriver]):
         """Return a new driver of a class."""
         return kind(entry, ClusterContext(name, self._store.installation, folder, self._secret))
 
-    async def expected(self, name: str) -> int:
-        """Return how many clusters are there, or on their way."""
+    async def known(self) -> Mapping[str, str]:
+        """Return the clusters that are there, or on their way, each with its provider."""
         found = await self._store.find("cluster", states=HOLDING)
-        return sum(one.body["provider"] == name for one in found)
+        return {one.id: one.body["provider"] for one in found}
+
+    def subject(self, holding: ClusterHolding) -> str:
+        """Return the cluster that something was made for."""
+        return holding.cluster_id
 
     def choose(self, name: str) -> str:
         """Return the name asked for, or the first that is configured. Raises NotFound, InvalidSettings."""

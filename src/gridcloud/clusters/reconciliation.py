@@ -36,7 +36,7 @@ class ClusterReconciliation:
 
     async def _examine(self, name: str) -> list[Difference]:
         # What ends while the provider is being asked is no difference: only what nobody knew of before and after is.
-        before = await self._known(name)
+        before = await self._known()
         try:
             driver = await self._providers.holder(name)
             async with asyncio.timeout(PATIENCE):
@@ -46,12 +46,12 @@ class ClusterReconciliation:
                 f"It cannot be asked which clusters it holds: {error or f'no answer within {PATIENCE:g} s'}"
             )
             return [Difference(name, name, text, "Mend its entry under 'clusters', then run doctor again.")]
-        known = before | await self._known(name)
+        known = before | await self._known()
         return [_difference(name, holding) for holding in holdings if holding.cluster_id not in known]
 
     async def _mend(self, difference: Difference) -> Difference:
         held, name = difference.holding, difference.provider
-        if held is None or difference.subject in await self._known(name):
+        if held is None or difference.subject in await self._known():
             return difference
         try:
             driver = await self._providers.holder(name)
@@ -64,9 +64,10 @@ class ClusterReconciliation:
         text = f"{done} {held.what} {held.name} from {name}."
         return Difference(name, difference.subject, text, "", held, mended=True)
 
-    async def _known(self, name: str) -> set[str]:
-        """Return the ids of the clusters that this provider may rightly hold."""
-        return {one.id for one in await self._lives.live() if one.provider == name and one.state in HOLDING}
+    async def _known(self) -> set[str]:
+        """Return the ids of the clusters that may rightly be held. By whom does not matter: two entries may be of one
+        account, and each then lists what the other had made."""
+        return {one.id for one in await self._lives.live() if one.state in HOLDING}
 
 
 def _difference(name: str, held: ClusterHolding) -> Difference:

@@ -66,8 +66,13 @@ class Entries(ABC, Generic[D]):
         """Return a new driver of a class, with its private folder."""
 
     @abstractmethod
-    async def expected(self, name: str) -> int:
-        """Return how many of what we know of may have, or get, something at an entry's place."""
+    async def known(self) -> Mapping[str, str]:
+        """Return the ids of all that we know of for which something may be held, or may come to be; each with the
+        entry that it is of."""
+
+    @abstractmethod
+    def subject(self, holding: Any) -> str:
+        """Return the id of what something was made for."""
 
     async def sweep(self, driver: D) -> None:
         """Remove what serves everything of a place, once nothing else is there. Raises what the driver raises."""
@@ -110,7 +115,7 @@ class Entries(ABC, Generic[D]):
     @contextlib.asynccontextmanager
     async def remembering(self, name: str) -> AsyncIterator[None]:
         """Do as `remember`, and let nobody else change the place of ``name`` until what will be made there is noted
-        within: `expected` counts it from then on."""
+        within: it is `known` from then on."""
         async with self._turns.setdefault(name, asyncio.Lock()):
             settings = self.get(name).settings
             body = settings.model_dump(mode="json")
@@ -159,17 +164,19 @@ class Entries(ABC, Generic[D]):
             return
         remedy = "Give the new place a name of its own, or wait until all that is held there has ended."
         text = f"The entry {name} means another place than before, where "
-        expected = await self.expected(name)
+        known = await self.known()
+        mine = sum(one == name for one in known.values())
         try:
-            if not expected:
+            if not mine:
                 await self.sweep(former)
-            held = await former.holdings()
+            # Another entry may mean the place that this one left: what is of that one keeps nobody waiting.
+            held = [one for one in await former.holdings() if known.get(self.subject(one), name) == name]
         except GridcloudError as error:
             raise InvalidSettings(f"{text}it cannot be seen what is held: {error}", remedy=remedy) from error
-        if held or expected:
-            count = max(len(held), expected)
-            things = "1 thing is" if count == 1 else f"{count} things are"
-            raise InvalidSettings(f"{text}{things} held.", remedy=remedy)
+        if count := max(len(held), mine):
+            raise InvalidSettings(
+                f"{text}{count} {'thing is' if count == 1 else 'things are'} held.", remedy=remedy
+            )
 
     async def close(self) -> None:
         """Close all drivers."""

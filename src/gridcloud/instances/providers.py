@@ -14,8 +14,8 @@ from gridcloud.errors import GridcloudError, TimedOut, Transient
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.entries import Entries
-from gridcloud.instances.matching import rank
-from gridcloud.instances.model import HOLDING, SHARED, Kind, Offer, Request, Shape
+from gridcloud.instances.matching import rank, unnamed
+from gridcloud.instances.model import HOLDING, SHARED, Holding, Kind, Offer, Request, Shape
 from gridcloud.settings import ProviderSettings, Settings
 from gridcloud.store import Store
 
@@ -59,10 +59,14 @@ class Providers(Entries[InstanceDriver]):
         )
         return kind(entry, context)
 
-    async def expected(self, name: str) -> int:
-        """Return how many instances are there, or on their way."""
+    async def known(self) -> Mapping[str, str]:
+        """Return the instances that are there, or on their way, each with its provider."""
         found = await self._store.find("instance", states=HOLDING)
-        return sum((one.body.get("offer") or {}).get("provider") == name for one in found)
+        return {one.id: (one.body.get("offer") or {}).get("provider", "") for one in found}
+
+    def subject(self, holding: Holding) -> str:
+        """Return the instance that something was made for."""
+        return holding.instance_id
 
     async def sweep(self, driver: InstanceDriver) -> None:
         """Remove what serves all instances of a place, as far as that goes now."""
@@ -108,6 +112,6 @@ def _absent(name: str, error: GridcloudError) -> Offer:
         shape=shape,
         available=False,
         possible=waits,
-        why_not=str(error),
+        why_not=unnamed(name, error),
         refusal=type(error).__name__,
     )

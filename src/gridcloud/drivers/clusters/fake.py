@@ -20,7 +20,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,6 +56,13 @@ class ClusterFault(BaseModel):
 class FakeClusterSettings(ProviderSettings):
     """Settings of clusters that are none."""
 
+    place: ClassVar[tuple[str, ...]] = ("region",)
+
+    region: str = Field(
+        default="",
+        pattern=r"^[a-z0-9-]{0,40}$",
+        description="where they pretend to be; another one has others",
+    )
     seconds: float = Field(
         default=0, ge=0, description="seconds that making, changing and removing one takes"
     )
@@ -181,9 +188,14 @@ class FakeClusterDriver(ClusterDriver):
         if fault is not None:
             raise _error(fault, self.context.provider)
 
+    @property
+    def _file(self) -> Path:
+        region = self.settings.region
+        return self.context.folder / (f"clusters-{region}.json" if region else "clusters.json")
+
     def _read(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.context.folder / "clusters.json").read_text())
+            found: dict[str, Any] = json.loads(self._file.read_text())
         except FileNotFoundError:
             found = {"clusters": {}, "struck": {}}
         return found
@@ -199,9 +211,9 @@ class FakeClusterDriver(ClusterDriver):
             try:
                 yield state
             finally:
-                new = self.context.folder / "clusters.json.new"
+                new = self._file.with_suffix(".new")
                 new.write_text(json.dumps(state))
-                new.replace(self.context.folder / "clusters.json")
+                new.replace(self._file)
 
 
 def _observation(entry: dict[str, Any] | None) -> ClusterObservation:

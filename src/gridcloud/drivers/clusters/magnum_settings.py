@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -14,6 +15,8 @@ __all__ = ["MagnumSettings"]
 
 class MagnumSettings(ProviderSettings):
     """Clusters of one project in one region of an OpenStack cloud with Magnum."""
+
+    place: ClassVar[tuple[str, ...]] = ("cloud", "clouds_file", "region")
 
     cloud: str = Field(
         min_length=1,
