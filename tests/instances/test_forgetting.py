@@ -21,7 +21,7 @@ AWAY: dict[str, Any] = {
         {"call": "holdings", "error": "unreachable", "times": 9999},
     ],
 }
-QUICK = {"limits": {"retry_first": 0.1, "retry_longest": 0.2}}
+QUICK: dict[str, Any] = {"limits": {"retry_first": 0.1, "retry_longest": 0.2}}
 
 
 def remove(house: House, name: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gridcloud.errors import NoOffer
-from gridcloud.instances.matching import describe, explain, rank, shortfall, unserved
+from gridcloud.errors import NoOffer, QuotaExceeded
+from gridcloud.instances.matching import describe, explain, rank, shortfall, unnamed, unserved
 from gridcloud.instances.model import Kind, Offer, Request, Shape
 
 GIB = 1024**3
@@ -108,3 +108,8 @@ def test_memory_written_without_its_unit_is_refused(memory: str) -> None:
 def test_memory_in_bytes_is_read_as_it_was_stored() -> None:
     assert Request.model_validate_json(Request(memory=4).model_dump_json()).memory == 4
     assert Request.model_validate({"memory": "1073741824"}).memory == GIB
+
+
+def test_a_provider_is_named_once() -> None:
+    assert unnamed("amazon", "amazon: there is no room") == "there is no room"
+    assert unnamed("amazon", QuotaExceeded("amazonas: full", remedy="Wait.")) == "amazonas: full. Wait."

@@ -10,7 +10,7 @@ from typing import Any
 from gridcloud.clock import Clock
 from gridcloud.errors import GridcloudError, QuotaExceeded, Rejected
 from gridcloud.instances.lifecycle import Event
-from gridcloud.instances.matching import describe, unserved
+from gridcloud.instances.matching import describe, unnamed, unserved
 from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
@@ -69,7 +69,7 @@ class Choice:
         refused = offer.model_copy(
             update={
                 "available": False,
-                "why_not": str(error),
+                "why_not": unnamed(offer.provider, error),
                 "refusal": type(error).__name__,
                 "possible": not isinstance(error, Rejected),
             }
@@ -77,7 +77,7 @@ class Choice:
         await self._records.happen(
             instance,
             Event.REFUSED,
-            f"{offer.provider} refused: {error}",
+            f"{offer.provider} refused: {unnamed(offer.provider, error)}",
             {"error": error.problem(), "provider": offer.provider},
             refused=(*instance.refused, refused),
             charges=instance.charges if made else instance.charges[:-1],

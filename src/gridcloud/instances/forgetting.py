@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
+from gridcloud.instances.matching import unnamed
 from gridcloud.instances.model import SHARED, Instance, State
 from gridcloud.instances.runner import Runner
 
@@ -92,7 +93,7 @@ async def _look(runner: Runner, name: str) -> tuple[Sequence[str], str]:
                 await driver.destroy(SHARED, next((one.handle for one in held if one.handle), None))
                 held = await driver.holdings()
     except (GridcloudError, TimeoutError) as error:
-        return (), str(error) or f"no answer within {PATIENCE:g} s."
+        return (), unnamed(name, error) or f"no answer within {PATIENCE:g} s."
     return [f"{one.what} {one.name} ({one.instance_id})" for one in held], ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gridcloud.errors import NoOffer
 from gridcloud.instances.model import Offer, Request, Shape, format_size
 
-__all__ = ["describe", "explain", "rank", "shortfall", "unserved"]
+__all__ = ["describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
 
 
 def shortfall(request: Request, shape: Shape) -> str:
@@ -47,6 +47,11 @@ def describe(shape: Shape) -> str:
             + (f" {format_size(shape.gpu_memory)}" if shape.gpu_memory else "")
         )
     return ", ".join(words)
+
+
+def unnamed(provider: str, text: object) -> str:
+    """Return what a provider's error says without the provider's name before it, for where that is said anyway."""
+    return str(text).removeprefix(f"{provider}: ")
 
 
 def explain(request: Request, offers: Sequence[Offer]) -> str:

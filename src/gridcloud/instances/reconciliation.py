@@ -10,6 +10,7 @@ from typing import Any
 
 from gridcloud.clock import Clock
 from gridcloud.errors import GridcloudError, NotFound
+from gridcloud.instances.matching import unnamed
 from gridcloud.instances.model import FINAL, SHARED, Holding, Instance, State
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
@@ -106,7 +107,7 @@ class Reconciliation:
             async with asyncio.timeout(60):
                 holdings = await driver.holdings()
         except (GridcloudError, TimeoutError) as error:
-            why = str(error) or "no answer within 60 s."
+            why = unnamed(name, error) or "no answer within 60 s."
             if name in self._providers.names():
                 text = f"It cannot be asked what it holds: {why}"
                 remedy = "Mend the provider's entry or its machine, then run doctor again."

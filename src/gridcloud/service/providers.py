@@ -10,7 +10,7 @@ from gridcloud import plugins
 from gridcloud.errors import GridcloudError, InvalidRequest, TimedOut
 from gridcloud.instances import forgetting
 from gridcloud.instances.driver import Discovering, Imaging, InstanceDriver
-from gridcloud.instances.matching import describe
+from gridcloud.instances.matching import describe, unnamed
 from gridcloud.instances.model import Discovery, Finding, Request
 from gridcloud.instances.reconciliation import Difference
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
@@ -46,14 +46,18 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
         driver = house.providers.get(name)
         async with asyncio.timeout(60):
             found = list(await driver.check())
-            return Findings(findings=[*found, *await _check_prices(house, driver)])
+            return Findings(
+                findings=[_unnamed(name, one) for one in (*found, *await _check_prices(house, driver))]
+            )
     except TimeoutError:
         return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
     except GridcloudError as error:
         if error.status == 404:
             raise
         return Findings(
-            findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
+            findings=[
+                Finding(subject=name, ok=False, message=unnamed(name, error.message), remedy=error.remedy)
+            ]
         )
 
 
@@ -125,6 +129,10 @@ def _trouble(difference: Difference) -> Trouble:
         mended=difference.mended,
         extra=difference.holding is not None,
     )
+
+
+def _unnamed(name: str, finding: Finding) -> Finding:
+    return finding.model_copy(update={"message": unnamed(name, finding.message)})
 
 
 async def _check_prices(house: TheHouse, driver: InstanceDriver) -> list[Finding]:
