@@ -110,7 +110,8 @@ class AsyncClient:
         ``before_end``: the words of a command that is run there before it ends. ``avoid``: ids of one's instances
         that were lost: an offer like theirs is taken last.
         """
-        wish = InstanceWish(
+        wish = _valid(
+            InstanceWish,
             request=request,
             name=name,
             owner=owner,
@@ -136,7 +137,7 @@ class AsyncClient:
         self, instance_id: str, *, expires: datetime | None = None, time: int | None = None
     ) -> Instance:
         """Move an instance's expiry: to a time, or to so many seconds from now."""
-        extension = Extension(expires=expires, time=time)
+        extension = _valid(Extension, expires=expires, time=time)
         return await self._wire.ask("POST", _path("instances", instance_id, "extend"), Instance, extension)
 
     def instance_events(
@@ -223,15 +224,14 @@ class AsyncClient:
         environment: Mapping[str, str] | None = None,
     ) -> Session:
         """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored."""
-        wish = SessionWish.model_validate(
-            {
-                "request": request,
-                "plan": plan,
-                "name": name,
-                "owner": owner,
-                "configure": [dict(entry) for entry in configure],
-                "environment": dict(environment or {}),
-            }
+        wish = _valid(
+            SessionWish,
+            request=request,
+            plan=plan,
+            name=name,
+            owner=owner,
+            configure=[dict(entry) for entry in configure],
+            environment=dict(environment or {}),
         )
         return await self._wire.ask("POST", "/sessions", Session, wish)
 
@@ -264,7 +264,7 @@ class AsyncClient:
 
     async def define_stack(self, name: str, definition: Definition, *, owner: str | None = None) -> Stack:
         """Write a stack down; nothing is started. Raises InvalidRequest when there is one of this name."""
-        wish = StackWish(name=name, definition=definition, owner=owner)
+        wish = _valid(StackWish, name=name, definition=definition, owner=owner)
         return await self._wire.ask("POST", "/stacks", Stack, wish)
 
     async def stacks(self, *, all: bool = False, owner: str | None = None) -> list[Stack]:
@@ -448,7 +448,7 @@ class AsyncClient:
         self, *, user: str | None = None, note: str = "", time: int = 0, admin: bool = False
     ) -> IssuedToken:
         """Make an API token, good for ``time`` seconds (0: for ever); its secret is told this once."""
-        wish = TokenWish(user=user, note=note, time=time, admin=admin)
+        wish = _valid(TokenWish, user=user, note=note, time=time, admin=admin)
         return await self._wire.ask("POST", "/tokens", IssuedToken, wish)
 
     async def tokens(self) -> list[TokenInfo]:
@@ -525,7 +525,7 @@ def _valid(model: type[Document], **fields: Any) -> Document:
         return model(**fields)
     except ValidationError as error:
         told = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}."
             for fault in error.errors(include_url=False)
         ]
         raise InvalidRequest(" ".join(told)) from None

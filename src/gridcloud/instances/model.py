@@ -47,7 +47,10 @@ class Record(BaseModel):
 
 
 def _plain(value: str) -> str:
-    if any(ord(character) < 32 or ord(character) == 127 for character in value) or len(value) > 300:
+    # Halves of a pair of UTF-16 are in no text that can be written: JSON lets them through.
+    if len(value) > 300 or any(
+        ord(one) < 32 or ord(one) == 127 or 0xD800 <= ord(one) < 0xE000 for one in value
+    ):
         raise ValueError("must be at most 300 printable characters")
     return value
 

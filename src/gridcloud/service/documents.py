@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
@@ -35,11 +36,14 @@ __all__ = [
 ]
 
 
+Held = TypeVar("Held")
+
+
 def no_nul(value: str) -> str:
     """Return the text. Raises ValueError for one that no path, argument or variable can be."""
     if "\0" in value:
         raise ValueError("a NUL character can be in no path, argument or variable")
-    return value
+    return _writable(value)
 
 
 def _variable(value: str) -> str:
@@ -48,6 +52,16 @@ def _variable(value: str) -> str:
     return value
 
 
+def _writable(value: Held) -> Held:
+    """Refuse what JSON lets through and UTF-8 cannot hold: halves of a pair of UTF-16."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        raise ValueError("this is no text that can be written") from None
+    return value
+
+
+Entries = Annotated[list[dict[str, Any]], AfterValidator(_writable)]
 Word = Annotated[str, AfterValidator(no_nul)]
 Variable = Annotated[str, AfterValidator(_variable)]
 
@@ -90,7 +104,7 @@ class InstanceWish(BaseModel):
     request: Request = Field(default_factory=Request)
     name: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
-    configure: list[dict[str, Any]] = Field(default_factory=list, description="configurers to run, in order")
+    configure: Entries = Field(default_factory=list, description="configurers to run, in order")
     before_end: list[Word] = Field(
         default_factory=list, description="command that is run there before it ends: its words"
     )
@@ -125,7 +139,7 @@ class SessionWish(BaseModel):
     plan: Plan
     name: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
-    configure: list[dict[str, Any]] = Field(default_factory=list)
+    configure: Entries = Field(default_factory=list)
     environment: dict[Variable, SecretStr] = Field(
         default_factory=dict,
         description="may hold secrets: kept in memory until the program has it, never stored",
