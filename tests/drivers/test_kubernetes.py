@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 
 import pytest
 import yaml
+from tests.houses import end, obtain, open_house
 from tests.labs.kubernetes import SESSION_IMAGE, Cluster
 
 from gridcloud import connections
@@ -417,3 +418,30 @@ async def test_ways_to_prove_who_one_is(
     assert await says(seen, "echo here") == "here\n"
     assert token not in handle.model_dump_json() + seen.model_dump_json()
     await driver.destroy(spec.id, handle)
+
+
+async def test_pods_of_a_namespace_that_the_entry_no_longer_names_are_seen_and_ended(
+    kubernetes_cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    other = kubernetes_cluster.make_namespace(f"n{secrets.token_hex(4)}")
+    entry = {
+        "driver": "kubernetes", "kubeconfig": str(kubernetes_cluster.kubeconfig), "image": SESSION_IMAGE,
+        "pull": "Never", "namespace": namespace,
+    }  # fmt: skip
+
+    def pods(place: str) -> list[str]:
+        items = kubernetes_cluster.ask("GET", f"/api/v1/namespaces/{place}/pods")["items"]
+        return [one["metadata"]["name"] for one in items if not one["metadata"].get("deletionTimestamp")]
+
+    async with open_house(tmp_path, {"pods": entry}) as house:
+        instance = await obtain(house, cpus=0.1, memory=64 << 20)
+        assert len(pods(namespace)) == 1
+    async with open_house(tmp_path, {"pods": entry | {"namespace": other}}) as house:
+        assert await house.reconciliation.examine() == []
+        (offer,) = await house.providers.offers(instance.request)
+        assert "another place" in offer.why_not
+        await end(house, instance)
+        assert pods(namespace) == []
+        moved = await obtain(house, cpus=0.1, memory=64 << 20)
+        assert len(pods(other)) == 1
+        await end(house, moved)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from tests.houses import open_house
 
 from gridcloud.connections.cluster import Cluster, translate
 from gridcloud.drivers.instances.kubernetes_capacity import read_limits, read_nodes, read_quotas
@@ -503,3 +504,24 @@ async def test_a_namespace_is_the_contexts_own(tmp_path: Path) -> None:
 def test_unsafe_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         settings(**wrong)
+
+
+@pytest.mark.parametrize("changed", [{"namespace": "b"}, {"context": "x1"}, {"kubeconfig": "other"}])
+async def test_an_edited_place_is_not_the_one_where_pods_are_looked_for(
+    tmp_path: Path, changed: dict[str, str]
+) -> None:
+    entry = {
+        "driver": "kubernetes",
+        "image": "team/session:2026",
+        "kubeconfig": kubeconfig(tmp_path),
+        "namespace": "a",
+    }
+    async with open_house(tmp_path, {"pods": entry}) as house:
+        await house.providers.remember("pods")
+    if "kubeconfig" in changed:
+        changed = {"kubeconfig": str(tmp_path / "other")}
+    async with open_house(tmp_path, {"pods": entry | changed | {"price": 2}}) as house:
+        former = (await house.providers.holder("pods")).settings
+        assert (former.kubeconfig, former.context, former.namespace) == (entry["kubeconfig"], "", "a")  # type: ignore[attr-defined]
+    async with open_house(tmp_path, {"pods": entry | {"price": 2, "image": "other:1"}}) as house:
+        assert (await house.providers.holder("pods")).settings.price == 2
