@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -45,10 +46,11 @@ async def offers(
 
 
 def _print(found: Offers, why: bool) -> None:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             offer.provider,
             offer.kind.replace("_", " ") if offer.shape.cpus else "",
+            offer.shape.name,
             describe(offer.shape) if offer.shape.cpus else "",
             offer.location,
             _price(offer, found.currency) if offer.shape.cpus else "",
@@ -57,12 +59,38 @@ def _print(found: Offers, why: bool) -> None:
         for offer in found.offers
     ]
     unavailable = [number for number, offer in enumerate(found.offers) if not offer.available]
-    print_table(("PROVIDER", "KIND", "SHAPE", "LOCATION", "PER HOUR", "NOW"), rows, dim=unavailable)
-    for offer in found.offers if why else ():
+    headings: tuple[str, ...] = ("PROVIDER", "KIND", "SHAPE", "SIZE", "LOCATION", "PER HOUR", "NOW")
+    if not any(offer.shape.name for offer in found.offers):
+        headings = tuple(one for one in headings if one != "SHAPE")
+        rows = [(*row[:2], *row[3:]) for row in rows]
+    print_table(headings, rows, dim=unavailable)
+    for alike in _alike(found.offers) if why else ():
+        for line in _explain(alike):
+            print(plain(line))
+
+
+def _alike(offers: Sequence[Offer]) -> list[list[Offer]]:
+    """Return the offers that tell of choices, those together that are of one shape and differ in nothing but their
+    place."""
+    groups: dict[tuple[object, ...], list[Offer]] = {}
+    for offer in offers:
         if offer.steps:
-            print(plain(f"\n{offer.provider}, {describe(offer.shape)}{', spot' if offer.spot else ''}"))
-        for step in offer.steps:
-            print(plain(f"  {step.step:10}{step.chosen}: {step.why}"))
+            same = tuple(step for step in offer.steps if step.step in ("image", "shape"))
+            reasons = tuple((step.step, step.why) for step in offer.steps)
+            key = (offer.provider, offer.shape, offer.spot, same, reasons)
+            groups.setdefault(key, []).append(offer)
+    return list(groups.values())
+
+
+def _explain(alike: Sequence[Offer]) -> Iterator[str]:
+    """Yield a heading and each choice with its reason; what differs from place to place is listed."""
+    first = alike[0]
+    yield ""
+    name = f" {first.shape.name}" if first.shape.name else ""
+    yield f"{first.provider}{name}, {describe(first.shape)}{', spot' if first.spot else ''}"
+    for number, step in enumerate(first.steps):
+        chosen = dict.fromkeys(offer.steps[number].chosen for offer in alike)
+        yield f"  {step.step:10}{', '.join(chosen)}: {step.why}"
 
 
 def _price(offer: Offer, currency: str) -> str:
