@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.houses import end, ended, obtain, open_house, story
+from tests.houses import configure, end, ended, obtain, open_house, story
 
 from gridcloud.drivers.instances.fake import FakeDriver, FakeSettings
 from gridcloud.errors import NoOffer
@@ -193,3 +193,42 @@ async def test_a_warning_is_kept_until_the_end_is_moved(tmp_path: Path) -> None:
         assert (await house.instances.records.get(instance.id)).notice == ""
         await house.instances.stop(instance.id)
         await ended(house, instance.id)
+
+
+class Leaving(FakeDriver):
+    """Offers something, and has left the configuration by the time that it would be taken."""
+
+    async def offers(self, request: Request) -> Sequence[Offer]:
+        made = await super().offers(request)
+        self.settings_file.unlink()
+        configure(self.settings_file.parent, {"other": fake(price=5)})
+        return made
+
+    settings_file: Path
+
+
+async def test_an_entry_that_leaves_after_its_offer_is_passed_over_and_told(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"cloud": fake(), "other": fake(price=5)}) as house:
+        put_in_place(house, Leaving)
+        Leaving.settings_file = tmp_path / "config.yaml"
+        instance = await obtain(house)
+        assert instance.offer is not None
+        assert instance.offer.provider == "other"
+        assert [one.refusal for one in instance.refused] == ["NotFound"]
+        told = await story(house, instance.id)
+        assert "on cloud may not be taken: No provider named 'cloud' is configured" in told
+        await end(house, instance)
+
+
+async def test_many_are_noted_together_and_an_entry_does_not_move_meanwhile(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"cloud": fake()}) as house:
+        await house.providers.remember("cloud")
+        async with house.providers.remembering("cloud"), asyncio.timeout(5):
+            async with house.providers.remembering("cloud"):
+                pass
+            configure(tmp_path, {"cloud": fake(price=7)})
+            moving = asyncio.create_task(house.providers.remember("cloud"))
+            await asyncio.sleep(0.2)
+            assert not moving.done()
+        await moving
+        assert (await house.store.get("provider", "cloud")).body["price"] == "7"

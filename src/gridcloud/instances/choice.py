@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from gridcloud.clock import Clock
-from gridcloud.errors import GridcloudError, QuotaExceeded, Rejected
+from gridcloud.errors import (
+    DriverUnavailable,
+    GridcloudError,
+    InvalidSettings,
+    NotFound,
+    QuotaExceeded,
+    Rejected,
+)
 from gridcloud.instances.lifecycle import Event
 from gridcloud.instances.matching import describe, unnamed, unserved
 from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
@@ -34,7 +42,7 @@ class Choice:
     ) -> None:
         self.judge = judge
         self.judging = asyncio.Lock()
-        """Held from a judge's question until what it allowed is stored: by whoever asks, for a start or for more time."""
+        """Held from a judge's question until what it allowed is stored: for a start, or for more time."""
         self._records = records
         self._providers = providers
         self._clock = clock
@@ -47,18 +55,10 @@ class Choice:
         left = [offer for offer in offers if offer.available and not _is_in(offer, instance.refused)]
         left.sort(key=lambda offer: _is_in(offer, instance.avoid))
         if self.judge is None:
-            await self._take(instance, offers, left, ())
+            await self._take(instance, offers, left)
             return
         async with self.judging:
-            refused = []
-            while left and (why := await self.judge(instance, left[0])):
-                offer = left.pop(0)
-                refused.append(
-                    offer.model_copy(update={"available": False, "why_not": why, "refusal": "Budget"})
-                )
-                message = f"{describe(offer.shape)} on {offer.provider} may not be taken: {why}"
-                await self._records.tell(instance, "refused", message, {"provider": offer.provider})
-            await self._take(instance, offers, left, refused)
+            await self._take(instance, offers, left)
 
     async def refuse(self, instance: Instance, error: GridcloudError, *, made: bool = True) -> None:
         """Note why the chosen offer came to nothing; what it may have left is removed, and the next one tried.
@@ -83,27 +83,51 @@ class Choice:
             charges=instance.charges if made else instance.charges[:-1],
         )
 
-    async def _take(
-        self, instance: Instance, offers: Sequence[Offer], left: Sequence[Offer], refused: Sequence[Offer]
-    ) -> None:
-        if not left:
-            await self._give_up(instance, offers, refused)
+    async def _take(self, instance: Instance, offers: Sequence[Offer], left: list[Offer]) -> None:
+        refused: list[Offer] = []
+        while left:
+            offer = left.pop(0)
+            if self.judge is not None and (why := await self.judge(instance, offer)):
+                refused.append(await self._pass_over(instance, offer, why, "Budget"))
+                continue
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(self._providers.remembering(offer.provider))
+                except (NotFound, InvalidSettings, DriverUnavailable) as error:
+                    # The entry was changed since its offers were made.
+                    why = unnamed(offer.provider, error)
+                    refused.append(await self._pass_over(instance, offer, why, type(error).__name__))
+                    continue
+                await self._store(instance, offers, offer, len(left), refused)
             return
-        offer, others = left[0], len(left) - 1
-        async with self._providers.remembering(offer.provider):
-            taken = await self._records.happen(
-                instance,
-                Event.OFFERED,
-                f"Chose {describe(offer.shape)} on {offer.provider}"
-                + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
-                + (f" ({others} more to fall back on)." if others else "."),
-                {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
-                offer=offer,
-                handle=None,
-                address=None,
-                refused=(*instance.refused, *refused),
-                charges=(*instance.charges, _charge(offer, self._clock.now())),
-            )
+        await self._give_up(instance, offers, refused)
+
+    async def _pass_over(self, instance: Instance, offer: Offer, why: str, refusal: str) -> Offer:
+        message = f"{describe(offer.shape)} on {offer.provider} may not be taken: {why}"
+        await self._records.tell(instance, "refused", message, {"provider": offer.provider})
+        return offer.model_copy(update={"available": False, "why_not": why, "refusal": refusal})
+
+    async def _store(
+        self,
+        instance: Instance,
+        offers: Sequence[Offer],
+        offer: Offer,
+        others: int,
+        refused: Sequence[Offer],
+    ) -> None:
+        taken = await self._records.happen(
+            instance,
+            Event.OFFERED,
+            f"Chose {describe(offer.shape)} on {offer.provider}"
+            + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
+            + (f" ({others} more to fall back on)." if others else "."),
+            {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
+            offer=offer,
+            handle=None,
+            address=None,
+            refused=(*instance.refused, *refused),
+            charges=(*instance.charges, _charge(offer, self._clock.now())),
+        )
         if taken is None:
             return
         # Once is enough: what has no room now has none either when the next offer is tried, seconds later.

@@ -27,7 +27,9 @@ __all__ = ["Entries", "Holder"]
 class Holder(Protocol):
     """What holds things for us: the part that all kinds of drivers have in common."""
 
-    settings: ProviderSettings
+    @property
+    def settings(self) -> ProviderSettings:
+        """The entry as it was when the driver was made."""
 
     async def holdings(self) -> Sequence[Any]:
         """Return everything held under our owner tag."""
@@ -37,6 +39,24 @@ class Holder(Protocol):
 
 
 D = TypeVar("D", bound=Holder)
+
+
+class _Noting:
+    """Those who note at the same time what they are about to make in one place."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.over = asyncio.Event()
+        self.over.set()
+
+    def begin(self) -> None:
+        self._count += 1
+        self.over.clear()
+
+    def end(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self.over.set()
 
 
 class Entries(ABC, Generic[D]):
@@ -56,6 +76,7 @@ class Entries(ABC, Generic[D]):
         self._retired: list[D] = []
         self._saved: dict[str, dict[str, Any]] = {}
         self._turns: dict[str, asyncio.Lock] = {}
+        self._noting: dict[str, _Noting] = {}
 
     @abstractmethod
     def entries(self) -> Mapping[str, ProviderSettings | GridcloudError]:
@@ -116,10 +137,12 @@ class Entries(ABC, Generic[D]):
     async def remembering(self, name: str) -> AsyncIterator[None]:
         """Do as `remember`, and let nobody else change the place of ``name`` until what will be made there is noted
         within: it is `known` from then on."""
+        noting = self._noting.setdefault(name, _Noting())
         async with self._turns.setdefault(name, asyncio.Lock()):
             settings = self.get(name).settings
             body = settings.model_dump(mode="json")
             if self._saved.get(name) != body:
+                await noting.over.wait()
                 await self.check_place(name, settings)
                 try:
                     record = await self._store.get(self.record, name)
@@ -128,7 +151,11 @@ class Entries(ABC, Generic[D]):
                 else:
                     await self._store.update(record, body=body)
                 self._saved[name] = body
+            noting.begin()
+        try:
             yield
+        finally:
+            noting.end()
 
     async def remembered(self) -> list[str]:
         """Return the names of all entries that ever held something, configured ones first."""
