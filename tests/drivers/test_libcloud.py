@@ -18,6 +18,7 @@ from tests.labs.moto import CREDENTIALS, REGION, Moto, moto_server
 
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
+from gridcloud.drivers.instances import libcloud_nodes
 from gridcloud.drivers.instances.libcloud import LibcloudDriver
 from gridcloud.drivers.instances.libcloud_settings import LibcloudSettings
 from gridcloud.drivers.instances.libcloud_words import translate
@@ -297,6 +298,92 @@ async def test_a_machine_that_was_powered_off_has_failed(open_driver: Any, accou
     account.nodes[0].state = NodeState.UNKNOWN
     account.nodes[0].extra["status"] = "shutting-down"
     assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    account.nodes.clear()
+
+
+# Nodes that listings do not show
+
+
+async def test_a_node_that_is_not_listed_is_asked_for_by_itself(open_driver: Any, account: Account) -> None:
+    driver = open_driver()
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    account.unlisted.add("*")
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.RUNNING
+    await open_driver(installation="another").destroy(spec.id, handle)
+    assert len(account.nodes) == 1, "it is not theirs"
+    await driver.destroy(spec.id, handle)
+    assert account.nodes == []
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    await driver.destroy(spec.id, handle)
+
+
+async def test_a_node_that_was_just_made_may_be_listed_later(
+    open_driver: Any, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = open_driver(compute=PLAIN, user_data="user_data")
+    spec = await spec_of(driver)
+    account.unlisted.add("*")
+    handle = await driver.create(spec)
+    seen = (await driver.observe({spec.id: handle}))[spec.id]
+    assert (seen.phase, "not listed yet" in seen.detail) == (Phase.PENDING, True)
+    account.unlisted.clear()
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.RUNNING
+    account.unlisted.add("*")
+    # As if much time had gone by.
+    monkeypatch.setattr(libcloud_nodes, "APPEARING", -1)
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    account.nodes.clear()
+
+
+async def test_a_node_that_is_not_listed_yet_is_ended_by_its_handle(
+    open_driver: Any, account: Account
+) -> None:
+    driver = open_driver(compute=PLAIN, user_data="user_data")
+    spec = await spec_of(driver)
+    account.unlisted.add("*")
+    handle = await driver.create(spec)
+    await open_driver(installation="another", compute=PLAIN, user_data="user_data").destroy(spec.id, handle)
+    assert len(account.nodes) == 1, "it is not theirs"
+    await driver.destroy(spec.id, handle)
+    assert account.nodes == []
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    await driver.destroy(spec.id, handle)
+    with pytest.raises(Transient, match="not listed yet"):  # another one cannot know that it was ended
+        await open_driver(compute=PLAIN, user_data="user_data").destroy(spec.id, handle)
+
+
+async def test_a_twin_that_is_listed_first_does_not_hide_the_one_that_was_made(
+    open_driver: Any, account: Account
+) -> None:
+    driver, other = open_driver(), open_driver()
+    spec = await spec_of(driver)
+    await other.create(spec)
+    twin = account.nodes[0]
+    account.unlisted |= {"*"}
+    handle = await driver.create(spec)
+    assert len(account.nodes) == 2
+    account.unlisted.clear()
+    await driver.destroy(spec.id, handle)
+    assert twin not in account.nodes
+    assert account.nodes == []
+
+
+async def test_a_key_that_is_put_right_is_read_again(
+    open_driver: Any, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = open_driver()
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    account.refused = True
+    for _ in range(2):
+        with pytest.raises(InvalidSettings, match="credentials are refused"):
+            await driver.observe({spec.id: handle})
+    account.refused = False
+    # The key is a secret, which settings only refer to: by another one it is another account.
+    monkeypatch.setenv("LIBCLOUD_TEST_KEY", "another")
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    del Account.accounts["another"]
     account.nodes.clear()
 
 

@@ -11,6 +11,7 @@ import threading
 from typing import Any, ClassVar
 
 from libcloud.common.exceptions import BaseHTTPError
+from libcloud.common.types import InvalidCredsError
 from libcloud.compute.base import Node, NodeImage, NodeLocation, NodeSize
 from libcloud.compute.drivers.dummy import DummyNodeDriver
 from libcloud.compute.types import NodeState
@@ -27,6 +28,10 @@ class Account:
         self.nodes: list[Node] = []
         self.errors: list[Exception] = []
         """Raised by the next calls of create_node, after the deed where it has ``after``."""
+        self.unlisted: set[str] = set()
+        """Ids of nodes that listings leave out; ``*``: they leave out all."""
+        self.refused = False
+        """Whether no key is taken."""
         self.most = 0
         self.lock = threading.Lock()
         self.numbers = itertools.count(1)
@@ -56,7 +61,17 @@ class AccountNodeDriver(DummyNodeDriver):
 
     def list_nodes(self) -> list[Node]:
         """Return the account's nodes."""
-        return list(self.account.nodes)
+        if self.account.refused:
+            raise InvalidCredsError("the key has expired")
+        hidden = self.account.unlisted
+        return [node for node in self.account.nodes if not {"*", node.id} & hidden]
+
+    def ex_get_node(self, node_id: str) -> Node:
+        """Return a node by its id, listed or not."""
+        for node in self.account.nodes:
+            if node.id == node_id:
+                return node
+        raise Exception(f"Node {node_id!r} not found")
 
     def list_sizes(self, location: Any = None) -> list[NodeSize]:
         """Return sizes that say their CPUs."""
@@ -106,7 +121,9 @@ class AccountNodeDriver(DummyNodeDriver):
 
 
 class PlainNodeDriver(AccountNodeDriver):
-    """The same at a provider that has no tags."""
+    """The same at a provider that has no tags, and tells of no node by itself."""
+
+    ex_get_node = None  # type: ignore[assignment]
 
     def create_node(  # type: ignore[override]  # each driver of libcloud has arguments of its own
         self, name: str, size: NodeSize, image: NodeImage, user_data: str = ""

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.libcloud_choices import Choices
+from gridcloud.drivers.instances.libcloud_nodes import Nodes
 from gridcloud.drivers.instances.libcloud_settings import LibcloudSettings
 from gridcloud.drivers.instances.libcloud_wire import Wire
 from gridcloud.drivers.instances.libcloud_words import Abilities, Names, abilities_of, phase_of
@@ -62,6 +63,7 @@ class LibcloudDriver(InstanceDriver):
         super().__init__(settings, context)
         self._names = Names(context.installation)
         self._wire = Wire(self.settings, context.secret)
+        self._nodes = Nodes(self._names, self._wire.label)
         self._choices = Choices(self.settings, context.provider, self._wire)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._counting = asyncio.Lock()
@@ -84,20 +86,19 @@ class LibcloudDriver(InstanceDriver):
         user_data, host_key = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec)
         async with lock:
             if not self.settings.instances:
-                node = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
+                node, listed = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
             else:
                 async with self._counting:  # two at once must not both find the last place free
-                    node = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
-        return Handle(data={"node": str(node.id), "host_key": host_key})
+                    node, listed = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
+        return self._nodes.handle(node, host_key, listed)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
-        """List the nodes once; see the contract."""
+        """List the nodes once, and ask for each by itself that is not listed; see the contract."""
         if not handles:
             return {}
-        nodes = await self._wire.ask(self._nodes)
-        by_node = {str(node.id): node for found in nodes.values() for node in found}
+        nodes = await self._wire.ask(lambda driver: self._nodes.find(driver, handles))
         return {
-            instance_id: self._observation(instance_id, handle, by_node.get(str(handle.data.get("node"))))
+            instance_id: self._observation(instance_id, handle, nodes[instance_id])
             for instance_id, handle in handles.items()
         }
 
@@ -107,9 +108,9 @@ class LibcloudDriver(InstanceDriver):
             return
         lock = self._locks.setdefault(instance_id, asyncio.Lock())
         async with lock:
-            await self._wire.ask(lambda driver: self._destroy(driver, instance_id))
+            await self._wire.ask(lambda driver: self._nodes.end(driver, instance_id, handle))
             ends = time.monotonic() + REMOVAL
-            while await self._wire.ask(lambda driver: self._nodes(driver).get(instance_id)):
+            while await self._wire.ask(lambda driver: self._nodes.remain(driver, instance_id, handle)):
                 if time.monotonic() > ends:
                     raise Transient(
                         f"{self.context.provider} still lists the machine of {instance_id}.",
@@ -126,7 +127,7 @@ class LibcloudDriver(InstanceDriver):
                 name=str(node.name or node.id),
                 created=_created(node),
             )
-            for instance_id, nodes in (await self._wire.ask(self._nodes)).items()
+            for instance_id, nodes in (await self._wire.ask(self._nodes.list)).items()
             for node in nodes
         ]
 
@@ -156,32 +157,33 @@ class LibcloudDriver(InstanceDriver):
 
     # What is asked in a thread -------------------------------------------------------------------------------
 
-    def _nodes(self, driver: Any) -> dict[str, list[Any]]:
-        """Return our nodes by instance, those that are gone left out."""
-        found: dict[str, list[Any]] = {}
-        for node in driver.list_nodes():
-            instance_id = self._names.instance_of(node)
-            if instance_id and phase_of(node) is not Phase.GONE:
-                found.setdefault(instance_id, []).append(node)
-        return found
-
     def _count(self, driver: Any) -> int:
-        return len(self._nodes(driver)) if self.settings.instances else 0
+        return len(self._nodes.list(driver)) if self.settings.instances else 0
 
-    def _create(self, driver: Any, spec: Spec, user_data: str) -> Any:
+    def _create(self, driver: Any, spec: Spec, user_data: str) -> tuple[Any, bool]:
+        """Return the node of an instance, and whether a listing shows it."""
         abilities = self._choices.abilities(driver)
-        held = self._nodes(driver)
-        if spec.id not in held:
+        held = self._nodes.list(driver)
+        there = {str(node.id): node for node in held.get(spec.id, ())}
+        listed = set(there)
+        if not there:
             most = self.settings.instances
             if most and len(held) >= most:
                 raise QuotaExceeded(f"{self.context.provider}: {len(held)} of {most} instances are taken.")
             made = driver.create_node(**self._arguments(driver, abilities, spec, user_data))
-            held = {spec.id: [made], **self._nodes(driver)}
+            seen = {str(node.id): node for node in self._seen(driver).get(spec.id, ())}
+            listed, there = set(seen), {str(made.id): made, **seen}
         # Two that asked at once without knowing of each other may each have made one.
-        first, *others = sorted(held[spec.id], key=lambda node: str(node.id))
-        for node in others:
-            driver.destroy_node(node)
-        return first
+        first, *others = sorted(there)
+        for name in others:
+            driver.destroy_node(there[name])
+        return there[first], first in listed
+
+    def _seen(self, driver: Any) -> dict[str, list[Any]]:
+        try:
+            return self._nodes.list(driver)
+        except Exception:  # each driver has its own: the node is made and must not be lost for that
+            return {}
 
     def _arguments(self, driver: Any, abilities: Abilities, spec: Spec, user_data: str) -> dict[str, Any]:
         choice = spec.offer.choice
@@ -211,14 +213,6 @@ class LibcloudDriver(InstanceDriver):
         for name, value in abilities.user_data_arguments(user_data).items():
             arguments[name] = {**arguments.get(name, {}), **value} if isinstance(value, dict) else value
         return arguments
-
-    def _destroy(self, driver: Any, instance_id: str) -> None:
-        for node in self._nodes(driver).get(instance_id, ()):
-            try:
-                driver.destroy_node(node)
-            except Exception:  # it may have gone by itself, which each driver says in its own words
-                if any(node.id == one.id for one in self._nodes(driver).get(instance_id, ())):
-                    raise
 
     def _check(self, driver: Any) -> list[Finding]:
         subject, name = self.context.provider, self._wire.label
@@ -261,6 +255,8 @@ class LibcloudDriver(InstanceDriver):
         self._choices.chosen_networks(driver)
 
     def _observation(self, instance_id: str, handle: Handle, node: Any) -> Observation:
+        if isinstance(node, GridcloudError):
+            return Observation(phase=Phase.PENDING, detail=str(node))
         if node is None:
             return Observation(phase=Phase.GONE)
         phase = phase_of(node)

@@ -49,11 +49,19 @@ class Wire:
                 driver = self._idle.pop() if self._idle else None
             if driver is None:
                 driver = await self._make()
+            refused = False
             try:
                 return await asyncio.to_thread(self._guarded, call, driver)
+            except InvalidSettings:
+                refused = True
+                raise
             finally:
                 with self._lock:
                     self._idle.append(driver)
+                if (
+                    refused
+                ):  # perhaps the credentials: whoever asks next reads them anew, as they may be right then
+                    self.forget()
 
     def remember(self, what: str, look: Callable[[], T]) -> T:
         """Return what was seen within the last minute, or what is seen now."""

@@ -20,9 +20,16 @@ from gridcloud.drivers.instances.openstack_check import examine
 from gridcloud.drivers.instances.openstack_choices import Choices
 from gridcloud.drivers.instances.openstack_cloud import Cloud
 from gridcloud.drivers.instances.openstack_settings import OpenStackSettings
-from gridcloud.drivers.instances.openstack_things import Plan, Things
+from gridcloud.drivers.instances.openstack_things import Plan, Removal, Things
 from gridcloud.drivers.instances.openstack_words import explain_shortage
-from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded, Transient
+from gridcloud.errors import (
+    GridcloudError,
+    InvalidRequest,
+    InvalidSettings,
+    NotFound,
+    QuotaExceeded,
+    Transient,
+)
 from gridcloud.instances.cloud import address_of, first_boot_of
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.first_boot import arm
@@ -91,12 +98,18 @@ class OpenStackDriver(InstanceDriver):
             return Handle(data=await self._ask(lambda: self._create(spec)))
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
-        """Ask for all of ours in one call; see the contract."""
+        """Ask for all of ours in one call, and for each by itself that this one does not show; see the contract."""
         if not handles:
             return {}
-        servers = {one.id: one for one in await self._ask(self._things.servers)}
+        wanted = {instance_id: str(handle.data.get("server")) for instance_id, handle in handles.items()}
+
+        def look() -> dict[str, Any]:
+            self._check_project(*handles.values())
+            return self._things.find(wanted)
+
+        servers = await self._ask(look)
         return {
-            instance_id: self._observation(instance_id, handle, servers.get(handle.data.get("server")))
+            instance_id: self._observation(instance_id, handle, servers[instance_id])
             for instance_id, handle in handles.items()
         }
 
@@ -107,7 +120,7 @@ class OpenStackDriver(InstanceDriver):
             if instance_id == SHARED:
                 await self._ask(self._things.remove_shared)
             else:
-                await self._remove(instance_id, str(handle.data.get("server") or "") if handle else "")
+                await self._remove(instance_id, handle)
 
     async def holdings(self) -> Sequence[Holding]:
         """List our servers, ports, floating addresses and security groups; see the contract."""
@@ -132,9 +145,14 @@ class OpenStackDriver(InstanceDriver):
         """Let go of the connection; see the contract."""
         await asyncio.to_thread(self._cloud.close)
 
-    async def _remove(self, instance_id: str, server: str) -> None:
+    async def _remove(self, instance_id: str, handle: Handle | None) -> None:
+        def begin() -> Removal:
+            self._check_project(*([handle] if handle else []))
+            return self._things.begin_removal(instance_id, server)
+
         # Waited for here: a thread that sleeps would keep the others of this process waiting.
-        removal = await self._ask(lambda: self._things.begin_removal(instance_id, server))
+        server = str(handle.data.get("server") or "") if handle else ""
+        removal = await self._ask(begin)
         deadline = time.monotonic() + REMOVAL
         while remaining := await self._ask(lambda: self._things.remaining(removal)):
             if time.monotonic() > deadline:
@@ -145,6 +163,19 @@ class OpenStackDriver(InstanceDriver):
             await asyncio.sleep(PAUSE)
         await self._ask(lambda: self._things.finish_removal(removal))
 
+    def _check_project(self, *handles: Handle) -> None:
+        """Raise InvalidSettings where the credentials are now of another project: in it nothing of these is seen."""
+        here = self._cloud.project()
+        for handle in handles:
+            made_in = handle.data.get("project", here)
+            if made_in != here:
+                self._cloud.close()
+                raise InvalidSettings(
+                    f"{self.context.provider}: the credentials are of another project, {here}; "
+                    f"its machines are in {made_in}.",
+                    remedy="Put the cloud's entry in clouds.yaml right; a new project is an entry of its own.",
+                )
+
     async def _ask(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(self._cloud.ask, call)
 
@@ -153,6 +184,8 @@ class OpenStackDriver(InstanceDriver):
         return address_of(self.settings, instance_id, host, key)
 
     def _observation(self, instance_id: str, handle: Handle, server: Any) -> Observation:
+        if isinstance(server, GridcloudError):  # nothing is known of this one
+            return Observation(phase=Phase.PENDING, detail=str(server))
         if server is None or server.status in GONE:
             return Observation(phase=Phase.GONE)
         if server.status in RUNNING:
@@ -181,7 +214,7 @@ class OpenStackDriver(InstanceDriver):
             plan = self._plan(spec, user_data)
             with self._reserved(spec, plan):
                 found = self._make(plan)
-        return {**found, "host_key": host_key}
+        return {**found, "host_key": host_key, "project": self._cloud.project()}
 
     def _plan(self, spec: Spec, user_data: str) -> Plan:
         choice = spec.offer.choice

@@ -17,7 +17,7 @@ import openstack.exceptions
 from openstack.config.loader import OpenStackConfig
 
 from gridcloud.drivers.instances.openstack_settings import OpenStackSettings
-from gridcloud.drivers.instances.openstack_words import MEBIBYTE, Flavor, Quota, translate
+from gridcloud.drivers.instances.openstack_words import MEBIBYTE, Flavor, Quota, is_refusal, translate
 from gridcloud.errors import GridcloudError, InvalidSettings
 from gridcloud.instances.choosing import Image
 
@@ -80,6 +80,8 @@ class Cloud:
                 raise
             if "region" in ours.message and self._connection is not None:
                 ours = self._explain_region(ours, self._connection)
+            if is_refusal(error):
+                self.close()  # whoever asks next reads clouds.yaml again: it may have been put right
             raise ours from error
 
     def forget(self) -> None:

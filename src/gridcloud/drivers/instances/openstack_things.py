@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +18,15 @@ from typing import Any
 import openstack.exceptions
 
 from gridcloud.drivers.instances.openstack_cloud import Cloud, when
-from gridcloud.errors import Conflict, InvalidRequest, InvalidSettings, NotFound, Rejected, Transient
+from gridcloud.errors import (
+    Conflict,
+    GridcloudError,
+    InvalidRequest,
+    InvalidSettings,
+    NotFound,
+    Rejected,
+    Transient,
+)
 from gridcloud.instances.model import SHARED
 
 __all__ = ["Plan", "Removal", "Thing", "Things"]
@@ -85,6 +94,18 @@ class Things:
         return _by_age(
             one for one in found if self._is_ours(one, instance_id) and one.task_state != "deleting"
         )
+
+    def find(self, wanted: Mapping[str, str]) -> dict[str, Any]:
+        """Return the servers of instances, by instance; ``wanted`` names each by its id. None: nova has it no longer.
+        A GridcloudError in its place: nova would not say.
+
+        One that no listing shows is asked for by itself: nova leaves out a cell that is down, and what others renamed.
+        """
+        listed = {one.id: one for one in self.servers()}
+        return {
+            instance_id: listed.get(server) or self._find(instance_id, server)
+            for instance_id, server in wanted.items()
+        }
 
     def all(self) -> list[Thing]:
         """Return everything that is ours."""
@@ -318,6 +339,19 @@ class Things:
             ) from error
 
     # Marks
+
+    def _find(self, instance_id: str, server_id: str) -> Any:
+        try:
+            server = self._cloud.ask(lambda: self._cloud.sdk.compute.get_server(server_id))
+        except NotFound:
+            return None
+        except GridcloudError as error:
+            if isinstance(error, Rejected):
+                raise
+            return error
+        # Of a machine in a cell that is down nova tells neither its marks nor what it does.
+        known = server.status == "UNKNOWN" or self._is_ours(server, instance_id)
+        return server if known and server.task_state != "deleting" else None
 
     def _mark(self, instance_id: str) -> str:
         return f"gridcloud {self._holder} {instance_id}"

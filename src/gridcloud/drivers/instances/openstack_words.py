@@ -28,7 +28,16 @@ from gridcloud.errors import (
 )
 from gridcloud.instances.model import Shape, format_size
 
-__all__ = ["MEBIBYTE", "Flavor", "Quota", "explain_shortage", "gpus_of", "shape_of", "translate"]
+__all__ = [
+    "MEBIBYTE",
+    "Flavor",
+    "Quota",
+    "explain_shortage",
+    "gpus_of",
+    "is_refusal",
+    "shape_of",
+    "translate",
+]
 
 GIBIBYTE = 1024**3
 MEBIBYTE = 1024**2
@@ -160,6 +169,11 @@ def translate(error: Exception, cloud: str) -> GridcloudError | None:
         if number in (status, status // 100) and re.search(pattern, said, re.IGNORECASE):
             return ours(f"{cloud}: {said}", remedy=remedy)
     return Transient(f"{cloud} answered with {status}: {said}")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether an error of the SDK says that it does not know who is asking."""
+    return isinstance(error, keystone.Unauthorized) or _status(error) == 401
 
 
 _CREDENTIALS = "Look at the cloud's entry in clouds.yaml: 'openstack --os-cloud NAME token issue' tries it."
