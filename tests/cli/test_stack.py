@@ -34,11 +34,36 @@ def test_a_stack_from_definition_to_nothing(call: Caller, file: str) -> None:
     assert (shown["id"], shown["state"]) == (stack_id, "deployed")
     assert len(call.json("instance", "list")["instances"]) == 2
     assert "deployed: All instances are ready." in call("stack", "events", "lab")
+    call("stack", "deploy", "lab")
+    assert call.err == ""
     call("stack", "destroy", "lab")
+    assert "gone: All its instances have ended." in call.err
+    assert "deploying" not in call.err
+    assert call.err.endswith("lab is gone, with its 2 instances.\n")
     assert call.json("instance", "list")["instances"] == []
     call("stack", "show", "lab", code=3)
     assert call.json("stack", "list")["stacks"] == []
     assert [one["name"] for one in call.json("stack", "list", "--all")["stacks"]] == ["lab"]
+
+
+def test_one_that_was_never_deployed_goes(call: Caller, file: str) -> None:
+    call("stack", "create", "lab", "--file", file)
+    call("stack", "destroy", "lab")
+    assert call.err.splitlines() == ["gone: It ends, as was asked.", "lab is gone, it had no instances."]
+
+
+def test_a_stack_that_is_in_its_own_way_is_told_so(call: Caller, tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("instances: {'n[1-4]': {request: {cpus: 2, memory: 1GiB, on: cloud}}}")
+    shapes = [{"name": "small", "cpus": 2, "memory": "4GiB", "count": 2}]
+    call.program.configure({"cloud": {"driver": "fake", "shapes": shapes}})
+    call("stack", "create", "large", "--file", str(path))
+    call("stack", "deploy", "large", code=4)
+    told = call.err.splitlines()[-1]
+    assert "2 of 4 instances could not be had: n" in told
+    assert told.count("Nothing is free") == 1
+    assert "Others of this stack took what was free: n" in told
+    assert "(2 CPUs, 4GiB) on cloud. All 4 together ask for 8 CPUs and 4GiB of memory." in told
 
 
 def test_found_by_name(call: Caller) -> None:

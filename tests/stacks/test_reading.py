@@ -152,3 +152,11 @@ def test_files(tmp_path: Path) -> None:
     assert read_definition(read_file(bad)).instances["a"].request.on == "cloud"
     bad.write_text("")
     assert read_definition(read_file(bad)).instances == {}
+
+
+def test_the_example_of_the_guide_fits_two_processors() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "stacks.md").read_text()
+    definition = read_definition(yaml.safe_load(page.split("```yaml\n")[1].split("```")[0]))
+    assert len(definition.instances) == 4
+    assert sum(wish.request.cpus for wish in definition.instances.values()) <= 2
+    assert sum(wish.request.memory for wish in definition.instances.values()) <= 1 << 30

@@ -10,7 +10,7 @@ import typer
 
 from gridcloud.cli.completion import stacks
 from gridcloud.cli.frame import Frame, framed
-from gridcloud.cli.printing import ago, plain, print_table
+from gridcloud.cli.printing import ago, error_console, plain, print_table
 from gridcloud.cli.steps import Steps, print_story
 from gridcloud.client import AsyncClient
 from gridcloud.errors import Conflict, InvalidRequest, Unavailable
@@ -65,9 +65,10 @@ async def deploy(
 ) -> None:
     """Obtain all its instances at once: all of them, or none and the reasons."""
     async with await frame.connect() as client:
+        told = await _last_event(client, (await client.stack(id)).id)
         stack = await client.deploy_stack(id, keep_going=keep_going)
         with Steps(frame, f"Deploying {stack.name}") as steps:
-            stack = await client.wait_stack(stack.id, steps.event)
+            stack = await client.wait_stack(stack.id, steps.event, after=told)
     _show(frame, stack)
     if stack.state != "deployed":
         raise Unavailable(
@@ -134,11 +135,18 @@ async def update(
 async def destroy(frame: Frame, id: Id) -> None:
     """End all its instances, wait until nothing is left, and forget it."""
     async with await frame.connect() as client:
+        told = await _last_event(client, (await client.stack(id, all=True)).id)
         stack = await client.destroy_stack(id)
+        had = sum(bool(member.instance_id) for member in stack.members.values())
         with Steps(frame, f"Destroying {stack.name}") as steps:
-            stack = await client.wait_stack(stack.id, steps.event)
+            stack = await client.wait_stack(stack.id, steps.event, after=told)
     if frame.json:
         frame.show(stack)
+    else:
+        whom = (
+            f"with its {had} instances" if had > 1 else "with its instance" if had else "it had no instances"
+        )
+        error_console().print(plain(f"{stack.name} is gone, {whom}."))
 
 
 @app.command("events")
@@ -205,6 +213,11 @@ async def delete_pool(frame: Frame, id: Id, pool: Pool) -> None:
         del found[pool]
 
     await _change_pools(frame, id, change)
+
+
+async def _last_event(client: AsyncClient, stack_id: str) -> int:
+    """Return the number of the newest event so far: what happened before need not be told again."""
+    return max([event.seq async for event in client.stack_events(stack_id)], default=0)
 
 
 def _pool(found: dict[str, tuple[str, ...]], name: str) -> Sequence[str]:

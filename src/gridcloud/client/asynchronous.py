@@ -303,13 +303,16 @@ class AsyncClient:
         """Yield a stack's story; with ``follow`` until it is gone."""
         return self._wire.events(_path("stacks", stack_id, "events"), follow=follow, after=after)
 
-    async def wait_stack(self, stack_id: str, on_event: Callable[[Event], None] | None = None) -> Stack:
-        """Return the stack once it is no longer on its way, telling each event."""
+    async def wait_stack(
+        self, stack_id: str, on_event: Callable[[Event], None] | None = None, *, after: int = 0
+    ) -> Stack:
+        """Return the stack once it is no longer on its way, telling each event of a ``seq`` above ``after``."""
         moving = (StackState.DEPLOYING, StackState.CLEARING, StackState.DESTROYING)
-        async for event in self.stack_events(stack_id, follow=True):
+        follow = (await self.stack(stack_id, all=True)).state in moving
+        async for event in self.stack_events(stack_id, follow=follow, after=after):
             if on_event is not None:
                 on_event(event)
-            if event.type not in moving:
+            if follow and event.type not in moving:
                 stack = await self.stack(stack_id, all=True)
                 if stack.state not in moving:
                     return stack

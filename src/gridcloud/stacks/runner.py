@@ -9,8 +9,9 @@ from typing import Any
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
+from gridcloud.instances.matching import describe
 from gridcloud.instances.model import FINAL as ENDED
-from gridcloud.instances.model import Instance
+from gridcloud.instances.model import Instance, format_size
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.runner import Runner as Instances
 from gridcloud.stacks.lifecycle import Event, step
@@ -190,8 +191,8 @@ class Runner:
         if not problems:
             await self._settle(stack, Event.COMPLETE, "All instances are ready.", members)
             return
-        text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        words = f"{len(problems)} of {len(members)} instances could not be had: {text}"
+        words = f"{len(problems)} of {len(members)} instances could not be had: {_tell(problems)}"
+        words += await self._tell_siblings(stack, problems)
         if stack.keep_going and len(problems) < len(members):
             for name in problems:
                 members[name] = members[name].model_copy(update={"instance_id": ""})
@@ -237,7 +238,7 @@ class Runner:
         members = _noted(stack.members, problems)
         for name in problems:
             members[name] = members[name].model_copy(update={"instance_id": ""})
-        text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        text = _tell(problems)
         await self._settle(stack, Event.LOST, f"No longer there: {text}", members, text)
 
     async def _settle(
@@ -289,6 +290,30 @@ class Runner:
                 return _why(instance)
         return "it is not there"
 
+    async def _tell_siblings(self, stack: Stack, problems: dict[str, str]) -> str:
+        """Return what others of the stack took where these found nothing free: the user may be in the own way."""
+        dry: set[str] = set()
+        held: dict[str, list[str]] = {}
+        for name, member in stack.members.items():
+            try:
+                instance = await self.machines.records.get(member.instance_id)
+            except NotFound:
+                continue
+            if name in problems:
+                dry |= {one.provider for one in instance.refused if one.possible and not one.available}
+            elif instance.offer is not None:
+                size = describe(instance.offer.shape)
+                held.setdefault(instance.offer.provider, []).append(f"{name} ({size})")
+        took = [f"{', '.join(names)} on {provider}" for provider, names in held.items() if provider in dry]
+        if not took:
+            return ""
+        requests = [member.wish.request for member in stack.members.values()]
+        cpus, memory = sum(one.cpus for one in requests), sum(one.memory for one in requests)
+        return (
+            f" Others of this stack took what was free: {'; '.join(took)}. "
+            f"All {len(requests)} together ask for {cpus:g} CPUs and {format_size(memory)} of memory."
+        )
+
     async def _ended(self, instance_id: str) -> str:
         async for instance in self.machines.records.follow(instance_id):
             if instance.state in ENDED:
@@ -318,6 +343,14 @@ def _whole(stack: Stack) -> bool:
 
 def _why(instance: Instance) -> str:
     return instance.detail or f"it has ended ({instance.reason or instance.state})"
+
+
+def _tell(problems: dict[str, str]) -> str:
+    """Return why some could not be had, those with the same reason together."""
+    alike: dict[str, list[str]] = {}
+    for name, problem in problems.items():
+        alike.setdefault(problem.rstrip("."), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {problem}" for problem, names in alike.items()) + "."
 
 
 def _noted(members: dict[str, Member], problems: dict[str, str]) -> dict[str, Member]:
