@@ -163,6 +163,8 @@ def _words(
 
 
 def _remedy(ask: Ask) -> str:
+    if ask.remedy:
+        return f"; {ask.remedy}"
     return "; ask for less time" if ask.seconds else "; give it a time limit (--time)"
 
 

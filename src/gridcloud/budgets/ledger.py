@@ -1,4 +1,5 @@
-"""The one ledger over all providers: what every machine costs, that of refused offers and ended instances included.
+"""The one ledger over all providers: what every machine costs, that of refused offers and ended instances included,
+and what every cluster does.
 
 It is read from the store once and kept up to date by whoever stores an instance. What has ended is added up once for
 each pot and span; what runs is reckoned anew at every question. Sums are exact: prices times microseconds, divided at
@@ -14,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from gridcloud.budgets.judging import expected
-from gridcloud.budgets.model import Account, Entry, Figures, Pot, Running, Usage
+from gridcloud.budgets.model import KINDS, Account, Entry, Figures, Pot, Running, Usage
 from gridcloud.budgets.periods import Span
 from gridcloud.instances.costs import HOUR, close_charges, lasting
 from gridcloud.instances.model import FINAL, Charge, Instance
@@ -59,24 +60,24 @@ class Ledger:
         self._sums: dict[Pot, _Sum] = {}
 
     async def read(self, store: Store, now: datetime) -> None:
-        """Take up every instance that the store holds."""
-        for number, record in enumerate(await store.find("instance")):
+        """Take up every instance and cluster that the store holds."""
+        for number, record in enumerate([one for kind in KINDS for one in await store.find(kind)]):
             if record.body.get("charges") or record.state not in FINAL:
                 ended = record.body.get("ended_at")
-                self._take(Account.read(record), datetime.fromisoformat(ended) if ended else now)
+                self.take(Account.read(record), datetime.fromisoformat(ended) if ended else now)
             if not number % 500:
                 await asyncio.sleep(0)
 
     def note(self, instance: Instance, now: datetime) -> None:
         """Take up an instance as it was stored just now; one that cost nothing yet needs no account."""
-        self._take(Account.of(instance), instance.ended_at or now)
+        self.take(Account.of(instance), instance.ended_at or now)
 
     def forget_sums(self) -> None:
         """Add everything up anew at the next question: who pays for what has changed."""
         self._sums.clear()
 
     def live(self) -> list[Account]:
-        """Return the accounts of instances that have not ended."""
+        """Return the accounts of what has not ended."""
         return list(self._live.values())
 
     def payers(self) -> set[Payer]:
@@ -125,7 +126,8 @@ class Ledger:
                     if took:
                         yield _entry(account, charge, took)
 
-    def _take(self, account: Account, ended: datetime) -> None:
+    def take(self, account: Account, ended: datetime) -> None:
+        """Take up an account as it is now; ``ended``: when all that it still pays for was gone, if it has ended."""
         known = self._live.get(account.id)
         if account.id in self._ids or (known is not None and known.version > account.version):
             return
@@ -133,9 +135,9 @@ class Ledger:
             self._live[account.id] = account
             return
         self._live.pop(account.id, None)
+        self._ids.add(account.id)  # whatever is still told of it was read before it ended
         if account.charges:
             closed = replace(account, charges=close_charges(account.charges, ended))
-            self._ids.add(account.id)
             self._ended.setdefault((account.owner, account.project), []).append(closed)
 
     def _settled(self, pot: Pot, span: Span, pays: Pays) -> _Sum:

@@ -15,6 +15,8 @@ from gridcloud.settings.budgets import ANYBODY, BudgetSettings
 from gridcloud.store import Record
 
 __all__ = [
+    "KINDS",
+    "LASTING",
     "Account",
     "Ask",
     "Budget",
@@ -29,8 +31,11 @@ __all__ = [
 ]
 
 
-LASTING = frozenset({State.CREATING, State.STARTING, State.CONFIGURING, State.READY})
-"""States of an instance that has a machine which goes on."""
+LASTING = frozenset({State.CREATING, State.STARTING, State.CONFIGURING, State.READY, "scaling"})
+"""States of what has machines that go on: of instances, and, by the same words and one more, of clusters."""
+
+KINDS = ("instance", "cluster")
+"""Kinds of records that have charges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the ledger knows of an instance."""
+    """What the ledger knows of an instance, or of a cluster."""
 
     id: str
     owner: str
@@ -93,7 +98,7 @@ class Account:
 
     @classmethod
     def read(cls, record: Record) -> Account:
-        """Return the account of an instance as it lies in the store: many are read when a service begins."""
+        """Return the account of a record of any of `KINDS`: many are read when a service begins."""
         body = record.body
         request = body.get("request", {})
         expires = body.get("expires")
@@ -123,6 +128,8 @@ class Ask:
     gpus: int
     seconds: int
     """How long it is asked for; 0: no end."""
+    remedy: str = ""
+    """What whoever asks may do instead; empty: ask for less time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from gridcloud.budgets.judging import pots_of, refusal
 from gridcloud.budgets.ledger import Ledger
-from gridcloud.budgets.model import Ask, Budget, People, Pot, Standing, Usage, read_budgets
+from gridcloud.budgets.model import Account, Ask, Budget, People, Pot, Standing, Usage, read_budgets
 from gridcloud.budgets.periods import Span
 from gridcloud.clock import Clock
 from gridcloud.instances.model import Instance, Offer, Request
@@ -47,6 +47,10 @@ class Treasury:
         """Take up an instance as it was stored just now."""
         self.ledger.note(instance, self.clock.now())
 
+    def take(self, account: Account, ended: datetime | None) -> None:
+        """Take up the account of something else than an instance as it was stored just now, and when it ended."""
+        self.ledger.take(account, ended or self.clock.now())
+
     @property
     def currency(self) -> str:
         """The currency of all prices."""
@@ -63,6 +67,13 @@ class Treasury:
             return ""
         await self.refresh()
         return self._refusal(_ask(instance.owner, instance.request, offer))
+
+    async def judge_ask(self, ask: Ask) -> str:
+        """Return why something else than an instance may not be had, or be more; an empty text where it may."""
+        if not self.configured:
+            return ""
+        await self.refresh()
+        return self._refusal(ask)
 
     async def judge_offers(self, owner: str, request: Request, offers: Sequence[Offer]) -> list[Offer]:
         """Return the offers, those last that could be had if no budget forbade an owner to take them, with why."""

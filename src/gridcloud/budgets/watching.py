@@ -14,12 +14,12 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from gridcloud.budgets.judging import describe_amount, lapsed, limits
-from gridcloud.budgets.model import Pot, Usage
+from gridcloud.budgets.model import Account, Pot, Usage
 from gridcloud.budgets.periods import Span
 from gridcloud.budgets.treasury import Treasury
 from gridcloud.clock import Clock
@@ -28,7 +28,7 @@ from gridcloud.instances.model import Reason
 from gridcloud.instances.runner import Runner
 from gridcloud.store import Entry
 
-__all__ = ["INTERVAL", "KIND", "Told", "Watching", "percent"]
+__all__ = ["INTERVAL", "KIND", "Payees", "Told", "Watching", "percent"]
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,28 @@ class Told(BaseModel):
     ended: bool = False
 
 
-class Watching:
-    """The loop over all that the budgets pay for."""
+class Payees(Protocol):
+    """Things beside instances that budgets pay for."""
 
-    def __init__(self, treasury: Treasury, instances: Runner, clock: Clock) -> None:
+    async def accounts(self) -> Sequence[Account]:
+        """Return the accounts of all that have not ended."""
+
+    async def warn(self, id: str, message: str) -> None:
+        """Tell the owner of one. Raises NotFound."""
+
+    async def end(self, id: str, message: str) -> None:
+        """Have one end, for its budget is used up. Raises NotFound."""
+
+
+class Watching:
+    """The loop over all that the budgets pay for: instances, and ``others`` beside them."""
+
+    def __init__(
+        self, treasury: Treasury, instances: Runner, clock: Clock, others: Sequence[Payees] = ()
+    ) -> None:
         self._treasury = treasury
         self._instances = instances
+        self._others = others
         self._store = instances.records.store
         self._clock = clock
         self._announced: set[tuple[str, str]] = set()
@@ -87,6 +103,9 @@ class Watching:
         for instance in await self._instances.records.live():
             # Whoever was cancelled while an instance was stored has told nobody of it.
             self._treasury.note(instance)
+        for others in self._others:
+            for account in await others.accounts():
+                self._treasury.take(account, None)
         paying = {
             pot
             for account in self._treasury.ledger.live()
@@ -158,14 +177,22 @@ class Watching:
         return told
 
     async def _end_all(self, pot: Pot, concerned: Sequence[str]) -> None:
-        for instance_id in concerned:
-            with contextlib.suppress(NotFound):
-                await self._instances.stop(instance_id, Reason.BUDGET, f"The budget {pot.title} is used up.")
+        message = f"The budget {pot.title} is used up."
+        for id_ in concerned:
+            for end in (self._end_instance, *(others.end for others in self._others)):
+                with contextlib.suppress(NotFound):
+                    await end(id_, message)
+                    break
 
-    async def _warn_all(self, instance_ids: Sequence[str], message: str) -> None:
-        for instance_id in instance_ids:
-            with contextlib.suppress(NotFound):
-                await self._instances.warn(instance_id, message)
+    async def _end_instance(self, instance_id: str, message: str) -> None:
+        await self._instances.stop(instance_id, Reason.BUDGET, message)
+
+    async def _warn_all(self, ids: Sequence[str], message: str) -> None:
+        for id_ in ids:
+            for warn in (self._instances.warn, *(others.warn for others in self._others)):
+                with contextlib.suppress(NotFound):
+                    await warn(id_, message)
+                    break
 
     def _lapsed(self, pot: Pot, now: datetime) -> list[str]:
         """Return what runs though all that was to pay for it is over, this budget last."""

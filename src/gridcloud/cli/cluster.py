@@ -55,11 +55,12 @@ async def start(
     gpus: Annotated[int, typer.Option("--gpus", help="GPUs of each node, at least.")] = 0,
     version: Annotated[str, typer.Option("--version", help="Version of Kubernetes, e.g. 1.31.")] = "",
     time: Annotated[str, typer.Option("--time", help="Time limit, e.g. 8h.")] = "0",
+    project: Annotated[str, typer.Option("--project", help="Project whose budget it is charged to.")] = "",
     wait: Wait = True,
 ) -> None:
     """Have a cluster made."""
     asked = {"on": on, "nodes": nodes, "shape": shape, "cpus": cpus, "memory": memory, "gpus": gpus}
-    request = _request({**asked, "version": version, "time": time})
+    request = _request({**asked, "version": version, "time": time, "project": project})
     async with await frame.connect(alone=not wait) as client:
         cluster = await client.start_cluster(name, request)
         if wait:

@@ -11,15 +11,38 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from gridcloud.clusters.model import ClusterHandle, ClusterHolding, ClusterObservation, ClusterSpec
+from pydantic import Field
+
+from gridcloud.clusters.model import (
+    ClusterHandle,
+    ClusterHolding,
+    ClusterObservation,
+    ClusterRequest,
+    ClusterSpec,
+)
 from gridcloud.identity.credentials import Secret
-from gridcloud.instances.model import Finding
+from gridcloud.instances.model import Finding, Shape
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["ClusterContext", "ClusterDriver"]
+__all__ = ["ClusterContext", "ClusterDriver", "ClusterSettings"]
+
+
+class ClusterSettings(ProviderSettings):
+    """What the entry of every maker of clusters has."""
+
+    price: Decimal = Field(
+        default=Decimal(0),
+        ge=0,
+        description="price per hour of a cluster beside its nodes: control nodes, load balancers",
+    )
+    prices: Mapping[str, Annotated[Decimal, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="price per hour of a node by name of its shape, * stands for anything; others have none known",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +83,17 @@ class ClusterContext:
 class ClusterDriver(ABC):
     """One provider. Methods may be called at the same time and in any order; each may be called again."""
 
-    Settings: ClassVar[type[ProviderSettings]] = ProviderSettings
+    Settings: ClassVar[type[ClusterSettings]] = ClusterSettings
 
-    def __init__(self, settings: ProviderSettings, context: ClusterContext) -> None:
+    def __init__(self, settings: ClusterSettings, context: ClusterContext) -> None:
         """Keep both; touch nothing outside. Called again whenever the configuration changes."""
         self.settings = settings
         self.context = context
+
+    @abstractmethod
+    async def node(self, request: ClusterRequest) -> Shape:
+        """Return what each node would be: the shape's name, by which prices go, and its GPUs; the rest as far as it is
+        known. Makes nothing. Raises Rejected for what can never be had, Transient when it is not known now."""
 
     @abstractmethod
     async def create(self, spec: ClusterSpec) -> ClusterHandle:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from gridcloud.instances.model import Record, Text, parse_size
+from gridcloud.instances.model import Charge, Record, Text, parse_size
 from gridcloud.settings import Duration
 
 __all__ = [
     "FINAL",
     "HOLDING",
     "MOST",
+    "SERVING",
     "Cluster",
     "ClusterHandle",
     "ClusterHolding",
@@ -24,6 +26,7 @@ __all__ = [
     "ClusterRequest",
     "ClusterSpec",
     "NodeCount",
+    "Rate",
     "Reason",
     "State",
 ]
@@ -56,6 +59,7 @@ class ClusterRequest(Record):
         default="", description="version of Kubernetes, e.g. 1.31; the provider's own when not given"
     )
     time: Duration = Field(default=0, description="time limit, e.g. 8h; 0: none but the configured one")
+    project: Text = Field(default="", description="project whose budget it is charged to")
 
 
 class ClusterSpec(Record):
@@ -135,6 +139,9 @@ FINAL = frozenset({State.STOPPED, State.FAILED})
 HOLDING = frozenset(State) - FINAL - {State.REQUESTED}
 """States in which a provider may rightly hold something of a cluster."""
 
+SERVING = frozenset({State.CREATING, State.READY, State.SCALING})
+"""States of a cluster that goes on."""
+
 
 class Reason(StrEnum):
     """Why a cluster ended."""
@@ -142,8 +149,19 @@ class Reason(StrEnum):
     NONE = ""
     ASKED = "asked"
     EXPIRED = "expired"
+    BUDGET = "budget"
     REFUSED = "refused"
     LOST = "lost"
+
+
+class Rate(Record):
+    """What a cluster costs per hour, in the configured currency, as it was when its provider was asked."""
+
+    shape: str = Field(default="", description="of each node, as prices name it")
+    base: Decimal = Field(default=Decimal(0), description="beside its nodes")
+    node: Decimal = Field(default=Decimal(0), description="each node")
+    priced: bool = Field(default=False, description="whether the price of a node is known")
+    gpus: int = Field(default=0, description="of each node")
 
 
 class Cluster(Record):
@@ -165,6 +183,9 @@ class Cluster(Record):
         default="",
         description="file with the administrator's access, where the service runs; never its content",
     )
+    rate: Rate = Rate()
+    nodes_paid: int = Field(default=0, description="nodes of its present charge: those it has, or will have")
+    charges: tuple[Charge, ...] = Field(default=(), description="one for each number of nodes it had")
     created: datetime
     ready_at: datetime | None = None
     ended_at: datetime | None = None

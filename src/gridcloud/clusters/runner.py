@@ -15,7 +15,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gridcloud.budgets.model import Account, Ask
 from gridcloud.clock import Clock
+from gridcloud.clusters.costs import account_of, charge_for, growth_of, paying_for, rate_of, start_of
+from gridcloud.clusters.driver import ClusterDriver
 from gridcloud.clusters.lifecycle import Event, step
 from gridcloud.clusters.model import (
     FINAL,
@@ -25,6 +28,7 @@ from gridcloud.clusters.model import (
     ClusterPhase,
     ClusterRequest,
     ClusterSpec,
+    Rate,
     Reason,
     State,
 )
@@ -36,11 +40,13 @@ from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     Rejected,
     TimedOut,
     Transient,
     Unavailable,
 )
+from gridcloud.instances.costs import close_charges
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -54,15 +60,31 @@ BEARING = 10
 """Looks at a cluster whose change was asked for, after which the failure of a change is that of this one."""
 
 
+Judge = Callable[[Ask], Awaitable[str]]
+"""Returns why something may not be had, in words and figures; an empty text where it may."""
+
+
 class Runner:
     """Owns all clusters of a store."""
 
-    def __init__(self, store: Store, providers: ClusterProviders, clock: Clock, timing: Timing) -> None:
+    def __init__(
+        self,
+        store: Store,
+        providers: ClusterProviders,
+        clock: Clock,
+        timing: Timing,
+        judge: Judge | None = None,
+        judging: asyncio.Lock | None = None,
+    ) -> None:
+        """``judge`` is asked before a cluster is made or grows; ``judging`` is held until what it allowed is stored, by
+        all who ask it."""
         self.lives = Lives(store, "cluster", Cluster, step, FINAL)
         self.providers = providers
         self.clock = clock
         self.timing = timing
         self.watch = Watch(self.lives, providers, clock, lambda: self.timing, self.stop, self._lose)
+        self._judge = judge
+        self._judging = judging or asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
         self._naming = asyncio.Lock()
@@ -98,6 +120,7 @@ class Runner:
         if not owner:
             raise InvalidRequest("A cluster needs an owner.")
         provider = self.providers.choose(request.on)
+        request = request.model_copy(update={"time": request.time or int(self.timing.longest_life)})
         async with self._naming:
             if any(one.name == name for one in await self.lives.live(owner)):
                 raise InvalidRequest(
@@ -111,6 +134,7 @@ class Runner:
                 provider=provider,
                 nodes=request.nodes,
                 created=self.clock.now(),
+                deadline=self._deadline(),
             )
             message = f"Asked for {_count(request.nodes)} at {provider}."
             cluster = await self.lives.insert(cluster, "requested", message)
@@ -118,12 +142,26 @@ class Runner:
         return cluster
 
     async def scale(self, cluster_id: str, nodes: int) -> Cluster:
-        """Have a cluster get so many nodes; return at once. Raises InvalidRequest unless it is ready."""
+        """Have a cluster get so many nodes; return at once.
+
+        Raises InvalidRequest unless it is ready, QuotaExceeded where a budget forbids it.
+        """
+        async with self._judging:
+            scaling = await self._begin_scaling(cluster_id, nodes)
+        if scaling.state is State.SCALING:
+            self._carry(cluster_id)
+        return scaling
+
+    async def _begin_scaling(self, cluster_id: str, nodes: int) -> Cluster:
         while True:
             cluster = await self.lives.get(cluster_id)
             if cluster.state in (State.READY, State.SCALING) and cluster.nodes == nodes:
                 return cluster
-            changes = {"nodes": nodes, "detail": "", "deadline": self._deadline()}
+            now = self.clock.now()
+            await self._check_growth(cluster, nodes)
+            # Until it is done, those that are to go cost, too.
+            paying = paying_for(cluster, max(nodes, cluster.nodes_paid), now)
+            changes = {"nodes": nodes, "detail": "", "deadline": self._deadline(), **paying}
             message = f"From {_count(cluster.nodes)} to {nodes}."
             try:
                 scaling = await self._happen(cluster, Event.SCALE, message, **changes)
@@ -132,8 +170,15 @@ class Runner:
             if scaling is None:
                 message = f"The cluster {cluster.name} is {cluster.state}."
                 raise InvalidRequest(message, remedy="Wait until it is ready.")
-            self._carry(cluster_id)
             return scaling
+
+    async def _check_growth(self, cluster: Cluster, nodes: int) -> None:
+        """Raise QuotaExceeded where a budget forbids that a cluster gets so many nodes."""
+        ask = growth_of(cluster, nodes, self.clock.now())
+        if ask is None or self._judge is None or step(cluster.state, Event.SCALE) is None:
+            return
+        if why := await self._judge(ask):
+            raise QuotaExceeded(f"{why}.")
 
     async def stop(self, cluster_id: str, reason: Reason = Reason.ASKED, detail: str = "") -> Cluster:
         """Have a cluster end; return at once. Stopping one that has ended changes nothing. Raises NotFound."""
@@ -150,6 +195,20 @@ class Runner:
             if stopped is not None:
                 self._carry(cluster_id)
             return stopped or cluster
+
+    async def accounts(self) -> list[Account]:
+        """Return the accounts of all clusters that have not ended."""
+        return [account_of(cluster) for cluster in await self.lives.live()]
+
+    async def end(self, cluster_id: str, message: str) -> None:
+        """Have a cluster end whose budget is used up. Raises NotFound."""
+        await self.stop(cluster_id, Reason.BUDGET, message)
+
+    async def warn(self, cluster_id: str, message: str) -> None:
+        """Tell the owner of a live cluster: an event. Raises NotFound."""
+        cluster = await self.lives.get(cluster_id)
+        if cluster.state not in FINAL:
+            await self.lives.tell(cluster, "warning", message)
 
     async def find(self, owner: str, name: str) -> Cluster:
         """Return the owner's live cluster of this name. Raises NotFound."""
@@ -188,12 +247,30 @@ class Runner:
 
     async def _begin(self, cluster: Cluster) -> None:
         try:
-            async with self.providers.remembering(cluster.provider):
-                message = f"Asking {cluster.provider}."
-                await self._happen(cluster, Event.BEGUN, message, deadline=self._deadline())
-        except (Rejected, NotFound) as error:
+            driver = self.providers.get(cluster.provider)
+            node = await self._persist(cluster, lambda: driver.node(cluster.request))
+            async with self._judging:
+                await self._order(cluster, driver, rate_of(driver.settings, node))
+        except (Rejected, Unavailable, TimedOut, NotFound) as error:
             changes = {**self._refusal(error), "ended_at": self.clock.now()}
             await self._happen(cluster, Event.BROKEN, str(error), **changes)
+
+    async def _order(self, cluster: Cluster, driver: ClusterDriver, rate: Rate) -> None:
+        """Store that a provider is about to be asked, with what that costs from now on, where the budgets allow it."""
+        now = self.clock.now()
+        charge = charge_for(cluster.provider, rate, cluster.nodes, now)
+        ask = start_of(cluster.owner, cluster.request, charge)
+        if self._judge is not None and (why := await self._judge(ask)):
+            changes = {"reason": Reason.BUDGET, "detail": f"{why}.", "ended_at": now}
+            await self._happen(cluster, Event.BROKEN, f"{why}.", **changes)
+            return
+        async with self.providers.remembering(cluster.provider):
+            if self.providers.get(cluster.provider) is not driver:
+                return  # its entry was changed meanwhile: it is asked anew
+            price = f" at {charge.price.normalize():f} per hour" if charge.price else ""
+            message = f"Asking {cluster.provider} for {charge.shape}{price}."
+            changes = {"rate": rate, "charges": (charge,), "nodes_paid": cluster.nodes}
+            await self._happen(cluster, Event.BEGUN, message, deadline=self._deadline(), **changes)
 
     async def _make(self, cluster: Cluster) -> None:
         try:
@@ -207,7 +284,7 @@ class Runner:
             await self._happen(cluster, Event.BROKEN, str(error), **self._refusal(error))
             return
         now = self.clock.now()
-        seconds = cluster.request.time or self.timing.longest_life
+        seconds = cluster.request.time
         expires = now + timedelta(seconds=seconds) if seconds else None
         until = f" until {expires:%Y-%m-%d %H:%M:%S} UTC" if expires else ""
         await self._happen(
@@ -220,6 +297,7 @@ class Runner:
             kubeconfig=str(path),
             nodes_there=seen.nodes,
             version_there=seen.version,
+            **paying_for(cluster, seen.nodes or cluster.nodes, now),
         )
 
     async def _create(self, cluster: Cluster) -> ClusterHandle:
@@ -269,12 +347,15 @@ class Runner:
             seen = await self.watch.observe(cluster)
             nodes = seen.nodes or cluster.nodes_there or cluster.nodes
             message = f"It keeps {_count(nodes)}: {error}"
-            await self._happen(
-                cluster, Event.SCALED, message, nodes=nodes, nodes_there=nodes, detail=message, deadline=None
-            )
+            changes = {"nodes": nodes, "nodes_there": nodes, "detail": message, "deadline": None}
+            changes |= paying_for(cluster, nodes, self.clock.now())
+            await self._happen(cluster, Event.SCALED, message, **changes)
         else:
             message = f"It has {_count(seen.nodes)}."
-            await self._happen(cluster, Event.SCALED, message, nodes_there=seen.nodes, deadline=None)
+            paying = paying_for(cluster, seen.nodes, self.clock.now())
+            await self._happen(
+                cluster, Event.SCALED, message, nodes_there=seen.nodes, deadline=None, **paying
+            )
 
     async def _until_scaled(self, cluster: Cluster) -> ClusterObservation:
         told, looks, moved = "", 0, False
@@ -315,8 +396,10 @@ class Runner:
                 break
             attempt = 0
             await self.clock.sleep(self.timing.poll)
-        changes = {"handle": None, "kubeconfig": "", "nodes_there": 0, "ended_at": self.clock.now()}
-        await self._happen(cluster, Event.REMOVED, "Nothing is left of it.", **changes)
+        now = self.clock.now()
+        changes = {"handle": None, "kubeconfig": "", "nodes_there": 0, "ended_at": now}
+        charges = close_charges(cluster.charges, now)
+        await self._happen(cluster, Event.REMOVED, "Nothing is left of it.", charges=charges, **changes)
 
     async def _lose(self, cluster: Cluster, detail: str) -> None:
         with contextlib.suppress(Conflict):

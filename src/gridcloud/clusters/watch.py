@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gridcloud.clock import Clock
+from gridcloud.clusters.costs import paying_for
 from gridcloud.clusters.model import (
     Cluster,
     ClusterHandle,
@@ -118,6 +119,7 @@ class Watch:
         elif seen.nodes != cluster.nodes_there:
             words = f"It has {seen.nodes} nodes now."
             changes |= {"nodes": seen.nodes, "nodes_there": seen.nodes}
+            changes |= paying_for(cluster, seen.nodes, self._clock.now())
         if seen.phase is ClusterPhase.READY and cluster.detail.startswith("It cannot be used"):
             changes["detail"] = ""
         if any(getattr(cluster, key) != value for key, value in changes.items()):

@@ -20,6 +20,7 @@ from gridcloud.budgets.treasury import Treasury
 from gridcloud.budgets.watching import Watching
 from gridcloud.clock import Clock, SystemClock
 from gridcloud.clusters import runner as clusters
+from gridcloud.clusters.costs import account_of
 from gridcloud.clusters.model import ClusterRequest
 from gridcloud.clusters.providers import ClusterProviders
 from gridcloud.clusters.reconciliation import ClusterReconciliation
@@ -104,7 +105,6 @@ class House:
             judge_longer=self.treasury.forbids_until,
         )
         self.instances.records.listen(self.treasury.note)
-        self.budgets = Watching(self.treasury, self.instances, clock)
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
@@ -114,7 +114,11 @@ class House:
             ClusterProviders(self.settings, store, data / "clusters", _read_secret),
             clock,
             _cluster_timing(settings),
+            judge=self.treasury.judge_ask,
+            judging=self.instances.choice.judging,
         )
+        self.clusters.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
+        self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )

@@ -24,17 +24,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gridcloud.clusters.driver import ClusterDriver
+from gridcloud.clusters.driver import ClusterDriver, ClusterSettings
 from gridcloud.clusters.model import (
     ClusterHandle,
     ClusterHolding,
     ClusterObservation,
     ClusterPhase,
+    ClusterRequest,
     ClusterSpec,
 )
 from gridcloud.errors import GridcloudError, NotFound, QuotaExceeded, Rejected, Unreachable
-from gridcloud.instances.model import Finding
-from gridcloud.settings import ProviderSettings
+from gridcloud.instances.model import Finding, Shape
 
 __all__ = ["ClusterFault", "FakeClusterDriver", "FakeClusterSettings"]
 
@@ -53,7 +53,7 @@ class ClusterFault(BaseModel):
     times: int = Field(default=1, ge=1, description="how often; kept over restarts")
 
 
-class FakeClusterSettings(ProviderSettings):
+class FakeClusterSettings(ClusterSettings):
     """Settings of clusters that are none."""
 
     place: ClassVar[tuple[str, ...]] = ("region",)
@@ -77,13 +77,18 @@ class FakeClusterDriver(ClusterDriver):
     Settings = FakeClusterSettings
     settings: FakeClusterSettings
 
+    async def node(self, request: ClusterRequest) -> Shape:
+        """Return the shape asked for, or the first; see the contract."""
+        name = request.shape or self.settings.shapes[0]
+        if name not in self.settings.shapes:
+            known = ", ".join(self.settings.shapes)
+            raise Rejected(f"{self.context.provider} has no shape {name!r:.80}.", remedy=f"It has: {known}.")
+        return Shape(name=name, cpus=request.cpus, memory=request.memory, gpus=request.gpus)
+
     async def create(self, spec: ClusterSpec) -> ClusterHandle:
         """Write the cluster down; see the contract."""
         cut = await self._answer("create")
-        shape = spec.request.shape or self.settings.shapes[0]
-        if shape not in self.settings.shapes:
-            known = ", ".join(self.settings.shapes)
-            raise Rejected(f"{self.context.provider} has no shape {shape!r:.80}.", remedy=f"It has: {known}.")
+        await self.node(spec.request)
         with self._changing() as state:
             if spec.id not in state["clusters"]:
                 self._check_room(state, spec.id, spec.request.nodes)

@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
-from gridcloud.clusters.driver import ClusterContext, ClusterDriver
+from gridcloud.clusters.driver import ClusterContext, ClusterDriver, ClusterSettings
 from gridcloud.clusters.model import (
     ClusterHandle,
     ClusterHolding,
@@ -31,7 +32,6 @@ from gridcloud.drivers.clusters.magnum_wire import Wire
 from gridcloud.errors import GridcloudError, NotFound, Rejected, Transient
 from gridcloud.instances.choosing import PricedShape, choose_shapes
 from gridcloud.instances.model import Finding, Request, Shape
-from gridcloud.settings import ProviderSettings
 
 __all__ = ["MagnumDriver"]
 
@@ -47,14 +47,18 @@ MEBIBYTE = 1024**2
 class MagnumDriver(ClusterDriver):
     """One project in one region."""
 
-    Settings: ClassVar[type[ProviderSettings]] = MagnumSettings
+    Settings: ClassVar[type[ClusterSettings]] = MagnumSettings
     settings: MagnumSettings
 
-    def __init__(self, settings: ProviderSettings, context: ClusterContext) -> None:
+    def __init__(self, settings: ClusterSettings, context: ClusterContext) -> None:
         super().__init__(settings, context)
         self._wire = Wire(self.settings)
         self._prefix = f"gridcloud-{hashlib.sha256(context.installation.encode()).hexdigest()[:8]}-"
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def node(self, request: ClusterRequest) -> Shape:
+        """Look up the flavor that will be chosen; see the contract."""
+        return await self._ask(lambda: self._node(request))
 
     async def create(self, spec: ClusterSpec) -> ClusterHandle:
         """Order the cluster, or find it by its name and labels; see the contract."""
@@ -248,6 +252,17 @@ class MagnumDriver(ClusterDriver):
         if not fitting:
             raise Rejected("No shape has so much.", remedy="Ask for less, or name a shape: --shape.")
         return str(fitting[0].choice["id"])
+
+    def _node(self, request: ClusterRequest) -> Shape:
+        template = self._template(request.version)
+        wanted = self._flavor(request) or str(template.get("flavor_id") or "")
+        for one in self._wire.flavors():
+            if wanted in (one["id"], one["name"]):
+                name = str(one["name"])
+                gpus = next((n for pattern, n in self.settings.gpus.items() if fnmatchcase(name, pattern)), 0)
+                gpus = max(gpus, request.gpus)
+                return Shape(name=name, cpus=one["vcpus"], memory=one["ram"] * MEBIBYTE, gpus=gpus)
+        return Shape(name=wanted, cpus=0, memory=0)
 
     def _scale(self, uuid: str, nodes: int) -> None:
         cluster = self._wire.cluster(uuid)

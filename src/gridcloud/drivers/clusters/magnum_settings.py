@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from gridcloud.settings import ProviderSettings
+from gridcloud.clusters.driver import ClusterSettings
 
 __all__ = ["MagnumSettings"]
 
 
-class MagnumSettings(ProviderSettings):
+class MagnumSettings(ClusterSettings):
     """Clusters of one project in one region of an OpenStack cloud with Magnum."""
 
     place: ClassVar[tuple[str, ...]] = ("cloud", "clouds_file", "region")
@@ -36,6 +36,10 @@ class MagnumSettings(ProviderSettings):
     shape: str = Field(default="", description="flavor of the nodes; the template's when not given")
     shapes: tuple[str, ...] = Field(
         default=("*",), description="names of the flavors that requests may lead to; * stands for anything"
+    )
+    gpus: Mapping[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="GPUs of a node by name of flavor, * stands for anything: for budgets of GPU-hours",
     )
     masters: int = Field(default=0, ge=0, description="control nodes; 0: as many as the template says")
     master_shape: str = Field(

@@ -13,20 +13,20 @@ from typing import Any, ClassVar, cast
 
 import yaml
 
-from gridcloud.clusters.driver import ClusterContext, ClusterDriver
+from gridcloud.clusters.driver import ClusterContext, ClusterDriver, ClusterSettings
 from gridcloud.clusters.model import (
     ClusterHandle,
     ClusterHolding,
     ClusterObservation,
     ClusterPhase,
+    ClusterRequest,
     ClusterSpec,
 )
 from gridcloud.drivers.clusters.oke_choices import OKEChoices
 from gridcloud.drivers.clusters.oke_settings import OKESettings
 from gridcloud.drivers.oracle import Wire, begin_once, gather, is_ours
 from gridcloud.errors import Conflict, Forbidden, GridcloudError, NotFound, Transient
-from gridcloud.instances.model import Finding
-from gridcloud.settings import ProviderSettings
+from gridcloud.instances.model import Finding, Shape
 
 __all__ = ["OKEDriver"]
 
@@ -40,14 +40,18 @@ CHANGING = frozenset({"CREATING", "UPDATING", "DELETING"})
 class OKEDriver(ClusterDriver):
     """Clusters of one compartment and region. ``observe`` is two listings."""
 
-    Settings: ClassVar[type[ProviderSettings]] = OKESettings
+    Settings: ClassVar[type[ClusterSettings]] = OKESettings
 
-    def __init__(self, settings: ProviderSettings, context: ClusterContext) -> None:
+    def __init__(self, settings: ClusterSettings, context: ClusterContext) -> None:
         super().__init__(settings, context)
         self.settings: OKESettings = cast(OKESettings, settings)
         self._tags = {INSTALLATION: context.installation[:256], PROVIDER: context.provider[:256]}
         self._wire = Wire(self.settings, context.provider)
         self._choices = OKEChoices(self._wire, self.settings, context.provider)
+
+    async def node(self, request: ClusterRequest) -> Shape:
+        """Return the shape that will be chosen; see the contract."""
+        return await self._choices.node(request)
 
     async def create(self, spec: ClusterSpec) -> ClusterHandle:
         """Begin with the cluster; its nodes follow. See the contract."""

@@ -11,6 +11,7 @@ from gridcloud.drivers.clusters.oke_settings import OKESettings
 from gridcloud.drivers.oracle import Wire, find_compartment, gather
 from gridcloud.drivers.oracle_shapes import cut_shape, read_shape
 from gridcloud.errors import InvalidRequest, InvalidSettings
+from gridcloud.instances.model import Shape
 
 __all__ = ["OKEChoices"]
 
@@ -75,7 +76,12 @@ class OKEChoices:
 
     async def default_shape(self) -> str:
         """Return the shape of nodes for which none is asked. Raises InvalidRequest."""
-        return str((await self._shape(ClusterRequest()))[0])
+        return (await self.node(ClusterRequest())).name
+
+    async def node(self, request: ClusterRequest) -> Shape:
+        """Return the shape of each node. Raises InvalidRequest."""
+        name, ocpus, memory, gpus = await self._shape(request)
+        return Shape(name=name, cpus=2 * ocpus, memory=int(memory * GIB), gpus=gpus)
 
     async def _shape(self, request: ClusterRequest) -> tuple[str, float, float, int]:
         """Return name, OCPUs, GB (both 0 where the shape is not flexible) and GPUs of a node: of the shape that is

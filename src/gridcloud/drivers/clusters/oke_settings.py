@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from gridcloud.clusters.driver import ClusterSettings
 from gridcloud.drivers.oracle import AccountSettings
 from gridcloud.settings import Size
 
@@ -16,7 +17,7 @@ def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class OKESettings(AccountSettings):
+class OKESettings(AccountSettings, ClusterSettings):
     """What the `oke` driver is told."""
 
     vcn: str = Field(min_length=1, description="VCN of the clusters: its OCID or its name")
