@@ -139,8 +139,7 @@ def limits(budget: Budget, currency: str) -> list[tuple[Decimal, str, Callable[[
 
 def describe_amount(amount: Decimal, unit: str = "") -> str:
     """Return an amount for people, with two digits after the point: ``12.50 EUR``."""
-    digits = Decimal("0.01")
-    text = f"{amount.quantize(digits):f}" if not amount or abs(amount) >= digits else "under 0.01"
+    text = f"{amount:.2f}" if not amount or abs(amount) >= Decimal("0.01") else "under 0.01"
     return f"{text} {unit}".strip()
 
 

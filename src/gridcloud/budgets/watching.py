@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gridcloud.budgets.judging import describe_amount, lapsed, limits
 from gridcloud.budgets.model import Account, Pot, Usage
@@ -48,6 +48,8 @@ class Told(BaseModel):
     user: str = ""
     since: datetime
     warned: datetime | None = None
+    users: tuple[str, ...] = ()
+    """Who was warned."""
     ending: datetime | None = None
     """When the end was announced."""
     why: str = ""
@@ -89,6 +91,10 @@ class Watching:
                 await self.look()
             except GridcloudError as error:
                 log.warning("watching budgets: %s", error)
+            except (
+                Exception
+            ):  # a fault of ours must not leave all budgets without anybody who looks after them
+                log.exception("watching budgets failed; it is tried again")
             await self._clock.sleep(INTERVAL)
 
     async def look(self) -> None:
@@ -114,8 +120,12 @@ class Watching:
         for pot in sorted(paying, key=lambda pot: (pot.budget.name, pot.user)):
             span = pot.budget.period.at(self._clock.now())
             usage = self._treasury.usage(pot, span)
-            if usage.live:
+            if not usage.live:
+                continue
+            try:
                 await self._look_at(pot, span, usage)
+            except GridcloudError as error:  # the others are looked at all the same
+                log.warning("watching the budget %s: %s", pot.title, error)
 
     async def told(self, pot: Pot, span: Span) -> Told:
         """Return what was told of a pot in a period."""
@@ -124,7 +134,11 @@ class Watching:
             record = await self._store.get(KIND, _key(pot))
         except NotFound:
             return nothing
-        told = Told.model_validate(record.body)
+        try:
+            told = Told.model_validate(record.body)
+        except ValidationError as error:  # written by another version
+            log.warning("budget %s: what was told of it cannot be read: %s", pot.title, error)
+            return nothing
         return told if told.since == span.since else nothing
 
     async def _look_at(self, pot: Pot, span: Span, usage: Usage) -> None:
@@ -143,6 +157,8 @@ class Watching:
             told = await self._warn_once(pot, span, usage, told)
         else:
             told = await self._announce(pot, concerned, told, why)
+            owners = (owner for one, owner in self._owners(usage).items() if one in concerned)
+            told = told.model_copy(update={"users": tuple(dict.fromkeys((*told.users, *owners)))})
             if due and told.ending and now >= told.ending + timedelta(seconds=pot.budget.grace):
                 await self._end_all(pot, concerned)
                 told = told.model_copy(update={"ended": True})
@@ -150,19 +166,28 @@ class Watching:
             await self._keep(pot, told, before)
 
     async def _warn_once(self, pot: Pot, span: Span, usage: Usage, told: Told) -> Told:
-        if told.warned is not None:
-            return told
+        """Warn each who uses it when so much is used, and those who begin to later."""
         part = Decimal(str(pot.budget.warn_at))
         for limit, unit, of in limits(pot.budget, self._treasury.currency):
-            if of(usage.spent) and of(usage.spent) >= limit * part:
+            if not of(usage.spent) or of(usage.spent) < limit * part:
+                continue
+            owners = self._owners(usage)
+            fresh = sorted(set(owners.values()) - set(told.users))
+            if fresh:
                 message = (
                     f"{percent(of(usage.spent), limit)} of the budget {pot.title} are used: "
                     f"{describe_amount(of(usage.spent))} of {describe_amount(limit, unit)} "
                     f"until {_moment(span.until)}."
                 )
-                await self._warn_all([one.id for one in usage.live], message)
-                return told.model_copy(update={"warned": self._clock.now()})
-        return told
+                await self._warn_all([one for one, owner in owners.items() if owner in fresh], message)
+            warned = told.warned or self._clock.now()
+            return told.model_copy(update={"warned": warned, "users": (*told.users, *fresh)})
+        return told.model_copy(update={"warned": None, "users": ()})  # it was raised meanwhile
+
+    def _owners(self, usage: Usage) -> dict[str, str]:
+        """Return whose the instances are that a pot pays for now, by id."""
+        live = {one.id for one in usage.live}
+        return {one.id: one.owner for one in self._treasury.ledger.live() if one.id in live}
 
     async def _announce(self, pot: Pot, concerned: Sequence[str], told: Told, why: str) -> Told:
         """Warn all of the end, each once."""
@@ -219,7 +244,8 @@ class Watching:
         state = "ended" if told.ended else "ending" if told.ending else "warned" if told.warned else "open"
         story = "open" if before.ending and not told.ending else state
         text = told.why if story == "ending" else _STORIES[story].format(pot.title)
-        entries = [Entry(story, text, {"budget": pot.budget.name, "user": pot.user})]
+        news = told.model_copy(update={"users": before.users}) != before
+        entries = [Entry(story, text, {"budget": pot.budget.name, "user": pot.user})] if news else []
         try:
             record = await self._store.get(KIND, _key(pot))
         except NotFound:

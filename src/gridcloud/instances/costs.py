@@ -45,7 +45,7 @@ def describe_cost(charges: Sequence[Charge], now: datetime, currency: str = "") 
     known = is_priced(charges)
     if not total:
         return "" if known else "?"
-    amount = f"{total.quantize(CENT):f}" if total >= CENT else "under 0.01"
+    amount = f"{total:.2f}" if total >= CENT else "under 0.01"
     return f"{amount} {currency}".strip() + ("" if known else " + ?")
 
 

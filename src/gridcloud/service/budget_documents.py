@@ -48,7 +48,9 @@ class Budget(BaseModel):
     unpriced: int = Field(default=0, description="machines whose price is not known: not in the money")
     warned: datetime | None = None
     ending: datetime | None = Field(default=None, description="when its end was announced")
-    providers: list[Part] = Field(default_factory=list, description="told of one budget only")
+    providers: list[Part] = Field(
+        default_factory=list, description="told of one budget only; one's own, or all for an administrator"
+    )
     instances: list[Entry] = Field(
         default_factory=list, description="told of one budget only; one's own, or all for an administrator"
     )

@@ -18,8 +18,6 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["budgets"])
 
-GRAIN = Decimal("0.000001")
-
 
 @router.get("/budgets")
 async def find(caller: Asking, house: TheHouse, user: str | None = None) -> Budgets:
@@ -33,7 +31,8 @@ async def find(caller: Asking, house: TheHouse, user: str | None = None) -> Budg
 
 @router.get("/budgets/{name}")
 async def show(name: str, caller: Asking, house: TheHouse, user: str | None = None) -> Budgets:
-    """Return how one budget stands, by provider and by instance; of one that each has, every user's part."""
+    """Return how one budget stands; one's own part of it by provider and by instance, for an administrator
+    everybody's; of one that each has, every user's part."""
     whose = _whose_to_see(caller, user)
     found = [one for one in await house.treasury.standings(whose) if one.pot.budget.name == name]
     if not found:
@@ -126,10 +125,9 @@ async def _describe(house: TheHouse, caller: Caller, standing: Standing, *, clos
                 lambda owner, project: house.treasury.pays(pot, owner, project),
             )
         )
-        document.providers = _by_provider(entries)
-        document.instances = [
-            _rounded(entry) for entry in entries if caller.admin or entry.owner == caller.user
-        ]
+        seen = [entry for entry in entries if caller.admin or entry.owner == caller.user]
+        document.providers = _by_provider(seen)
+        document.instances = [_rounded(entry) for entry in seen]
     return document
 
 
@@ -175,5 +173,5 @@ def _rounded(entry: Entry) -> Entry:
 
 def _round(amount: Decimal) -> Decimal:
     """Return it with six digits after the point at most."""
-    rounded = amount.quantize(GRAIN).normalize()
-    return rounded.quantize(Decimal(1)) if rounded == rounded.to_integral() else rounded
+    rounded = Decimal(f"{amount:.6f}")
+    return rounded.to_integral() if rounded == rounded.to_integral() else Decimal(f"{rounded:f}".rstrip("0"))

@@ -70,8 +70,7 @@ async def extend(instance_id: str, extension: Extension, caller: Asking, house: 
         expires = house.clock.now() + timedelta(seconds=extension.time)
     if expires.tzinfo is None:
         raise InvalidRequest("'expires' needs a time zone, as in 2026-01-31T12:00:00Z.")
-    if not caller.admin:
-        house.check_expiry(instance, expires)
+    house.check_expiry(instance, expires, admin=caller.admin)
     return await house.instances.extend(instance_id, expires)
 
 

@@ -20,6 +20,9 @@ BUDGET_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 PERIODS = ("day", "week", "month", "quarter", "year")
 """Those that begin anew; weeks on Mondays."""
 
+FIRST_YEAR, LAST_YEAR = 1970, 9000
+"""Of terms: what any time zone can still reckon with."""
+
 ANYBODY = "*"
 """Stands for every user where a project says who may charge it."""
 
@@ -38,6 +41,8 @@ def parse_term(text: str) -> tuple[date, date] | None:
             "2026-09-01..2027-01-31"
         )
     first, last = (date.fromisoformat(part) for part in match.groups())
+    if first.year < FIRST_YEAR or last.year > LAST_YEAR:
+        raise ValueError(f"the term {text!r} is not between the years {FIRST_YEAR} and {LAST_YEAR}")
     if last < first:
         raise ValueError(f"the term {text!r} ends before it begins")
     return first, last
