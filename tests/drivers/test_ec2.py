@@ -271,8 +271,10 @@ async def test_check_tells_what_is_wrong(make: Make) -> None:
     assert finding.remedy
     wrong = {one.subject: one for one in await make(prices={}, image="nonesuch-*").check()}
     assert not wrong["image"].ok
-    assert not wrong["prices"].ok
-    assert "budgets" in wrong["prices"].message
+    for subject, said in (("prices", "budgets"), ("quota", "refused")):
+        assert not wrong[subject].known
+        assert said in wrong[subject].message
+        assert wrong[subject].remedy
 
 
 async def test_an_image_that_went_since_the_offer_is_refused(make: Make) -> None:

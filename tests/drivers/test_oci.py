@@ -642,3 +642,11 @@ async def test_user_data_that_is_too_long_is_refused_before_it_is_sent(make_driv
     driver = make_driver(boot_script="# " + "x" * 32000)
     with pytest.raises(InvalidSettings, match="boot_script"):
         await driver.create(await spec_of(driver))
+
+
+async def test_limits_that_may_not_be_read_are_no_finding_of_fault(cloud: Oracle, driver: OCIDriver) -> None:
+    cloud.tenancy.fail("GET", "/limits/", times=99, status=404, code="NotAuthorizedOrNotFound")
+    (limits,) = [one for one in await driver.check() if one.subject.endswith("limits")]
+    assert limits.ok
+    assert not limits.known
+    assert "resource-availability" in limits.remedy

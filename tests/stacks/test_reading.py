@@ -154,9 +154,10 @@ def test_files(tmp_path: Path) -> None:
     assert read_definition(read_file(bad)).instances == {}
 
 
-def test_the_example_of_the_guide_fits_two_processors() -> None:
+def test_the_example_of_the_guide_fits_two_processors(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "guide" / "stacks.md").read_text()
-    definition = read_definition(yaml.safe_load(page.split("```yaml\n")[1].split("```")[0]))
+    (tmp_path / "stack.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    definition = read_definition(read_file(tmp_path / "stack.yaml"))
     assert len(definition.instances) == 4
     assert sum(wish.request.cpus for wish in definition.instances.values()) <= 2
     assert sum(wish.request.memory for wish in definition.instances.values()) <= 1 << 30

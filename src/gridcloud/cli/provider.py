@@ -56,7 +56,8 @@ async def check(
         ),
     ] = None,
 ) -> int:
-    """Try the access and images of a provider, or of all, starting nothing. Exits 1 where something is wrong."""
+    """Try the access and images of a provider, or of all, starting nothing. A '?' stands before what could not be found
+    out. Exits 1 where something is wrong."""
     async with await frame.connect() as client:
         with waiting(frame, f"Trying {name or 'every provider'}"):
             names = [one.name for one in await client.providers()] if name is None else [name]
@@ -67,10 +68,10 @@ async def check(
         frame.show({"findings": document})
     else:
         for one, finding in checked:
-            mark = "ok   " if finding.ok else "wrong"
+            mark = "wrong" if not finding.ok else "ok   " if finding.known else "?    "
             whose = "" if name is not None or finding.subject == one else f"{one}, "
             print(plain(f"{mark}  {whose}{finding.subject}: {finding.message}"))
-            if finding.remedy and not finding.ok:
+            if finding.remedy and not (finding.ok and finding.known):
                 print(plain(f"       {finding.remedy}"))
     return 0 if all(finding.ok for _, finding in checked) else 1
 

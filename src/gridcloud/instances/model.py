@@ -238,10 +238,12 @@ class Holding(Record):
 
 
 class Finding(Record):
-    """One result of checking a provider: ``ok``, or what is wrong and how to mend it."""
+    """One result of checking a provider: ``ok``, or what is wrong and how to mend it; or that it could not be found
+    out, which need not be wrong."""
 
     subject: str
     ok: bool
+    known: bool = Field(default=True, description="false: it could not be found out, and may be well or not")
     message: str
     remedy: str = ""
 
@@ -335,6 +337,9 @@ class Instance(Record):
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     expires: datetime | None = None
+    armed: datetime | None = Field(
+        default=None, description="when its machine ends by itself, as it was told last; None: it was not told"
+    )
     warned: bool = False
     notice: str = Field(default="", description="what its user is warned of, beside its expiry")
     deadline: datetime | None = Field(default=None, description="when the present step is given up")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 
@@ -45,10 +46,8 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
     try:
         driver = house.providers.get(name)
         async with asyncio.timeout(60):
-            found = list(await driver.check())
-            return Findings(
-                findings=[_unnamed(name, one) for one in (*found, *await _check_prices(house, driver))]
-            )
+            found = await _check_prices(house, driver, await driver.check())
+            return Findings(findings=[_unnamed(name, one) for one in found])
     except TimeoutError:
         return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
     except GridcloudError as error:
@@ -135,24 +134,31 @@ def _unnamed(name: str, finding: Finding) -> Finding:
     return finding.model_copy(update={"message": unnamed(name, finding.message)})
 
 
-async def _check_prices(house: TheHouse, driver: InstanceDriver) -> list[Finding]:
-    """Tell of offers whose price nobody knows: wrong where a budget counts money, which then refuses them."""
+async def _check_prices(house: TheHouse, driver: InstanceDriver, found: Sequence[Finding]) -> list[Finding]:
+    """Return what was found, and of offers whose price nobody knows: wrong where a budget counts money, which then
+    refuses them."""
+    counted = any(budget.money is not None for budget in house.settings().budgets.values())
+    if any(one.subject == "prices" and not one.known for one in found):
+        return [
+            one.model_copy(update={"ok": not counted}) if one.subject == "prices" else one for one in found
+        ]
     try:
         offers = await driver.offers(Request())
     except GridcloudError:  # the driver's own check tells of it
-        return []
+        return list(found)
     unknown = sorted({offer.shape.name or describe(offer.shape) for offer in offers if not offer.priced})
     if not unknown:
-        return []
-    counted = any(budget.money is not None for budget in house.settings().budgets.values())
+        return list(found)
     return [
+        *found,
         Finding(
             subject="prices",
             ok=not counted,
+            known=False,
             message=f"The price of {', '.join(unknown)} is not known"
             + ("; budgets in money refuse it." if counted else "."),
             remedy="Set 'prices' of the provider: the price per hour by shape, '*' for all, 0 where it costs nothing.",
-        )
+        ),
     ]
 
 

@@ -76,32 +76,38 @@ def _rights(wire: Wire, choices: Choices, settings: EC2Settings, tags: Sequence[
     return "machines may be started"
 
 
-def _quota(choices: Choices) -> str:
+def _quota(choices: Choices) -> str | Finding:
     found = choices.quota("standard", "on-demand")
     if found is None:
-        return (
-            "the account may not read its quotas (servicequotas:GetServiceQuota); a launch tells in the end"
-        )
+        text = "not known, for the account may not read its quotas; a launch that passes one is refused"
+        return _unknown("quota", text, "Give the account the right servicequotas:GetServiceQuota.")
     return f"{found[1]} of {found[0]} vCPUs of standard shapes run"
 
 
-def _prices(prices: Prices, settings: EC2Settings) -> str:
-    known = prices.on_demand()
+def _prices(prices: Prices, settings: EC2Settings) -> str | Finding:
     if settings.prices or settings.price:
         return "named in the configuration"
+    known = prices.wait()
     if known:
         return f"{len(known)} from Amazon's price list"
     if settings.price_list and not prices.problem:
-        return "Amazon's price list is being fetched"
-    raise GridcloudError(
-        f"no price is known ({prices.problem or 'price_list is off'}), so that budgets in money refuse its machines",
-        remedy="Set 'prices' of the provider, or give the account the right pricing:GetProducts.",
+        return _unknown("prices", "Amazon's price list is still being fetched", "Try again in a minute.")
+    why = prices.problem or "price_list is off"
+    return _unknown(
+        "prices",
+        f"no price is known ({why}), so that budgets in money refuse its machines",
+        "Set 'prices' of the provider, or give the account the right pricing:GetProducts.",
     )
 
 
-def _found(subject: str, look: Callable[[], str]) -> Finding:
+def _unknown(subject: str, message: str, remedy: str) -> Finding:
+    return Finding(subject=subject, ok=True, known=False, message=message, remedy=remedy)
+
+
+def _found(subject: str, look: Callable[[], str | Finding]) -> Finding:
     try:
-        return Finding(subject=subject, ok=True, message=look())
+        said = look()
+        return said if isinstance(said, Finding) else Finding(subject=subject, ok=True, message=said)
     except GridcloudError as error:
         remedy = error.remedy or "See the guide to Amazon EC2."
         return Finding(subject=subject, ok=False, message=error.message, remedy=remedy)

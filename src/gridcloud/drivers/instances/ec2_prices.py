@@ -59,6 +59,13 @@ class Prices:
             self._thread.start()
         return self._known
 
+    def wait(self, seconds: float = 20) -> Mapping[str, Decimal]:
+        """Return the prices that are known, once they are fetched or the time is over. Blocking."""
+        self.on_demand()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self.on_demand()
+
     def spot(self, shapes: Sequence[str]) -> dict[str, Decimal]:
         """Return the highest price of each shape over the zones, now. Blocking; raises what the wire raises."""
         found: dict[str, Decimal] = {}

@@ -47,13 +47,19 @@ async def examine(
         for verb, resource, everywhere, then in USEFUL:
             if not await namespace.may(verb, resource, everywhere=everywhere):
                 where = " of all namespaces" if everywhere and resource == "pods" else ""
-                findings.append((True, f"{resource}{where} may not be listed: {then}", ""))
+                role = "ClusterRole" if everywhere else "Role"
+                remedy = f"Grant it by a {role}, if you like; docs/guide/kubernetes.md has one."
+                findings.append((True, f"{resource}{where} may not be listed: {then}", remedy))
         findings += [(True, f"quota {quota.name}: {_used(quota)}", "") for quota in room.quotas if quota.hard]
         findings.append(_nodes(settings, provider, room))
         findings.append(await _image(namespace, settings))
         if settings.home_size:
             findings += await _homes(namespace, settings)
-    return [Finding(subject=provider, ok=ok, message=text, remedy=remedy) for ok, text, remedy in findings]
+    # What is right and could be better all the same is what could not be found out.
+    return [
+        Finding(subject=provider, ok=ok, known=not (ok and remedy), message=text, remedy=remedy)
+        for ok, text, remedy in findings
+    ]
 
 
 async def _rights(namespace: Namespace, settings: KubernetesSettings) -> tuple[bool, str, str]:

@@ -246,7 +246,8 @@ class LibcloudDriver(InstanceDriver):
             text = (
                 f"of {len(unknown)} sizes the CPUs are not known, and 1 is assumed: {', '.join(unknown[:5])}"
             )
-            findings.append(Finding(subject=subject, ok=True, message=text, remedy="Say them in 'sizes'."))
+            remedy = "Say them in 'sizes'."
+            findings.append(Finding(subject=subject, ok=True, known=False, message=text, remedy=remedy))
         return findings
 
     def _check_choices(self, driver: Any) -> None:

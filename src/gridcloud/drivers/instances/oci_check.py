@@ -67,7 +67,7 @@ async def check_account(
         if not findings[-1].ok:
             return findings
 
-    async def limits() -> str:
+    async def limits() -> str | Finding:
         return await _limits(choices, settings)
 
     rest = [("image", image), ("network", network), ("limits", limits)]
@@ -75,7 +75,7 @@ async def check_account(
     return findings + [await _find(f"{provider}: {subject}", look) for subject, look in rest]
 
 
-async def _limits(choices: Choices, settings: OCISettings) -> str:
+async def _limits(choices: Choices, settings: OCISettings) -> str | Finding:
     """Return in words what the service limits leave for the first few shapes that may be taken."""
     shapes = await choices.shapes()
     allowed = [
@@ -88,11 +88,22 @@ async def _limits(choices: Choices, settings: OCISettings) -> str:
         )
     domain = (await choices.domains())[0]
     said = [line for name in allowed[:5] for line in await choices.limits(domain, name)]
-    return f"{len(allowed)} shapes may be taken; {'; '.join(said[:8]) or 'their limits may not be read'}."
+    if said:
+        return f"{len(allowed)} shapes may be taken; {'; '.join(said[:8])}."
+    return Finding(
+        subject="limits",
+        ok=True,
+        known=False,
+        message=f"{len(allowed)} shapes may be taken; their limits may not be read, so that a launch tells in the end.",
+        remedy="Have a policy say: Allow group … to read resource-availability in tenancy.",
+    )
 
 
-async def _find(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def _find(subject: str, look: Callable[[], Awaitable[str | Finding]]) -> Finding:
     try:
-        return Finding(subject=subject, ok=True, message=await look())
+        said = await look()
+        if isinstance(said, Finding):
+            return said.model_copy(update={"subject": subject})
+        return Finding(subject=subject, ok=True, message=said)
     except GridcloudError as error:
         return Finding(subject=subject, ok=False, message=error.message, remedy=error.remedy or GUIDE)
