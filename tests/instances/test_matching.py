@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from gridcloud.errors import NoOffer, QuotaExceeded
-from gridcloud.instances.matching import describe, explain, rank, shortfall, unnamed, unserved
+from gridcloud.instances.matching import count_cpus, describe, explain, rank, shortfall, unnamed, unserved
 from gridcloud.instances.model import Kind, Offer, Request, Shape
 
 GIB = 1024**3
@@ -113,3 +113,8 @@ def test_memory_in_bytes_is_read_as_it_was_stored() -> None:
 def test_a_provider_is_named_once() -> None:
     assert unnamed("amazon", "amazon: there is no room") == "there is no room"
     assert unnamed("amazon", QuotaExceeded("amazonas: full", remedy="Wait.")) == "amazonas: full. Wait."
+
+
+def test_one_is_no_plural() -> None:
+    assert [count_cpus(number) for number in (0.5, 1, 2)] == ["0.5 CPUs", "1 CPU", "2 CPUs"]
+    assert shortfall(Request(cpus=1), Shape(cpus=0.5, memory=GIB)) == "1 CPU asked, 0.5 at most"

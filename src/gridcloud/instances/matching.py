@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from gridcloud.errors import NoOffer
 from gridcloud.instances.model import Offer, Request, Shape, format_size
 
-__all__ = ["describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
+__all__ = ["count_cpus", "describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
 
 
 def shortfall(request: Request, shape: Shape) -> str:
     """Return what the shape lacks for the request, in words; empty when it fits."""
     lacks = []
     if shape.cpus < request.cpus:
-        lacks.append(f"{request.cpus:g} CPUs asked, {shape.cpus:g} at most")
+        lacks.append(f"{count_cpus(request.cpus)} asked, {shape.cpus:g} at most")
     if shape.memory < request.memory:
         lacks.append(f"{format_size(request.memory)} of memory asked, {format_size(shape.memory)} at most")
     if shape.disk and shape.disk < request.disk:
@@ -38,9 +38,14 @@ def rank(request: Request, offers: Iterable[Offer]) -> list[Offer]:
     return sorted((_limit(request, offer) for offer in offers), key=lambda offer: _score(request, offer))
 
 
+def count_cpus(number: float) -> str:
+    """Return a number of CPUs in words: ``1 CPU``, ``1.5 CPUs``."""
+    return f"{number:g} CPU{'s' if number != 1 else ''}"
+
+
 def describe(shape: Shape) -> str:
     """Return a shape in a few words."""
-    words = [f"{shape.cpus:g} CPU{'s' if shape.cpus != 1 else ''}", format_size(shape.memory)]
+    words = [count_cpus(shape.cpus), format_size(shape.memory)]
     if shape.gpus:
         words.append(
             f"{shape.gpus} {shape.gpu_model or 'GPU'}"

@@ -45,7 +45,7 @@ from gridcloud.errors import (
     Unreachable,
 )
 from gridcloud.instances.driver import Context, InstanceDriver
-from gridcloud.instances.matching import shortfall
+from gridcloud.instances.matching import count_cpus, shortfall
 from gridcloud.instances.model import (
     Finding,
     Handle,
@@ -478,7 +478,7 @@ class ContainerDriver(InstanceDriver):
         said = engine.information()
         self._known = None
         whole = self._whole(engine)
-        gives = f"{whole.cpus:g} CPUs, {format_size(whole.memory)}, {whole.gpus} GPUs to give"
+        gives = f"{count_cpus(whole.cpus)}, {format_size(whole.memory)}, {whole.gpus} GPUs to give"
         findings = [
             self._finding(True, f"{said.get('Name', 'engine')} {said['Version']} at {engine.url}: {gives}")
         ]

@@ -50,7 +50,7 @@ from gridcloud.drivers.instances.local_machine import (
 from gridcloud.errors import Forbidden, NoCapacity, Rejected, Transient
 from gridcloud.instances.driver import InstanceDriver
 from gridcloud.instances.limits import Limits, render_enter, render_leave, render_prepare
-from gridcloud.instances.matching import shortfall
+from gridcloud.instances.matching import count_cpus, shortfall
 from gridcloud.instances.model import (
     Finding,
     Handle,
@@ -221,7 +221,7 @@ class LocalDriver(InstanceDriver):
     async def check(self) -> Sequence[Finding]:
         """Tell what there is, how well limits hold, and whose account commands run as."""
         subject, whole = self.context.provider, self._whole(await self._gpus())
-        words = f"{whole.cpus:g} CPUs, {format_size(whole.memory)}, {whole.gpus} GPUs to give"
+        words = f"{count_cpus(whole.cpus)}, {format_size(whole.memory)}, {whole.gpus} GPUs to give"
         findings = [Finding(subject=subject, ok=True, message=words)]
         root = os.geteuid() == 0
         groups = Path("/sys/fs/cgroup")

@@ -27,7 +27,7 @@ from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Re
 from gridcloud.instances.cloud import GRACE
 from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
-from gridcloud.instances.matching import shortfall
+from gridcloud.instances.matching import describe, shortfall
 from gridcloud.instances.model import (
     Finding,
     Handle,
@@ -324,7 +324,7 @@ class QEMUDriver(InstanceDriver):
             possible=possible,
             steps=(
                 Step(step="image", chosen=name, why=whose),
-                Step(step="shape", chosen=f"{shape.cpus:g} CPUs, {format_size(shape.memory)}", why=fits),
+                Step(step="shape", chosen=describe(shape), why=fits),
                 Step(step="location", chosen=host, why="the provider's only host"),
                 Step(step="network", chosen=network, why="the provider's setting 'outbound'"),
             ),

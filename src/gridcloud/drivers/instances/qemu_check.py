@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gridcloud.drivers.instances.qemu_host import Facts, Survey
 from gridcloud.drivers.instances.qemu_settings import QEMUSettings
+from gridcloud.instances.matching import count_cpus
 from gridcloud.instances.model import Finding, format_size
 
 __all__ = ["check_host"]
@@ -56,7 +57,9 @@ def _room(name: str, facts: Facts, survey: Survey) -> Finding:
         return _wrong(name, f"Only {disk}.", "Make room, or set 'directory' to a folder with more.")
     machines = len(survey.live())
     return _fine(
-        name, f"{facts.cpus} CPUs, {format_size(facts.memory)}, {disk}; {machines} machines are on it."
+        name,
+        f"{count_cpus(facts.cpus)}, {format_size(facts.memory)}, {disk}; "
+        + ("1 machine is on it." if machines == 1 else f"{machines} machines are on it."),
     )
 
 

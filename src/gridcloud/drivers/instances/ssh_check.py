@@ -7,6 +7,7 @@ from typing import Literal
 from gridcloud.drivers.instances.ssh_host import Facts, Host, Survey
 from gridcloud.errors import Forbidden, GridcloudError, Unreachable, Untrusted
 from gridcloud.instances.known_hosts import fingerprint
+from gridcloud.instances.matching import count_cpus
 from gridcloud.instances.model import Finding, format_size
 
 __all__ = ["check_host"]
@@ -95,7 +96,7 @@ def _account(host: Host, facts: Facts, accounts: str) -> Finding:
 
 def _room(host: Host, facts: Facts, survey: Survey) -> Finding:
     taken = len(survey.live())
-    has = f"{facts.cpus:g} CPUs, {format_size(facts.memory)}"
+    has = f"{count_cpus(facts.cpus)}, {format_size(facts.memory)}"
     if facts.gpus:
         has += f", {len(facts.gpus)} GPUs ({', '.join(sorted({gpu.model for gpu in facts.gpus}))})"
     disk = f"{format_size(survey.disk_free)} free in {survey.directory}"
