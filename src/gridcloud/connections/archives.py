@@ -22,6 +22,9 @@ WHOLE = "whole"
 
 CHUNK = 1 << 18
 
+LONGEST_HEADER = 1 << 20
+"""Bytes that may come before a file's contents: names and notes are held in memory, however long they say they are."""
+
 
 class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
@@ -76,12 +79,18 @@ def unpack(stream: _Readable, target: Path, folder: bool, progress: Progress | N
     """Read what ``tar -cf - .`` wrote of a folder, or the one file of a stream, into ``target``, not there yet.
 
     Every name is checked, links are made last (so nothing is written through one), and what is neither file,
-    folder nor link is left out. Raises Rejected for a name that leads outside, OSError, tarfile.TarError.
+    folder nor link is left out. Raises Rejected for a name that leads outside or has no end, OSError,
+    tarfile.TarError.
     """
+    bounded = _Bounded(stream)
     links: list[tuple[Path, str]] = []
     folders: list[tuple[Path, int]] = []
-    with tarfile.open(fileobj=stream, mode="r|", errorlevel=1, bufsize=CHUNK) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=bounded, mode="r|", errorlevel=1, bufsize=CHUNK) as archive:  # type: ignore[call-overload]
         for member in archive:
+            bounded.allow(member.size)
+            if member.issparse():
+                # Some bytes that stand for any number of zeros; nobody who was asked for files sends them so.
+                raise Rejected(f"The other side sends {member.name!r:.200} with holes in it.")
             inner = _inner(member.name)
             path = target.joinpath(*inner.parts) if folder else target
             if not folder and not member.isreg():
@@ -146,6 +155,25 @@ def _write(
             progress(shown, 0, 0)
         os.fchmod(out.fileno(), member.mode & 0o777)
     os.utime(path, (member.mtime, member.mtime))
+
+
+class _Bounded:
+    """A stream of which no more is read than what the files in it say they are, and one header."""
+
+    def __init__(self, stream: _Readable) -> None:
+        self._stream = stream
+        self._left = LONGEST_HEADER
+
+    def allow(self, size: int) -> None:
+        """Let the contents of a file be read, and the header after it."""
+        self._left = max(0, size) + LONGEST_HEADER
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._left <= 0:
+            raise Rejected("The other side sends a name, or notes on a file, of more than a megabyte.")
+        data = self._stream.read(size)
+        self._left -= len(data)
+        return data
 
 
 class _Counted:

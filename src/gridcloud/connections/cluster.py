@@ -49,6 +49,9 @@ TIMEOUT = 30
 BELIEVED = 60
 """Seconds for which credentials are believed before their source is asked again; it knows when they end."""
 
+LARGEST_MESSAGE = 4 << 20
+"""Bytes of one message of an exec, at most; clusters send some ten thousand at once."""
+
 Query = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
@@ -68,7 +71,7 @@ class Cluster:
     async def call(
         self, method: str, path: str, body: Any = None, query: Query = (), *, seconds: float = TIMEOUT
     ) -> Any:
-        """Return the JSON answer. Raises what `translate` gives, Unreachable, InvalidSettings, Untrusted."""
+        """Return the answer, a JSON object. Raises what `translate` gives, Unreachable, InvalidSettings, Untrusted."""
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else json.dumps(body).encode()
         for last in (False, True):
@@ -82,6 +85,7 @@ class Cluster:
                     params=list(query.items() if isinstance(query, Mapping) else query),
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(total=seconds),
+                    allow_redirects=False,  # a cluster sends nobody elsewhere
                     **access.how,
                 ) as answer:
                     text = await answer.text(errors="replace")
@@ -92,7 +96,7 @@ class Cluster:
                         raise translate(
                             answer.status, text, access.name, answer.headers.get("Retry-After", "")
                         )
-                    return json.loads(text) if text.startswith("{") else text
+                    return _read(text, access.name)
             except (OSError, TimeoutError, aiohttp.ClientError) as error:
                 raise _unreachable(access, error, seconds) from error
         raise AssertionError("unreachable")
@@ -108,7 +112,7 @@ class Cluster:
                     url,
                     protocols=("v4.channel.k8s.io",),
                     headers=access.headers,
-                    max_msg_size=0,
+                    max_msg_size=LARGEST_MESSAGE,
                     timeout=aiohttp.ClientWSTimeout(ws_close=5),
                     **access.how,
                 )
@@ -233,6 +237,24 @@ def translate(status: int, text: str, cluster: str, retry_after: str = "") -> Gr
     kind = kinds.get(status, Transient if status >= 500 else GridcloudError)
     remedy = "An administrator of the cluster grants it by a Role." if kind is Forbidden else ""
     return kind(message, remedy=remedy)
+
+
+def _read(text: str, cluster: str) -> dict[str, Any]:
+    """Return an answer's JSON object. Raises Transient for what is none: half of one, or a proxy's page."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _stranger(text, cluster) from error
+    if not isinstance(document, dict):
+        raise _stranger(text, cluster)
+    return document
+
+
+def _stranger(text: str, cluster: str) -> Transient:
+    return Transient(
+        f"The cluster {cluster} does not answer as Kubernetes does: {text[:100]!r}.",
+        remedy="See whether a proxy answers in its place; it will be tried again.",
+    )
 
 
 def _kubeconfig(kubeconfig: str) -> str:

@@ -7,42 +7,37 @@ container's user's own. Ports, in both directions, go through one relay program 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import posixpath
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Self
 
-from gridcloud.connections import container_files, multiplexer
-from gridcloud.connections.container_ports import BOOT, Relaying, endpoint, listen_error
+from gridcloud.connections.container_ports import BOOT, Relaying
 from gridcloud.connections.container_process import ContainerProcess
-from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress
+from gridcloud.connections.driver import Command, Process
 from gridcloud.connections.engine import Engine
 from gridcloud.connections.environment import check_command, encode_command
-from gridcloud.connections.model import ContainerAddress, Endpoint, Socket
+from gridcloud.connections.model import ContainerAddress
+from gridcloud.connections.relayed import RelayedConnection
 from gridcloud.connections.shell import KEEPER, START
 from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, Rejected, Unreachable
 
 __all__ = ["ContainerConnection"]
 
-log = logging.getLogger(__name__)
-
 # Within a terminal the header must be neither echoed nor taken for a line of at most 4 KiB.
 TERMINAL_START = "stty -icanon -echo 2>/dev/null; echo ready; " + START
 
 
-class ContainerConnection(Connection):
+class ContainerConnection(RelayedConnection):
     """A connection to one running container. `open` makes it."""
 
     def __init__(self, address: ContainerAddress, engine: Engine) -> None:
         self.address = address
         self._engine = engine
         self._short = address.container[:12]
+        super().__init__(f"container {self._short}")
         self._keeper: asyncio.Task[ContainerProcess] | None = None
-        self._relay: asyncio.Task[Relaying] | None = None
+        self._relaying: asyncio.Task[Relaying] | None = None
         self._processes: set[ContainerProcess] = set()
-        self._forwards: list[Forward] = []
         self._closed = False
 
     @classmethod
@@ -72,47 +67,9 @@ class ContainerConnection(Connection):
             raise
         return process
 
-    async def put(self, source: Path, target: str, progress: Progress | None = None) -> None:
-        await container_files.put(self, source, target, progress)
-
-    async def get(self, source: str, target: Path, progress: Progress | None = None) -> None:
-        await container_files.get(self, source, target, progress)
-
-    async def forward(self, remote: Endpoint, local: Endpoint) -> Forward:
-        relaying = await self._relaying()
-        target = json.dumps(remote.model_dump()).encode()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await relaying.carry(target, (reader, writer))
-
-        try:
-            server, where = await multiplexer.listen_on(local.model_dump(), accept)
-        except OSError as error:
-            raise listen_error(error, local) from error
-
-        async def close() -> None:
-            server.close()
-            await relaying.cut(target)
-            if isinstance(local, Socket):
-                Path(local.path).unlink(missing_ok=True)
-
-        return self._kept(endpoint(where), close)
-
-    async def expose(self, local: Endpoint, remote: Endpoint) -> Forward:
-        relaying = await self._relaying()
-        try:
-            number, where = await relaying.listen(remote, local)
-        except OSError as error:
-            raise listen_error(error, remote) from error
-
-        async def close() -> None:
-            await relaying.stop_listening(number)
-
-        return self._kept(endpoint(where), close)
-
     async def check(self) -> None:
         self._check_open()
-        relay = self._relay
+        relay = self._relaying
         if relay is not None and relay.done() and not (relay.exception() or relay.result().alive):
             raise ConnectionLost(f"The relay in container {self._short} has ended.")
         try:
@@ -127,12 +84,11 @@ class ContainerConnection(Connection):
         if self._closed:
             return
         self._closed = True
-        for forward in list(self._forwards):
-            await _quietly(forward.close())
-        if self._relay is not None:
-            await _quietly(self._end_relay(self._relay))
+        await self._close_forwards()
+        if self._relaying is not None:
+            await self._quietly(self._end_relay(self._relaying))
         if self._keeper is not None:
-            await _quietly(self._end_all(self._keeper))
+            await self._quietly(self._end_all(self._keeper))
         await asyncio.gather(*(process.abandon() for process in list(self._processes)))
         await self._engine.close()
 
@@ -221,8 +177,8 @@ class ContainerConnection(Connection):
         async with asyncio.timeout(5):
             await keeper.wait()
 
-    async def _relaying(self) -> Relaying:
-        relaying: Relaying = await self._once("_relay", self._start_relay)
+    async def _relay(self) -> Relaying:
+        relaying: Relaying = await self._once("_relaying", self._start_relay)
         if not relaying.alive:
             raise ConnectionLost(f"The relay in container {self._short} has ended.")
         return relaying
@@ -257,21 +213,3 @@ class ContainerConnection(Connection):
             return await self._why_stopped()
         except GridcloudError:
             return str(error)
-
-    def _kept(self, endpoint: Endpoint, close: Callable[[], Awaitable[None]]) -> Forward:
-        async def close_once() -> None:
-            if forward in self._forwards:
-                self._forwards.remove(forward)
-                await close()
-
-        forward = Forward(endpoint, close_once)
-        self._forwards.append(forward)
-        return forward
-
-
-async def _quietly(work: Awaitable[Any]) -> None:
-    """Do what can be done while closing; the container may be gone already."""
-    try:
-        await work
-    except (GridcloudError, TimeoutError, OSError) as error:
-        log.debug("while closing a connection to a container: %s", error)

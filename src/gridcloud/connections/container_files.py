@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import secrets
 import shutil
@@ -18,6 +19,9 @@ from gridcloud.connections.driver import Command, Connection, Process, Progress
 from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound, Rejected, StorageFull
 
 __all__ = ["get", "put"]
+
+PATIENCE = 10
+"""Seconds that a program there has to end when it is told to."""
 
 # Receives a tar stream beside its target, and moves it there when it is complete.
 RECEIVE = r"""
@@ -76,7 +80,7 @@ async def put(connection: Connection, source: Path, target: str, progress: Progr
         # What came so far is removed there, before the end of input could make it look complete.
         await process.signal("TERM")
         await process.close_input()
-        await asyncio.wait([ended], timeout=10)
+        await asyncio.wait([ended], timeout=PATIENCE)
         raise
     finally:
         ended.cancel()
@@ -95,6 +99,8 @@ async def get(connection: Connection, source: str, target: Path, progress: Progr
         if not kind:
             await process.wait()
             raise _file_error(await complaint, source)
+        if kind not in (b"d", b"f"):
+            raise Rejected(f"The container sent something that is no tar stream: {kind!r}")
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".gridcloud-", dir=target.parent))
         try:
@@ -146,7 +152,7 @@ class _Pipe:
 
     async def kind(self) -> bytes:
         """Return the line that tells what follows, b"" when nothing does."""
-        while b"\n" not in self._held:
+        while b"\n" not in self._held and len(self._held) < 16:
             data = await self._next()
             if not data:
                 return b""
@@ -177,9 +183,11 @@ class _Stopped(OSError):
 
 
 async def _give_up(pipe: _Pipe) -> None:
-    """End a process that may not have been read to its end."""
-    await pipe.process.signal("KILL")
-    await pipe.rest()
+    """End a process that may not have been read to its end. One that goes on for all that ends with its connection."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            await pipe.process.signal("KILL")
+            await pipe.rest()
 
 
 async def _in_thread(pipe: _Pipe, function: Callable[..., None], *arguments: Any) -> None:
@@ -190,7 +198,7 @@ async def _in_thread(pipe: _Pipe, function: Callable[..., None], *arguments: Any
     except asyncio.CancelledError:
         pipe.stop()
         await pipe.process.signal("TERM")
-        await asyncio.wait([work], timeout=10)
+        await asyncio.wait([work], timeout=PATIENCE)
         raise
 
 

@@ -24,7 +24,10 @@ from gridcloud.errors import (
     Rejected,
 )
 
-__all__ = ["BOOT", "Relaying", "endpoint", "listen_error"]
+__all__ = ["BOOT", "Relaying", "listen_error", "listening_at"]
+
+PATIENCE = 30
+"""Seconds that a relay may take to begin, and one that failed to end."""
 
 BOOT = """\
 import os, sys, types
@@ -74,13 +77,19 @@ class Relaying:
             await self._process.write(f"{module.__name__} {len(text)}".ljust(64).encode() + text)
         await self._process.write(b"end 0".ljust(64))
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 await self._ports.ready
+        except TimeoutError:
+            raise ConnectionLost(f"The relay in {self._container} says nothing.") from None
         except asyncio.CancelledError:
             if not self._serving.done():
                 raise
-            code = await self._process.wait()
-            complaint = await self._complaint
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    code = await self._process.wait()
+                    complaint = await asyncio.shield(self._complaint)
+            except TimeoutError:
+                raise ConnectionLost(f"The relay in {self._container} speaks another language.") from None
             if code in (126, 127) or "ModuleNotFoundError" in complaint or "SyntaxError" in complaint:
                 raise Rejected(
                     f"{self._container} has no whole python3, which carries its ports.",
@@ -121,10 +130,13 @@ class Relaying:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def listen(self, remote: Endpoint, local: Endpoint) -> tuple[int, dict[str, Any]]:
+    async def listen(self, remote: Endpoint, local: Endpoint) -> tuple[int, Endpoint]:
+        """Have the far end listen; return the listener's number and where it is. Raises OSError, of which
+        ConnectionResetError says that the relay has ended; Rejected when it answers with what is no port."""
         number, where = await self._ports.ask_to_listen(remote.model_dump())
+        there = listening_at(remote, where)
         self._listeners[str(number).encode()] = local
-        return number, where
+        return number, there
 
     async def stop_listening(self, number: int) -> None:
         self._listeners.pop(str(number).encode(), None)
@@ -143,9 +155,15 @@ class Relaying:
         return await multiplexer.connect_to(self._listeners[target].model_dump())
 
 
-def endpoint(where: dict[str, Any]) -> Endpoint:
-    """Return the endpoint that a relay tells of."""
-    return Socket.model_validate(where) if "path" in where else Port.model_validate(where)
+def listening_at(wanted: Endpoint, where: Any) -> Endpoint:
+    """Return the endpoint that was asked for, with the port that was found for it. Whoever found it may lie: nothing
+    else of what they say is taken. Raises Rejected when it is no port."""
+    if isinstance(wanted, Socket) or wanted.port:
+        return wanted
+    port = where.get("port") if isinstance(where, dict) else None
+    if not isinstance(port, int) or not 0 < port < 65536:
+        raise Rejected(f"The other side says that it listens on {where!r:.100}, which is no port.")
+    return Port(host=wanted.host, port=port)
 
 
 def listen_error(error: OSError, wanted: Endpoint) -> GridcloudError:

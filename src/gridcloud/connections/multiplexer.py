@@ -6,7 +6,8 @@ any endpoint of the far end connected; the far end, which its user can replace, 
 asked to open.
 
 A frame is kind (1 byte), channel (4), length (4), payload. A sender has `WINDOW` bytes of credit per channel, given
-back as the receiver's socket takes them, so that one slow reader holds up nobody else. END is a half-close.
+back as the receiver's socket takes them, so that one slow reader holds up nobody else. END is a half-close. An end that
+breaks these rules is cut off.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ READY, OPEN, DATA, CREDIT, END, CLOSE, LISTEN, LISTENING, FAILED, UNLISTEN = ran
 WINDOW = 1 << 20
 CHUNK = 1 << 16
 CHANNELS = 4096
+UNDER_WAY = 2 * CHANNELS
+"""Answers that wait until the other end reads; one that causes more and reads none is cut off."""
 
 Streams = Tuple[asyncio.StreamReader, asyncio.StreamWriter]  # noqa: UP006 - Python 3.8
 
@@ -63,8 +66,10 @@ class Multiplexer:
                 if size > CHUNK:
                     return  # not a frame: the other end is no longer itself
                 self._handle(kind, number, await self._take(size))
-        except (EOFError, ValueError):
-            pass
+                if len(self._tasks) > UNDER_WAY:
+                    return
+        except (EOFError, ValueError, LookupError, TypeError, RecursionError):
+            pass  # the end of the stream, or of sense
         finally:
             self._ended = True
             for number in list(self._servers):
@@ -88,14 +93,25 @@ class Multiplexer:
         await self._serve(channel, streams, target)
 
     async def ask_to_listen(self, endpoint: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Have the other end listen; return the listener's number and its endpoint. Raises OSError."""
+        """Have the other end listen; return the listener's number and its endpoint, which is what that end says.
+        Raises OSError, of which ConnectionResetError when the stream ends first."""
+        if self.has_ended():
+            raise ConnectionResetError
         number, self._next = self._next, self._next + 2
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
             await self._send(LISTEN, number, json.dumps(endpoint).encode())
             return number, await answer
+        except asyncio.CancelledError:
+            if answer.cancelled() and self.has_ended():
+                raise ConnectionResetError from None
+            raise
         finally:
             del self._asked[number]
+
+    def has_ended(self) -> bool:
+        """Tell whether the stream has ended."""
+        return self._ended
 
     async def stop_listening(self, number: int) -> None:
         """Have the other end close a listener."""
@@ -122,7 +138,7 @@ class Multiplexer:
         elif kind in (LISTENING, FAILED):
             self._answer(number, kind == LISTENING, payload)
         elif channel is not None and kind in (DATA, END):
-            channel.receive(payload)
+            channel.receive(payload, kind == END)
         elif channel is not None and kind == CREDIT:
             channel.credit += int.from_bytes(payload, "big")
             channel.may_send.set()
@@ -212,7 +228,8 @@ class Multiplexer:
         if listening:
             asked.set_result(said)
         else:
-            asked.set_exception(OSError(said["errno"], said["text"]))
+            number = said["errno"]
+            asked.set_exception(OSError(number if isinstance(number, int) else 0, str(said["text"])[:200]))
 
     def _stop_listening(self, number: int) -> None:
         if number in self._servers:
@@ -254,15 +271,17 @@ class _Channel:
         self.may_send = asyncio.Event()
         self.inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self.held = 0
+        self.ended = False
         self.closed = False
         self.listener = 0
         self.task: asyncio.Future[Any] | None = None
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes, end: bool) -> None:
         self.held += len(data)
-        if self.held > WINDOW:
-            self.cancel()  # the other end does not keep to its credit
+        if self.held > WINDOW or self.ended or end == bool(data):
+            self.cancel()  # the other end does not keep to its credit, or to the rules
         else:
+            self.ended = end
             self.inbox.put_nowait(data)
 
     def cancel(self) -> None:

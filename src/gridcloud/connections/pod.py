@@ -7,22 +7,20 @@ go; files go as a tar stream through `tar` there. The pod's image needs python3 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import posixpath
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from gridcloud.connections import container_files, multiplexer, relay_commands
+from gridcloud.connections import multiplexer, relay_commands
 from gridcloud.connections.cluster import Cluster
-from gridcloud.connections.container_ports import BOOT, Relaying, endpoint, listen_error
+from gridcloud.connections.container_ports import BOOT, Relaying
 from gridcloud.connections.container_process import drain
-from gridcloud.connections.driver import Command, Connection, Forward, Process, Progress
+from gridcloud.connections.driver import Command, Process
 from gridcloud.connections.environment import check_command
-from gridcloud.connections.model import Endpoint, PodAddress, Socket
+from gridcloud.connections.model import PodAddress
 from gridcloud.connections.pod_process import PodProcess
 from gridcloud.connections.pod_stream import PodStream
+from gridcloud.connections.relayed import RelayedConnection
 from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, Rejected, Transient
 
 __all__ = ["PodConnection"]
@@ -32,23 +30,25 @@ log = logging.getLogger(__name__)
 BEAT = 20
 """Seconds between two words to the relay, so that each end notices when the other has gone without one."""
 
+PATIENCE = 30
+"""Seconds that a shell there may take to say its first word."""
+
 ENTER = 'cd "$1" || exit 125; command -v python3 >/dev/null || exit 127; echo ready; exec python3 -c "$2"'
 
 
-class PodConnection(Connection):
+class PodConnection(RelayedConnection):
     """A connection to one running pod. `open` makes it."""
 
     def __init__(self, address: PodAddress, cluster: Cluster) -> None:
+        super().__init__(f"pod {address.namespace}/{address.pod}")
         self.address = address
         self._cluster = cluster
-        self._name = f"pod {address.namespace}/{address.pod}"
         self._stream: PodStream | None = None
         self._relaying: Relaying | None = None
         self._beating: asyncio.Task[None] | None = None
         self._echo: multiplexer.Streams | None = None
         self._asking = asyncio.Lock()
         self._processes: set[PodProcess] = set()
-        self._forwards: list[Forward] = []
         self._closed = False
 
     @classmethod
@@ -72,44 +72,6 @@ class PodConnection(Connection):
         process.on_close = self._processes.discard
         return process
 
-    async def put(self, source: Path, target: str, progress: Progress | None = None) -> None:
-        await container_files.put(self, source, target, progress)
-
-    async def get(self, source: str, target: Path, progress: Progress | None = None) -> None:
-        await container_files.get(self, source, target, progress)
-
-    async def forward(self, remote: Endpoint, local: Endpoint) -> Forward:
-        relaying = await self._relay()
-        target = json.dumps(remote.model_dump()).encode()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await relaying.carry(target, (reader, writer))
-
-        try:
-            server, where = await multiplexer.listen_on(local.model_dump(), accept)
-        except OSError as error:
-            raise listen_error(error, local) from error
-
-        async def close() -> None:
-            server.close()
-            await relaying.cut(target)
-            if isinstance(local, Socket):
-                Path(local.path).unlink(missing_ok=True)
-
-        return self._kept(endpoint(where), close)
-
-    async def expose(self, local: Endpoint, remote: Endpoint) -> Forward:
-        relaying = await self._relay()
-        try:
-            number, where = await relaying.listen(remote, local)
-        except OSError as error:
-            raise listen_error(error, remote) from error
-
-        async def close() -> None:
-            await relaying.stop_listening(number)
-
-        return self._kept(endpoint(where), close)
-
     async def check(self) -> None:
         await self._relay()
         try:
@@ -130,13 +92,12 @@ class PodConnection(Connection):
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
-        for forward in list(self._forwards):
-            await _quietly(forward.close())
+        await self._close_forwards()
         if self._echo is not None:
             self._echo[1].close()
         await asyncio.gather(*(process.abandon() for process in list(self._processes)))
         if self._relaying is not None:
-            await _quietly(self._relaying.end())
+            await self._quietly(self._relaying.end())
         if self._stream is not None:
             await self._stream.abandon()
         await self._cluster.close()
@@ -153,8 +114,12 @@ class PodConnection(Connection):
             self._stream = PodStream(await self._cluster.stream(place, query), self._name)
         except (NotFound, Transient) as error:
             raise ConnectionLost(f"{self._name} cannot be entered: {error.message}") from error
-        if await self._stream.first_line() != b"ready\n":
-            raise await self._refusal(self._stream)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if await self._stream.first_line() != b"ready\n":
+                    raise await self._refusal(self._stream)
+        except TimeoutError as error:
+            raise ConnectionLost(f"{self._name} was entered, and says nothing.") from error
         modules = (multiplexer, relay_commands)
         self._relaying = Relaying(self._stream, f"The image of {self._name}", modules)
         await self._relaying.begin()
@@ -231,21 +196,3 @@ class PodConnection(Connection):
             return await self._why_stopped() or f"The relay in {self._name} has ended."
         except GridcloudError as error:
             return f"{self._name} cannot be asked for: {error.message}"
-
-    def _kept(self, endpoint: Endpoint, close: Callable[[], Awaitable[None]]) -> Forward:
-        async def close_once() -> None:
-            if forward in self._forwards:
-                self._forwards.remove(forward)
-                await close()
-
-        forward = Forward(endpoint, close_once)
-        self._forwards.append(forward)
-        return forward
-
-
-async def _quietly(work: Awaitable[Any]) -> None:
-    """Do what can be done while closing; the pod may be gone already."""
-    try:
-        await work
-    except (GridcloudError, TimeoutError, OSError) as error:
-        log.debug("while closing a connection to a pod: %s", error)

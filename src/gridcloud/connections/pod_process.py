@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from gridcloud.errors import ConnectionLost, NotFound
 __all__ = ["PodProcess"]
 
 BLOCK = 1 << 16
+_EXIT_CODE = re.compile(rb"[0-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]")
 _keys = itertools.count()
 
 
@@ -55,7 +57,7 @@ class PodProcess(Process):
             opened.append(output)
             error = await relaying.dial({"channel": "error", "command": key})
             return cls(control, output, error, command.terminal is not None, lost)
-        except OSError as cut:
+        except (OSError, ValueError) as cut:  # a line without an end is a ValueError
             _close(opened)
             raise ConnectionLost(lost) from cut
         except BaseException:
@@ -120,9 +122,10 @@ class PodProcess(Process):
     async def _follow(self) -> int:
         try:
             words = (await self._control[0].readline()).split()
-        except OSError:
+        except (OSError, ValueError):
             words = []
-        if len(words) != 2 or words[0] != b"exit":
+        # Whoever runs there may have replaced the relay: what no process ends with is not believed.
+        if len(words) != 2 or words[0] != b"exit" or not _EXIT_CODE.fullmatch(words[1]):
             raise ConnectionLost(self._lost)
         self._control[1].close()
         if not self._terminal:

@@ -7,6 +7,7 @@ and no signals: what needs those runs below `relay_commands`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -19,6 +20,9 @@ from gridcloud.errors import ConnectionLost, InvalidRequest
 __all__ = ["PodStream"]
 
 CHUNK = 1 << 16
+
+GOODBYE = 2
+"""Seconds that the other end has to say that it has understood."""
 
 
 class PodStream(Process):
@@ -40,7 +44,7 @@ class PodStream(Process):
     async def close_input(self) -> None:
         """Hang up: the only end of input there is. The command is given a moment to end first."""
         await asyncio.wait([self._pumping], timeout=0)
-        await self._websocket.close()
+        await self._hang_up()
 
     async def first_line(self) -> bytes:
         """Return the first line of output; empty when it ended before."""
@@ -62,11 +66,13 @@ class PodStream(Process):
         """Let go of it, whatever it does."""
         self._pumping.cancel()
         await asyncio.gather(self._pumping, return_exceptions=True)
-        try:
-            async with asyncio.timeout(2):
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Close the websocket, also where the other end goes on sending for ever in place of an answer."""
+        with contextlib.suppress(TimeoutError):  # the session's end closes what is left
+            async with asyncio.timeout(GOODBYE):
                 await self._websocket.close()
-        except TimeoutError:
-            pass  # the session's end closes what is left
 
     async def _pump(self) -> int:
         code = None
@@ -98,5 +104,5 @@ def _exit_code(data: bytes) -> int | None:
         return (
             codes[0] if codes else 126 if "executable file not found" in status.get("message", "") else None
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

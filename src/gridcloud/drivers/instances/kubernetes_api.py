@@ -7,7 +7,7 @@ from typing import Any
 
 from gridcloud.connections.cluster import Cluster
 from gridcloud.drivers.instances.kubernetes_manifests import INSTALLATION, INSTANCE, OWNER, label_value
-from gridcloud.errors import Forbidden, NotFound
+from gridcloud.errors import Forbidden, NotFound, Transient
 
 __all__ = ["Namespace"]
 
@@ -161,11 +161,20 @@ class Namespace:
         try:
             while True:
                 answer = await self._ask("GET", path, None, asked)
+                if not str(answer.get("kind", "")).endswith("List"):
+                    # What is no list must never be taken for an empty one: all our pods would be gone.
+                    raise Transient(
+                        f"{path} of the cluster is no list, but {str(answer.get('kind'))[:100]!r}."
+                    )
                 found += answer.get("items") or []
                 token = answer["metadata"].get("continue")
                 if not token:
                     return found
                 asked["continue"] = token
+        except NotFound as error:
+            if "continue" in asked:  # its next part has expired meanwhile
+                raise Transient(error.message, remedy="It will be tried again.") from error
+            raise
         except Forbidden:
             if or_none:
                 return None
