@@ -11,7 +11,7 @@ import pytest
 from tests.houses import end, here, open_house, story
 from tests.labs.moto import REGION, Moto, moto_server
 from tests.labs.moto_proxy import MotoProxy, refusal
-from tests.labs.openstack import OpenStack
+from tests.labs.openstack import OpenStack, Project
 from tests.labs.oracle import Oracle
 
 from gridcloud.errors import NoOffer
@@ -67,6 +67,17 @@ def at_oracle(oracle: Oracle, folder: Path) -> dict[str, Any]:
         "allow_from": ["192.0.2.0/24"],
         "endpoint": oracle.url,
     }
+
+
+def take_all(lab: OpenStack, project: Project) -> None:
+    """Have somebody else use up the project's only CPU."""
+    with lab.connect(project) as cloud:
+        image = next(one for one in cloud.image.images() if one.name.startswith("debian-12"))
+        flavor = cloud.compute.find_flavor("m1.tiny")
+        theirs = cloud.compute.create_server(
+            name="theirs", flavor_id=flavor.id, image_id=image.id, networks="none"
+        )
+        cloud.compute.wait_for_server(theirs, wait=120, interval=1)
 
 
 async def obtain_elsewhere(folder: Path, clouds: dict[str, dict[str, Any]]) -> str:
@@ -126,7 +137,8 @@ async def test_a_dry_account_shows_three_refusals(
 async def test_no_room_at_ec2_then_no_quota_at_openstack_then_the_third(
     tmp_path: Path, full_ec2: dict[str, Any], openstack_cloud: OpenStack
 ) -> None:
-    project = openstack_cloud.make_project(cores=0, ram=1024, instances=1, floating_ips=1)
+    project = openstack_cloud.make_project(cores=1)
+    await asyncio.to_thread(take_all, openstack_cloud, project)
     campus = {
         "driver": "openstack",
         "cloud": project.cloud,
@@ -137,7 +149,7 @@ async def test_no_room_at_ec2_then_no_quota_at_openstack_then_the_third(
     }
     told = await obtain_elsewhere(tmp_path, {"amazon": full_ec2, "campus": campus})
     assert "amazon refused: We currently do not have sufficient t3.small capacity." in told
-    assert "campus has nothing free" in told
+    assert "campus has nothing free: the project's quota: 0 of 1 CPUs left, 1 needed" in told
     error = await dry(tmp_path, {"amazon": full_ec2, "campus": campus})
     assert "amazon: We currently do not have" in error.message
     assert "campus: " in error.message

@@ -52,6 +52,10 @@ __all__ = ["LibcloudDriver"]
 REMOVAL = 40.0
 """Seconds to wait until a node that is being removed is seen to be gone."""
 
+SETTLING = 2.0
+"""Seconds after which a node that was ended while it was being made is looked for again: OpenStack may show it once
+more before it drops it."""
+
 
 class LibcloudDriver(InstanceDriver):
     """One account at one provider."""
@@ -108,15 +112,11 @@ class LibcloudDriver(InstanceDriver):
             return
         lock = self._locks.setdefault(instance_id, asyncio.Lock())
         async with lock:
-            await self._wire.ask(lambda driver: self._nodes.end(driver, instance_id, handle))
+            unmade = await self._wire.ask(lambda driver: self._nodes.end(driver, instance_id, handle))
             ends = time.monotonic() + REMOVAL
-            while await self._wire.ask(lambda driver: self._nodes.remain(driver, instance_id, handle)):
-                if time.monotonic() > ends:
-                    raise Transient(
-                        f"{self.context.provider} still lists the machine of {instance_id}.",
-                        remedy="It will be tried again.",
-                    )
-                await asyncio.sleep(0.5)
+            for pause in (0.0, SETTLING) if unmade else (0.0,):
+                await asyncio.sleep(pause)
+                await self._see_gone(instance_id, handle, ends)
 
     async def holdings(self) -> Sequence[Holding]:
         """List our nodes; see the contract."""
@@ -154,6 +154,15 @@ class LibcloudDriver(InstanceDriver):
     async def close(self) -> None:
         """Let go of the connections; see the contract."""
         await asyncio.to_thread(self._wire.forget)
+
+    async def _see_gone(self, instance_id: str, handle: Handle | None, ends: float) -> None:
+        while await self._wire.ask(lambda driver: self._nodes.remain(driver, instance_id, handle)):
+            if time.monotonic() > ends:
+                raise Transient(
+                    f"{self.context.provider} still lists the machine of {instance_id}.",
+                    remedy="It will be tried again.",
+                )
+            await asyncio.sleep(0.5)
 
     # What is asked in a thread -------------------------------------------------------------------------------
 

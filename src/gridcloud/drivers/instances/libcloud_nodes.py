@@ -54,10 +54,10 @@ class Nodes:
         words = {"node": str(node.id), "host_key": host_key, "installation": self._names.installation}
         return Handle(data={**words, "made": int(time.time()), "listed": listed})
 
-    def end(self, driver: Any, instance_id: str, handle: Handle | None) -> None:
+    def end(self, driver: Any, instance_id: str, handle: Handle | None) -> bool:
         """Remove the nodes of an instance, the one of the handle also when no listing shows it.
 
-        Raises Transient while it is not certain that it is none.
+        Returns whether one was still being made. Raises Transient while it is not certain that there is none.
         """
         nodes = {str(node.id): node for node in self.list(driver).get(instance_id, ())}
         if handle is not None and _node_of(handle) not in nodes:
@@ -75,6 +75,7 @@ class Nodes:
                 if any(node.id == one.id for one in self.list(driver).get(instance_id, ())):
                     raise
             self._ended.add(name)
+        return any(phase_of(node) is Phase.PENDING for node in nodes.values())
 
     def remain(self, driver: Any, instance_id: str, handle: Handle | None) -> bool:
         """Return whether a node of an instance is still there."""

@@ -58,6 +58,10 @@ GONE = frozenset({"DELETED", "SOFT_DELETED"})
 REMOVAL = 45.0
 """Seconds that a removal waits for nova to be done with a server."""
 
+SETTLING = 2.0
+"""Seconds after which a server that was ended while it was being made is looked for again: between its request, which
+is taken back, and the cell that is to make it, nova may show it once more."""
+
 PAUSE = 0.5
 """Seconds between two looks whether it is."""
 
@@ -154,13 +158,15 @@ class OpenStackDriver(InstanceDriver):
         server = str(handle.data.get("server") or "") if handle else ""
         removal = await self._ask(begin)
         deadline = time.monotonic() + REMOVAL
-        while remaining := await self._ask(lambda: self._things.remaining(removal)):
-            if time.monotonic() > deadline:
-                raise Transient(
-                    f"{self.context.provider} is still removing the server {remaining}.",
-                    remedy="It will be tried again; if it stays, ask the cloud's operators to remove it.",
-                )
-            await asyncio.sleep(PAUSE)
+        for pause in (0.0, SETTLING) if removal.unmade else (0.0,):
+            await asyncio.sleep(pause)
+            while remaining := await self._ask(lambda: self._things.remaining(removal)):
+                if time.monotonic() > deadline:
+                    raise Transient(
+                        f"{self.context.provider} is still removing the server {remaining}.",
+                        remedy="It will be tried again; if it stays, ask the cloud's operators to remove it.",
+                    )
+                await asyncio.sleep(PAUSE)
         await self._ask(lambda: self._things.finish_removal(removal))
 
     def _check_project(self, *handles: Handle) -> None:

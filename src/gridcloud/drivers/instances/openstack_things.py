@@ -75,6 +75,8 @@ class Removal:
     id: str
     servers: tuple[str, ...]
     volumes: tuple[str, ...]
+    unmade: bool
+    """Whether one was still being made."""
 
 
 class Things:
@@ -168,7 +170,8 @@ class Things:
         for address in self._addresses(instance_id):
             self._gone(sdk.network.delete_ip, address.id)
         volumes = {str(one["id"]) for server in servers for one in server.attached_volumes or ()}
-        return Removal(instance_id, tuple(one.id for one in servers), tuple(sorted(volumes)))
+        unmade = any(server.status == "BUILD" for server in servers)
+        return Removal(instance_id, tuple(one.id for one in servers), tuple(sorted(volumes)), unmade)
 
     def remaining(self, removal: Removal) -> str:
         """Return in words which server nova is still removing; empty when none is left."""
