@@ -16,7 +16,15 @@ from tests.labs.magnum import Magnum, magnum_server
 from gridcloud.clusters.model import ClusterPhase, ClusterRequest
 from gridcloud.drivers.clusters.magnum import MagnumDriver
 from gridcloud.drivers.clusters.magnum_settings import MagnumSettings
-from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, QuotaExceeded, Rejected, Transient
+from gridcloud.errors import (
+    GridcloudError,
+    InvalidSettings,
+    NotFound,
+    QuotaExceeded,
+    Rejected,
+    Transient,
+    Untrusted,
+)
 from gridcloud.testing.clusters import ClusterDriverContract, cluster_context
 
 pytestmark = [
@@ -93,6 +101,55 @@ class TestMagnum(MagnumContract):
         assert await other.destroy(spec.id, None)
         assert len(magnum.clusters) == 1
         await other.close()
+
+    @pytest.mark.parametrize("id", ["../../elsewhere/config", "", "K", "a b", "x" * 200])
+    async def test_labels_that_are_no_id_are_not_ours(
+        self, driver: MagnumDriver, magnum: Magnum, tmp_path: Path, id: str
+    ) -> None:
+        """Whoever may make clusters in the project can write our labels."""
+        (tmp_path / "elsewhere").mkdir()
+        theirs = tmp_path / "elsewhere" / "config.kubeconfig"
+        theirs.write_text("theirs")
+        spec = self.spec()
+        await driver.create(spec)
+        [one] = magnum.clusters.values()
+        one["labels"]["gridcloud_cluster"] = id
+        assert await driver.holdings() == []
+        one["labels"]["gridcloud_cluster"] = spec.id
+        assert theirs.read_text() == "theirs"
+
+    @pytest.mark.parametrize(
+        ("part", "value", "said"),
+        [
+            ("api_address", "http://192.0.2.9:6443", "is not https"),
+            ("ca", "", "certificates of the cluster are none"),
+            ("ca", "not a certificate", "certificates of the cluster are none"),
+        ],
+    )
+    async def test_access_that_cannot_be_trusted_is_not_written(
+        self, driver: MagnumDriver, magnum: Magnum, part: str, value: str, said: str
+    ) -> None:
+        spec = self.spec()
+        handle = await driver.create(spec)
+        await self.ready(driver, spec, handle)
+        [one] = magnum.clusters.values()
+        one[part] = value
+        with pytest.raises(Untrusted, match=said):
+            await driver.kubeconfig(spec.id, handle)
+        assert not driver.context.kubeconfig(spec.id).exists()
+
+    async def test_nodes_by_flavor_and_template(self, magnum: Magnum, tmp_path: Path) -> None:
+        words = settings(magnum, tmp_path, gpus={"l*": 2})
+        driver = MagnumDriver(words, cluster_context(tmp_path / "provider"))
+        for asked, name, gpus in (
+            ({}, "small", 0),
+            ({"shape": "large"}, "large", 2),
+            ({"shape": "f1", "gpus": 1}, "small", 1),
+            ({"cpus": 4}, "large", 2),
+        ):
+            node = await driver.node(ClusterRequest.model_validate(asked))
+            assert (node.name, node.gpus) == (name, gpus)
+        await driver.close()
 
     async def test_twins_become_one(self, driver: MagnumDriver, magnum: Magnum, tmp_path: Path) -> None:
         spec = self.spec()

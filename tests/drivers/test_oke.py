@@ -21,6 +21,7 @@ from gridcloud.errors import (
     NotAuthenticated,
     QuotaExceeded,
     Transient,
+    Untrusted,
 )
 from gridcloud.testing.clusters import ClusterDriverContract, cluster_context
 
@@ -100,6 +101,28 @@ class TestOKEDriver(ClusterDriverContract):
         command = document["users"][0]["user"]["exec"]
         assert {"name": "OCI_CLI_CONFIG_FILE", "value": str(config)} in command["env"]
 
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ("command: oci", "command: sh"),
+            ("- generate-token", "- raw-request"),
+            ("https://", "http://"),
+            ("user:", "token: x\n  other:"),
+            ("kind: Config", "kind: [Config"),
+        ],
+    )
+    async def test_access_that_runs_something_else_is_not_written(
+        self, driver: OKEDriver, before: str, after: str
+    ) -> None:
+        text = (
+            "kind: Config\nclusters:\n- name: c\n  cluster: {server: 'https://203.0.113.1:6443'}\n"
+            "users:\n- name: u\n  user:\n    exec:\n      command: oci\n"
+            "      args:\n      - ce\n      - cluster\n      - generate-token\n"
+        )
+        assert "OCI_CLI_PROFILE" in driver._with_account(text)
+        with pytest.raises(Untrusted):
+            driver._with_account(text.replace(before, after))
+
     @pytest.mark.parametrize("part", ["clusters", "nodePools"])
     async def test_a_lost_answer_makes_one(self, cloud: Oracle, driver: OKEDriver, part: str) -> None:
         spec = self.spec()
@@ -142,6 +165,14 @@ class TestOKEDriver(ClusterDriverContract):
         (cluster,) = cloud.tenancy.of("cluster", lifecycleState="ACTIVE")
         cluster.become("FAILED")
         assert (await driver.observe({spec.id: handle}))[spec.id].phase is ClusterPhase.FAILED
+
+    async def test_tags_that_are_no_id_are_not_ours(self, cloud: Oracle, driver: OKEDriver) -> None:
+        spec = self.spec()
+        await self.ready(driver, spec, await driver.create(spec))
+        (cluster,) = cloud.tenancy.of("cluster", lifecycleState="ACTIVE")
+        cluster.tags["gridcloud-cluster"] = "../../elsewhere/config"
+        assert "cluster" not in [one.what for one in await driver.holdings()]
+        cluster.tags["gridcloud-cluster"] = spec.id
 
     async def test_another_installation_touches_nothing_of_ours(
         self, cloud: Oracle, config: Path, driver: OKEDriver, tmp_path: Path

@@ -7,6 +7,7 @@ of it works after a restart. Every implementation passes `gridcloud.testing.clus
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,12 +19,14 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from gridcloud.clusters.model import (
+    CLUSTER_ID,
     ClusterHandle,
     ClusterHolding,
     ClusterObservation,
     ClusterRequest,
     ClusterSpec,
 )
+from gridcloud.errors import InvalidRequest
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.model import Finding, Shape
 from gridcloud.settings import ProviderSettings
@@ -59,7 +62,9 @@ class ClusterContext:
     """Read a secret by reference (``file:…``, ``env:…``). Raises NotFound, Forbidden, InvalidSettings."""
 
     def kubeconfig(self, cluster_id: str) -> Path:
-        """Return where the access to a cluster is kept."""
+        """Return where the access to a cluster is kept. Raises InvalidRequest for what is no id."""
+        if not re.fullmatch(CLUSTER_ID, cluster_id):
+            raise InvalidRequest(f"{cluster_id!r:.80} is no id of a cluster.")
         return self.folder / f"{cluster_id}.kubeconfig"
 
     def keep_kubeconfig(self, cluster_id: str, text: str) -> Path:
@@ -76,8 +81,11 @@ class ClusterContext:
         return path
 
     def forget_kubeconfig(self, cluster_id: str) -> None:
-        """Remove the access to a cluster. Removing what is not there succeeds."""
-        self.kubeconfig(cluster_id).unlink(missing_ok=True)
+        """Remove the access to a cluster, and what writing it may have left. Removing what is not there succeeds."""
+        path = self.kubeconfig(cluster_id)
+        path.unlink(missing_ok=True)
+        for half in self.folder.glob(f".{path.name}.*"):
+            half.unlink(missing_ok=True)
 
 
 class ClusterDriver(ABC):

@@ -13,6 +13,7 @@ from gridcloud.instances.model import Charge, Record, Text, parse_size
 from gridcloud.settings import Duration
 
 __all__ = [
+    "CLUSTER_ID",
     "FINAL",
     "HOLDING",
     "MOST",
@@ -30,6 +31,9 @@ __all__ = [
     "Reason",
     "State",
 ]
+
+CLUSTER_ID = "[a-z0-9][a-z0-9-]{2,40}"
+"""What ids of clusters look like. What a provider's tags say is not one until it was seen to be."""
 
 MOST = 1000
 """Nodes of one cluster."""
@@ -65,7 +69,7 @@ class ClusterRequest(Record):
 class ClusterSpec(Record):
     """What a driver is told to make. ``id`` is the idempotency key."""
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,40}$", description="cluster id: unique, safe as a name")
+    id: str = Field(pattern=f"^{CLUSTER_ID}$", description="cluster id: unique, safe as a name")
     owner: str = Field(description="user name as gridcloud knows it: any text; never to be trusted as a name")
     name: str = Field(default="", description="what the owner calls it: any text")
     request: ClusterRequest

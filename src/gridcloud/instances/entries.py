@@ -243,5 +243,6 @@ class Entries(ABC, Generic[D]):
             self._retired.append(driver)
         folder = self._folder / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)  # whatever it was before: secrets lie there
         self._drivers[key] = self.make(plugins.load(self.kind, entry.driver), name, entry, folder)
         return self._drivers[key]

@@ -33,7 +33,7 @@ from gridcloud.clusters.model import (
     ClusterRequest,
     ClusterSpec,
 )
-from gridcloud.errors import NotFound, Rejected, Transient
+from gridcloud.errors import InvalidRequest, NotFound, Rejected, Transient
 from gridcloud.identity import Secret, resolve
 from gridcloud.instances.model import Finding
 from gridcloud.testing.instances import HOSTILE_TEXTS
@@ -82,7 +82,8 @@ class ClusterDriverContract:
         for held in await driver.holdings():
             await self.gone(driver, held.cluster_id, held.handle)
         assert await driver.holdings() == []
-        assert list(driver.context.folder.glob("*.kubeconfig")) == [], "access to what is gone is kept"
+        kept = [path for path in driver.context.folder.iterdir() if "kubeconfig" in path.name]
+        assert kept == [], "access to what is gone is kept"
 
     def spec(self, owner: str = "ada", name: str = "", **asked: object) -> ClusterSpec:
         """Return a specification with a new id."""
@@ -153,6 +154,13 @@ class ClusterDriverContract:
             await driver.create(spec)
         await self.gone(driver, spec.id, None)
 
+    async def test_says_what_nodes_would_be(self, driver: ClusterDriver) -> None:
+        node = await driver.node(self.request_)
+        assert node.name, "prices go by the names of shapes"
+        with pytest.raises(Rejected):
+            await driver.node(self.impossible)
+        assert await self.held(driver) == []
+
     async def test_scales_up_and_down(self, driver: ClusterDriver) -> None:
         spec = self.spec()
         handle = await driver.create(spec)
@@ -183,7 +191,7 @@ class ClusterDriverContract:
             await driver.scale(spec.id, handle, 3)
         assert await self.held(driver) == []
 
-    async def test_access_is_a_file_for_us_alone(self, driver: ClusterDriver) -> None:
+    async def test_access_is_a_file_for_us_alone(self, driver: ClusterDriver, tmp_path: Path) -> None:
         spec = self.spec()
         handle = await driver.create(spec)
         await self.ready(driver, spec, handle)
@@ -192,6 +200,14 @@ class ClusterDriverContract:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert yaml.safe_load(path.read_text())["kind"] == "Config"
         assert await driver.kubeconfig(spec.id, handle) == path
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_text("theirs")
+        path.unlink()
+        path.symlink_to(elsewhere)
+        assert await driver.kubeconfig(spec.id, handle) == path
+        assert not path.is_symlink()
+        assert elsewhere.read_text() == "theirs"
+        path.with_name(f".{path.name}.0123").write_text("half of it, left by a crash")
         await self.gone(driver, spec.id, handle)
         assert not path.exists()
 
@@ -237,6 +253,12 @@ class ClusterDriverContract:
         assert await self.held(driver) == [spec.id]
         await self.gone(driver, spec.id, handle)
         assert not mark.exists()
+
+    @pytest.mark.parametrize("id", ["../x", "/etc/x", "..", "K-1", "k-1\n", "", "x" * 50])
+    async def test_ids_are_never_paths(self, driver: ClusterDriver, id: str) -> None:
+        for call in (driver.context.kubeconfig, driver.context.forget_kubeconfig):
+            with pytest.raises(InvalidRequest):
+                call(id)
 
     async def test_check_tells_findings(self, driver: ClusterDriver) -> None:
         async with asyncio.timeout(30):

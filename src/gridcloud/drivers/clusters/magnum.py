@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from gridcloud.clusters.driver import ClusterContext, ClusterDriver, ClusterSettings
 from gridcloud.clusters.model import (
+    CLUSTER_ID,
     ClusterHandle,
     ClusterHolding,
     ClusterObservation,
@@ -162,11 +163,11 @@ class MagnumDriver(ClusterDriver):
         """Return the id that a cluster was made for; empty where it is not ours."""
         labels = cluster.get("labels") or {}
         if INSTALLATION in labels:
-            ours = labels[INSTALLATION] == self.context.installation
-            return str(labels.get(CLUSTER, "")) if ours else ""
-        name = str(cluster.get("name") or "")
-        rest = name.removeprefix(self._prefix)
-        return rest if rest != name and re.fullmatch(r"[a-z0-9][a-z0-9-]{2,40}", rest) else ""
+            found = str(labels.get(CLUSTER, "")) if labels[INSTALLATION] == self.context.installation else ""
+        else:
+            name = str(cluster.get("name") or "")
+            found = name.removeprefix(self._prefix) if name.startswith(self._prefix) else ""
+        return found if re.fullmatch(CLUSTER_ID, found) else ""
 
     def _create(self, spec: ClusterSpec) -> str:
         held = self._ours().get(spec.id)

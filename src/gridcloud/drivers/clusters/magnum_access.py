@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from gridcloud.errors import Untrusted
+
 __all__ = ["Access"]
 
 
@@ -37,7 +39,12 @@ class Access:
         return request.public_bytes(Encoding.PEM).decode()
 
     def kubeconfig(self, authority: str, certificate: str) -> str:
-        """Return the kubeconfig, which holds the key, for the cluster's authority and our certificate (both PEM)."""
+        """Return the kubeconfig, which holds the key, for the cluster's authority and our certificate (both PEM).
+
+        Raises Untrusted where it would lead elsewhere than to a server of that authority: with no authority in it,
+        clients trust any public one.
+        """
+        self._check(authority, certificate)
         key = self._key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
         cluster = {"server": self._address, "certificate-authority-data": _encode(authority)}
         user = {"client-certificate-data": _encode(certificate), "client-key-data": _encode(key)}
@@ -51,6 +58,19 @@ class Access:
             "current-context": "default",
         }
         return yaml.safe_dump(document, sort_keys=False)
+
+    def _check(self, authority: str, certificate: str) -> None:
+        try:
+            authorities = x509.load_pem_x509_certificates(authority.encode())
+            ours = x509.load_pem_x509_certificate(certificate.encode()).public_key() == self._key.public_key()
+        except ValueError as error:
+            raise Untrusted(
+                f"{self._name}: what should be certificates of the cluster are none: {error}"
+            ) from error
+        if not authorities or not ours:
+            raise Untrusted(f"{self._name}: the certificate is not of the key that was to be signed.")
+        if not self._address.startswith("https://"):
+            raise Untrusted(f"{self._name}: its address {self._address!r:.100} is not https.")
 
 
 def _encode(text: str) -> str:

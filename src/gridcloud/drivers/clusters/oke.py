@@ -7,6 +7,7 @@ there. What is made is found again by its tags, and made once by Oracle's retry 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +16,7 @@ import yaml
 
 from gridcloud.clusters.driver import ClusterContext, ClusterDriver, ClusterSettings
 from gridcloud.clusters.model import (
+    CLUSTER_ID,
     ClusterHandle,
     ClusterHolding,
     ClusterObservation,
@@ -25,7 +27,7 @@ from gridcloud.clusters.model import (
 from gridcloud.drivers.clusters.oke_choices import OKEChoices
 from gridcloud.drivers.clusters.oke_settings import OKESettings
 from gridcloud.drivers.oracle import Wire, begin_once, gather, is_ours
-from gridcloud.errors import Conflict, Forbidden, GridcloudError, NotFound, Transient
+from gridcloud.errors import Conflict, Forbidden, GridcloudError, NotFound, Transient, Untrusted
 from gridcloud.instances.model import Finding, Shape
 
 __all__ = ["OKEDriver"]
@@ -33,6 +35,8 @@ __all__ = ["OKEDriver"]
 INSTALLATION = "gridcloud-installation"
 PROVIDER = "gridcloud-provider"
 CLUSTER = "gridcloud-cluster"
+COMMAND = ("oci", "ce", "cluster", "generate-token")
+"""What makes the tokens of the access to a cluster."""
 ENDED = frozenset({"DELETED"})
 CHANGING = frozenset({"CREATING", "UPDATING", "DELETING"})
 
@@ -272,7 +276,9 @@ class OKEDriver(ClusterDriver):
         ours = [
             one
             for one in listed
-            if is_ours(one, tags) and CLUSTER in one.freeform_tags and one.lifecycle_state not in ENDED
+            if is_ours(one, tags)
+            and re.fullmatch(CLUSTER_ID, str(one.freeform_tags.get(CLUSTER, "")))
+            and one.lifecycle_state not in ENDED
         ]
         return sorted(ours, key=lambda one: (one.lifecycle_state == "DELETING", one.id))
 
@@ -296,16 +302,29 @@ class OKEDriver(ClusterDriver):
         return work.status in {"ACCEPTED", "IN_PROGRESS"}
 
     def _with_account(self, text: str) -> str:
-        """Return the access with the section of Oracle's configuration file that its command is to use."""
-        document = yaml.safe_load(text)
-        for one in document.get("users") or ():
-            if command := one.get("user", {}).get("exec"):
-                command["env"] = [
-                    {"name": "OCI_CLI_CONFIG_FILE", "value": str(self.settings.config_file.expanduser())},
-                    {"name": "OCI_CLI_PROFILE", "value": self.settings.profile},
-                ]
-                if self.settings.principal == "instance":
-                    command["env"] = [{"name": "OCI_CLI_AUTH", "value": "instance_principal"}]
+        """Return the access with the section of Oracle's configuration file that its command is to use.
+
+        Whoever uses the access runs its command: another than the one expected is refused. Raises Untrusted.
+        """
+        try:
+            document = yaml.safe_load(text)
+            servers = [str(one["cluster"]["server"]) for one in document["clusters"]]
+            commands = [one["user"]["exec"] for one in document["users"]]
+            words = [(one["command"], *one["args"][:3]) for one in commands]
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise Untrusted(f"{self.context.provider}: Oracle's answer is no access to a cluster.") from error
+        if not servers or not all(one.startswith("https://") for one in servers) or set(words) != {COMMAND}:
+            raise Untrusted(
+                f"{self.context.provider}: the access to the cluster is not as Oracle gives it: it leads to "
+                f"{', '.join(servers)!r:.200} and runs {words!r:.200}."
+            )
+        for command in commands:
+            command["env"] = [
+                {"name": "OCI_CLI_CONFIG_FILE", "value": str(self.settings.config_file.expanduser())},
+                {"name": "OCI_CLI_PROFILE", "value": self.settings.profile},
+            ]
+            if self.settings.principal == "instance":
+                command["env"] = [{"name": "OCI_CLI_AUTH", "value": "instance_principal"}]
         return yaml.safe_dump(document, sort_keys=False)
 
 
