@@ -31,7 +31,6 @@ from gridcloud.errors import (
 from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
-from gridcloud.instances.driver import Expiring
 from gridcloud.instances.farewell import say_farewell
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
@@ -193,11 +192,11 @@ class Runner:
             raise InvalidRequest(f"{expires:%Y-%m-%d %H:%M:%S %Z} has passed.", remedy="Name a time to come.")
         expires = expires.astimezone(UTC)
         async with self.choice.judging:
-            extended = await self._move_expiry(instance_id, expires)
-        await self._arm(extended)
-        return extended
+            await self._move_expiry(instance_id, expires)
+        await self.watch.arming.arm(instance_id)
+        return await self.records.get(instance_id)
 
-    async def _move_expiry(self, instance_id: str, expires: datetime) -> Instance:
+    async def _move_expiry(self, instance_id: str, expires: datetime) -> None:
         while True:
             instance = await self.records.get(instance_id)
             if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
@@ -213,9 +212,10 @@ class Runner:
                 raise QuotaExceeded(why)
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."
-                return await self.records.save(
+                await self.records.save(
                     instance, "extended", message, expires=expires, warned=False, notice="", idle_since=None
                 )
+                return
 
     async def warn(self, instance_id: str, message: str) -> None:
         """Warn the user of a live instance: an event, and what a session's pages show until it is extended."""
@@ -342,11 +342,15 @@ class Runner:
                 seen = await self.watch.observe(instance)
             except Transient as error:
                 seen = Observation(phase=Phase.PENDING, detail=str(error))
+            if seen is None:  # it may boot all the same: its time is judged by what is said of it then
+                await self.clock.sleep(self.timing.poll)
+                continue
             if seen.phase in (Phase.GONE, Phase.FAILED):
                 await self.choice.refuse(
                     instance, Transient(seen.detail or "It ended while it was starting.")
                 )
                 return
+            waiting = seen.detail
             if seen.phase is Phase.RUNNING and seen.address is not None:
                 try:
                     await self.links.get(instance.id, seen.address)
@@ -355,6 +359,8 @@ class Runner:
                     return
                 except GridcloudError as error:
                     seen = seen.model_copy(update={"detail": str(error)})
+                    # What mends it would alarm somebody whose machine is only booting; it is told at the deadline.
+                    waiting = f"It runs, and may still be starting: {error.message}"
                 else:
                     await self.records.happen(
                         instance, Event.RUNNING, "It runs and answers.", address=seen.address
@@ -366,8 +372,8 @@ class Runner:
                     TimedOut(f"It could not be reached within {self.timing.boot:g} s. {seen.detail}"),
                 )
                 return
-            if seen.detail and seen.detail != told:
-                told = seen.detail
+            if waiting and waiting != told:
+                told = waiting
                 await self.records.tell(instance, "waiting", told)
             await self.clock.sleep(self.timing.poll)
 
@@ -384,7 +390,7 @@ class Runner:
             deadline=None,
         )
         if ready is not None:
-            await self._arm(ready)
+            await self.watch.arming.arm(ready.id)
 
     async def _destroy(self, instance: Instance) -> None:
         await say_farewell(self.records, self.links, instance, self.timing.before_end)
@@ -426,19 +432,6 @@ class Runner:
         if instance.state in (State.REQUESTED, State.STOPPING, State.FAILING):
             return {**changes, "ended_at": self.clock.now()}
         return changes
-
-    async def _arm(self, instance: Instance) -> None:
-        """Let the machine know its end, where the provider can: it then ends without us."""
-        if instance.expires is None or instance.handle is None or instance.state is not State.READY:
-            return
-        try:
-            driver = await self.providers.holder(offer_of(instance).provider)
-            if isinstance(driver, Expiring):
-                await driver.arm(instance.id, instance.handle, instance.expires)
-        except GridcloudError as error:
-            await self.records.tell(
-                instance, "warning", f"Its end could not be armed on the machine: {error}"
-            )
 
     async def _lose(self, instance: Instance, detail: str) -> None:
         lost = await self.records.happen(instance, Event.GONE, detail, reason=Reason.LOST, detail=detail)

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, GridcloudError, Transient
+from gridcloud.instances.arming import Arming
 from gridcloud.instances.choice import offer_of
 from gridcloud.instances.idleness import Idleness
 from gridcloud.instances.links import Links
@@ -17,6 +18,7 @@ from gridcloud.instances.model import Instance, Observation, Phase, Reason, Stat
 from gridcloud.instances.observer import Observer
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reboots import Reboots
+from gridcloud.instances.refusals import Refusals
 from gridcloud.instances.silence import Silences
 from gridcloud.instances.timing import Timing
 from gridcloud.store.lives import Lives
@@ -51,10 +53,12 @@ class Watch:
         self._end = end
         self._lost = lose
         self.idleness = Idleness(records, links, clock, timing, end)
+        self.arming = Arming(records, providers, clock, timing)
         self._reboots = Reboots(records, links)
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._looked: dict[str, float] = {}
         self._observers: dict[str, Observer] = {}
+        self._refusals = Refusals(records, clock, timing)
         self._silences = Silences(timing().silence)
 
     async def run(self) -> None:
@@ -64,7 +68,13 @@ class Watch:
                 try:
                     ready = await self._records.find(states=[State.READY])
                     self._forget_others({instance.id for instance in ready})
-                    await asyncio.gather(*(self._look(instance) for instance in ready))
+                    looks = (self._look(instance) for instance in ready)
+                    for problem in await asyncio.gather(*looks, return_exceptions=True):
+                        if isinstance(problem, GridcloudError):
+                            log.warning("watching instances: %s", problem)
+                        elif problem is not None:
+                            # A fault of ours at one machine is no reason to look at none.
+                            log.error("watching instances failed", exc_info=problem)
                 except GridcloudError as error:
                     log.warning("watching instances: %s", error)
                 await self._clock.sleep(self._timing().watch)
@@ -74,14 +84,27 @@ class Watch:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def observe(self, instance: Instance) -> Observation:
-        """Return what the provider says of an instance; questions at the same time are one call. Raises Transient."""
+    async def observe(self, instance: Instance) -> Observation | None:
+        """Return what the provider says of an instance; questions at the same time are one call.
+
+        None where it refuses to say anything, which tells nothing of the machine. Raises Transient.
+        """
         name = offer_of(instance).provider
         if instance.handle is None:
             return Observation(phase=Phase.GONE, detail="It was never made.")
         if name not in self._observers:
             self._observers[name] = Observer(lambda: self._providers.holder(name))
-        return await self._observers[name].observe(instance.id, instance.handle)
+        if await self._refusals.hold(name, instance):
+            return None
+        try:
+            seen = await self._observers[name].observe(instance.id, instance.handle)
+        except Transient:
+            raise
+        except GridcloudError as error:
+            await self._refusals.begin(name, error, instance)
+            return None
+        await self._refusals.end(name)
+        return seen
 
     async def _look(self, instance: Instance) -> None:
         now = self._clock.now()
@@ -94,6 +117,8 @@ class Watch:
             seen = await self.observe(instance)
         except Transient as error:
             seen = Observation(phase=Phase.PENDING, detail=str(error))
+        if seen is None:
+            return
         if seen.phase in (Phase.GONE, Phase.FAILED):
             await self._lose(
                 instance, f"The machine is gone: {seen.detail or 'the provider holds it no longer'}"
@@ -116,6 +141,7 @@ class Watch:
     async def _attend_to(self, instance: Instance) -> None:
         try:
             await self._reboots.look(instance)
+            await self.arming.see_to(instance)
             pause = self.idleness.pause(instance)
             now = self._clock.monotonic()
             if pause and now - self._looked.get(instance.id, -pause) >= pause * 0.9:
@@ -132,6 +158,7 @@ class Watch:
             self._looked.pop(instance_id, None)
             self.idleness.forget(instance_id)
             self._reboots.forget(instance_id)
+            self.arming.forget(instance_id)
 
     async def _warn_of_expiry(self, instance: Instance, expires: datetime, now: datetime) -> Instance:
         left = (expires - now).total_seconds()
