@@ -188,9 +188,7 @@ class Wire:
 
     async def close(self) -> None:
         """Close all connections. May be called twice."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            client.base_client.session.close()
+        self._forget()
 
     async def _ask(self, service: str, operation: str, *positional: Any, **named: Any) -> Any:
         def ask() -> Any:
@@ -199,10 +197,20 @@ class Wire:
             except GridcloudError:
                 raise
             except Exception as error:  # the SDK's own errors have no common root
-                raise translate(error, f"{self._provider}: {operation.replace('_', ' ')}") from error
+                ours = translate(error, f"{self._provider}: {operation.replace('_', ' ')}")
+                if isinstance(ours, NotAuthenticated):
+                    self._forget()  # whoever asks next reads the configuration again: it may have been put right
+                raise ours from error
 
         async with self._turns:
             return await asyncio.to_thread(ask)
+
+    def _forget(self) -> None:
+        with self._making:
+            clients, self._clients = self._clients, {}
+            self._config = self._signer = None
+        for client in clients.values():
+            client.base_client.session.close()
 
     def _open(self) -> dict[str, Any]:
         with self._making:

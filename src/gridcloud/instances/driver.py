@@ -76,7 +76,11 @@ class InstanceDriver(ABC):
     @abstractmethod
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Return what each instance (by id) is now, in as few calls as the provider allows, within 10 seconds.
-        What is not there is GONE. Raises Transient when the provider does not answer: nothing is known then."""
+
+        What is not there is said to be GONE, and of what nothing is known PENDING; every id has an answer. Raises
+        Transient when the provider does not answer, Rejected when it refuses us (credentials that have expired): of
+        none anything is known then, and all are left as they are.
+        """
 
     @abstractmethod
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:

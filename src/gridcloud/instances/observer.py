@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from gridcloud.errors import GridcloudError, TimedOut
+from gridcloud.errors import GridcloudError, TimedOut, Transient
 from gridcloud.instances.driver import InstanceDriver
-from gridcloud.instances.model import Handle, Observation, Phase
+from gridcloud.instances.model import Handle, Observation
 
 __all__ = ["Observer"]
 
@@ -22,7 +22,8 @@ class Observer:
         self._call: asyncio.Task[None] | None = None
 
     async def observe(self, instance_id: str, handle: Handle) -> Observation:
-        """Return what the instance is now. Raises Transient when the provider does not answer."""
+        """Return what the instance is now. Raises Transient when the provider does not answer, or not of this
+        one; what the driver raises when it is refused."""
         known = self._waiting.get(instance_id)
         if known is None:
             future: asyncio.Future[Observation] = asyncio.get_running_loop().create_future()
@@ -49,8 +50,14 @@ class Observer:
                 raise
             else:
                 for name, (_, future) in waiting.items():
-                    if not future.done():
-                        future.set_result(found.get(name) or Observation(phase=Phase.GONE))
+                    if future.done():
+                        continue
+                    if (seen := found.get(name)) is not None:
+                        future.set_result(seen)
+                        continue
+                    # What is gone is said to be: no word is no reason to give a machine up.
+                    future.set_exception(Transient(f"The provider says nothing of {name}."))
+                    future.exception()
 
     @staticmethod
     def _fail(waiting: dict[str, tuple[Handle, asyncio.Future[Observation]]], error: Exception) -> None:

@@ -275,6 +275,9 @@ class InstanceDriverContract:
         spare = await self.spec(driver)
         other = await driver.create(spare)
         seen = await driver.observe({spec.id: handle, spare.id: other})
+        assert set(seen) == {spec.id, spare.id}, (
+            "each is answered for: no word of one is no word that it is gone"
+        )
         assert seen[spec.id].phase is Phase.GONE
         assert seen[spare.id].phase in {Phase.PENDING, Phase.RUNNING}
         assert not await driver.observe({})

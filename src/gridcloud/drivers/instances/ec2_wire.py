@@ -232,12 +232,20 @@ class Wire:
         message = f"{self._provider}: {text} ({code})"
         if code in _MEANING:
             kind, remedy = _MEANING[code]
+            if remedy == CREDENTIALS:
+                self._forget_credentials()
             return kind(message, remedy=remedy)
         if status == 429:
             return Throttled(message)
         if status >= 500 or not code:
             return Transient(message)
         return InvalidRequest(message)
+
+    def _forget_credentials(self) -> None:
+        """Have whoever asks next read them anew from where Amazon's tools keep them: they may be right by then."""
+        with self._lock:
+            self._session = None
+        self.close()
 
     def _client(self, service: str) -> Any:
         with self._lock:
