@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,54 @@ def test_script_is_for_any_shell(shell: str) -> None:
     assert subprocess.run([*shell.split(), "-n"], input=SCRIPT.encode(), check=False).returncode == 0
 
 
+def on_host(verb: str, directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", SCRIPT, "gridcloud", verb, str(directory), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("word", ["nonsense=1", "tag", "PATH=/tmp"])
 def test_script_takes_no_other_words(word: str, tmp_path: Path) -> None:
-    command = ["sh", "-c", SCRIPT, "gridcloud", "survey", str(tmp_path), word]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = on_host("survey", tmp_path, word)
     assert done.returncode == 64
     assert "is not known" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../other", "a/b", "-rf", "a b", "$(touch x)", ".hidden", "a\nb"]
+)
+def test_nothing_but_a_machine_is_ever_removed(name: str, tmp_path: Path) -> None:
+    others = tmp_path / "machines" / "other" / "i-1"
+    others.mkdir(parents=True)
+    (tmp_path / "machines" / "tag").mkdir()
+    (tmp_path / "machines" / "tag" / "-rf").mkdir()
+    for words in ((f"tag={name}", "id=i-1"), ("tag=tag", f"id={name}")):
+        done = on_host("remove", tmp_path / "machines", *words)
+        assert done.returncode == (0 if name == "-rf" else 76), done.stderr
+    assert others.exists()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["machines"]
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_that_another_user_made_first_is_not_believed(tmp_path: Path, link: bool) -> None:
+    theirs = tmp_path / ("theirs" if link else "machines")
+    place = theirs / "tag" / "i-1"
+    place.mkdir(parents=True)
+    precious = tmp_path / "precious"
+    precious.write_text("ours")
+    (place / "spec").write_text("1 1 1 - boot 1 1\n")
+    (place / "expires.new").symlink_to(precious)
+    (place / "progress").symlink_to(precious)
+    ticks = Path("/proc/1/stat").read_text().rpartition(") ")[2].split()[19]
+    (place / "supervisor").write_text(f"1 {ticks}\n")
+    if link:
+        (tmp_path / "machines").symlink_to(theirs)
+    else:
+        os.chown(theirs, 12345, 12345)
+    for verb, words in (("survey", ()), ("arm", ("id=i-1", "seconds=60")), ("remove", ("id=i-1",))):
+        done = on_host(verb, tmp_path / "machines", "tag=tag", *words)
+        assert done.returncode == 75, verb
+        assert "must belong to root" in done.stderr
+        assert "ours" not in done.stdout
+    assert precious.read_text() == "ours"
+    assert place.exists()

@@ -141,9 +141,16 @@ survey() {
 use_directory() {
   # What is above it may be shared with other providers, whose owners have to get through.
   (umask 022 && mkdir -p -- "$(dirname -- "$directory")") 2>/dev/null || :
-  mkdir -p -- "$directory" && [ -O "$directory" ] && [ ! -L "$directory" ] && chmod 711 "$directory" ||
-    refuse 76 "the folder $directory cannot be used: it must belong to $(id -un) and be writable"
+  mkdir -p -- "$directory" && is_ours && chmod 711 "$directory" || refuse_directory 76
 }
+
+# Another user of the host may have been first where everybody may make folders: nothing below it is believed then.
+is_ours() { [ -O "$directory" ] && [ ! -L "$directory" ]; }
+check_directory() { if [ -e "$directory" ] || [ -L "$directory" ]; then is_ours || refuse_directory 75; fi; }
+refuse_directory() { refuse "$1" "the folder $directory cannot be used: it must belong to $(id -un) and be writable"; }
+
+# What becomes the name of a folder, and is removed with all that is below it.
+check_name() { case $1 in '' | .* | *[!A-Za-z0-9._-]*) refuse 76 "'$1' is no name of a machine" ;; esac; }
 
 # Only one at a time changes what is reserved, whichever process or installation it serves.
 lock() {
@@ -286,7 +293,7 @@ prepare() {
 verify() {
   [ -n "$sha256" ] && [ -f "$image" ] || return 0
   mkdir -p "$directory/images"
-  seen=$(stat -Lc '%s %Y %i' -- "$image")
+  seen=$(stat -Lc '%s %Y %Z %i' -- "$image") # the time of its last change is nobody's to set
   if [ "$(cat "$directory/images/$sha256.seen" 2>/dev/null)" = "$seen" ]; then return 0; fi
   progress 'the sum of the image is being checked'
   check_sum "$image"
@@ -468,6 +475,9 @@ while [ $index -lt $given ]; do
 done
 find_directory
 find_boot
+case $verb in make | supervise | survey | arm | remove) check_name "$tag" ;; esac
+case $verb in make | supervise | arm | remove) check_name "$id" ;; esac
+case $verb in survey | arm | remove) check_directory ;; esac
 case $verb in
   make) make "$@" ;;
   supervise | probe)
