@@ -53,7 +53,7 @@ def test_scripts_are_sound(tmp_path: Path) -> None:
     arm = tmp_path / "arm"
     arm.write_text(files[first_boot.ARM]["content"].replace("/var/lib/gridcloud-machine", str(ends.parent)))
     assert subprocess.run(["sh", arm, "60"], check=False).returncode == 0
-    at = datetime.fromtimestamp(int(ends.read_text()), UTC)
+    at = datetime.fromtimestamp(int(ends.read_text().split()[0]), UTC)
     assert abs(at - datetime.now(UTC) - timedelta(seconds=60)) < timedelta(seconds=5)
     assert subprocess.run(["sh", arm, "0"], check=False).returncode == 0
     assert not ends.exists()
@@ -149,3 +149,59 @@ def test_a_machine_that_may_be_idle_looks_at_its_time_only(machine: Machine) -> 
     assert not machine.look(busy=1010, ago=30, before=1000)
     (machine.state / "ends").write_text("1\n")
     assert machine.look(busy=1010, ago=30, before=1000)
+
+
+def ends_in(seconds: int, *, clock: int = 0, boot: str = "") -> str:
+    """Return what `gridcloud-arm` notes for so many seconds from now, told by a clock that was wrong by ``clock``."""
+    now, up = int(datetime.now(UTC).timestamp()), float(Path("/proc/uptime").read_text().split()[0])
+    return (
+        f"{now + clock + seconds} {int(up) + seconds} {boot or Path(first_boot.BOOT).read_text().strip()}\n"
+    )
+
+
+@pytest.mark.parametrize("clock", [-30 * 86400, -3600, 3600, 30 * 86400])
+def test_a_clock_that_is_set_moves_no_end(machine: Machine, clock: int) -> None:
+    """A machine that boots with a wrong clock is told its end, and only then told the time."""
+    (machine.state / "idle").unlink()
+    ends = machine.state / "ends"
+    ends.write_text(ends_in(600, clock=clock))
+    assert not machine.look(busy=1010, ago=30, before=1000)
+    at = datetime.fromtimestamp(int(ends.read_text().split()[0]), UTC)
+    assert abs(at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=10), "noted anew"
+    ends.write_text(ends_in(-1, clock=clock))
+    assert machine.look(busy=1010, ago=30, before=1000)
+
+
+def test_after_another_start_the_clock_counts(machine: Machine) -> None:
+    (machine.state / "idle").unlink()
+    ends = machine.state / "ends"
+    ends.write_text(ends_in(600, boot="another"))
+    assert not machine.look(busy=1010, ago=30, before=1000)
+    ends.write_text(ends_in(-1, boot="another"))
+    assert machine.look(busy=1010, ago=30, before=1000)
+
+
+def test_a_gpu_that_does_not_answer_holds_nothing_up() -> None:
+    boot = FirstBoot("i-1", HostKey("", ""), AUTHORITY)
+    files = {one["path"]: one for one in yaml.safe_load(render_user_data(boot))["write_files"]}
+    assert "timeout 10 nvidia-smi --query" in files[first_boot.END]["content"]
+    service = files["/etc/systemd/system/gridcloud-end.service"]["content"]
+    assert "TimeoutStartSec=25" in service, "a look that hangs would be the last"
+
+
+def test_an_owner_who_is_not_root_has_no_say_in_the_end() -> None:
+    boot = FirstBoot("i-1", HostKey("", ""), AUTHORITY, user="ada", sudo=False)
+    document = yaml.safe_load(render_user_data(boot))
+    files = {one["path"]: one for one in document["write_files"]}
+    assert files["/etc/sudoers.d/90-gridcloud-arm"]["content"] == (
+        f"gridcloud-arm ALL=(root) NOPASSWD: {first_boot.ARM}\n"
+    )
+    assert [(one["name"], "sudo" in one) for one in document["users"]] == [
+        ("ada", False),
+        ("gridcloud-arm", False),
+    ]
+    principals = {path: files[path]["content"] for path in files if path.startswith(first_boot.PRINCIPALS)}
+    assert principals == {
+        f"{first_boot.PRINCIPALS}/ada": "gridcloud-i-1\n",
+        f"{first_boot.PRINCIPALS}/gridcloud-arm": "gridcloud-arm-i-1\n",
+    }

@@ -6,22 +6,40 @@ import fnmatch
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from gridcloud.connections.model import SSHAddress
+from gridcloud.connections.model import Address, SSHAddress
 from gridcloud.errors import InvalidRequest
 from gridcloud.instances.choosing import PricedShape, choose_shapes, largest, shape_step
 from gridcloud.instances.driver import Context
-from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of, render_user_data
+from gridcloud.instances.first_boot import (
+    ARM_USER,
+    FirstBoot,
+    HostKeys,
+    arm,
+    arming_principal_of,
+    principal_of,
+    render_user_data,
+)
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import Kind, Offer, Request, Shape, Spec, Step
 from gridcloud.instances.ssh_machine import SSHMachine
 from gridcloud.settings import ProviderSettings, Size
 
-__all__ = ["GRACE", "CloudSettings", "Place", "address_of", "build_offers", "first_boot_of", "image_of"]
+__all__ = [
+    "GRACE",
+    "CloudSettings",
+    "Place",
+    "address_of",
+    "arm_machine",
+    "build_offers",
+    "first_boot_of",
+    "image_of",
+]
 
 GRACE = 3600
 """Seconds beyond the time asked for until a machine that nobody armed ends itself: starting takes time."""
@@ -187,6 +205,21 @@ def address_of(
         principal=principal_of(instance_id),
         jump=settings.jump.address("", None) if settings.jump else None,
     )
+
+
+async def arm_machine(
+    settings: CloudSettings, context: Context, instance_id: str, address: Address, at: datetime
+) -> None:
+    """Have a machine that booted so power itself off at ``at``. An owner who is not root has no say in it: another
+    account is used then. Raises Transient, Rejected, and what opening the connection raises."""
+    if not settings.sudo and isinstance(address, SSHAddress):
+        whose = {"user": ARM_USER, "principal": arming_principal_of(instance_id)}
+        address = address.model_copy(update=whose)
+    connection = await context.connect(address)
+    try:
+        await arm(connection, at)
+    finally:
+        await connection.close()
 
 
 def _price(settings: CloudSettings, one: PricedShape) -> PricedShape:

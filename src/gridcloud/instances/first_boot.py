@@ -34,7 +34,15 @@ from cryptography.hazmat.primitives.serialization import (
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected, Transient
 
-__all__ = ["FirstBoot", "HostKey", "HostKeys", "arm", "principal_of", "render_user_data"]
+__all__ = [
+    "FirstBoot",
+    "HostKey",
+    "HostKeys",
+    "arm",
+    "arming_principal_of",
+    "principal_of",
+    "render_user_data",
+]
 
 ARM = "/usr/local/sbin/gridcloud-arm"
 END = "/usr/local/sbin/gridcloud-end"
@@ -43,6 +51,9 @@ ENDS = f"{STATE}/ends"
 IDLE = f"{STATE}/idle"
 USED = f"{STATE}/used"
 SEEN = f"{STATE}/seen"
+BOOT = "/proc/sys/kernel/random/boot_id"
+ARM_USER = "gridcloud-arm"
+"""Account that may say when the machine ends, where its owner may not."""
 PRINCIPALS = "/etc/ssh/gridcloud_principals"
 AUTHORITY = "/etc/ssh/gridcloud_user_authority.pub"
 
@@ -54,7 +65,8 @@ LEAST_CPU = 5
 
 LONGEST = 100 * 365 * 24 * 3600
 
-# Seconds are counted by the machine's own clock, so that it does not matter whether that is right.
+# Seconds are counted by the machine itself, so that it does not matter whether its clock is right: by the time since
+# it started, which nobody sets, and by its clock once it was started again.
 _ARM = f"""\
 #!/bin/sh
 # gridcloud-arm SECONDS [IDLE]: this machine powers itself off in so many seconds, and when it was not used for IDLE
@@ -67,7 +79,8 @@ mkdir -p {STATE}
 if [ "$1" = 0 ]; then
   rm -f {ENDS}
 else
-  echo $(($(date +%s) + $1)) >{ENDS}.new
+  read -r up rest </proc/uptime
+  echo "$(($(date +%s) + $1)) $((${{up%%.*}} + $1)) $(cat {BOOT})" >{ENDS}.new
   mv {ENDS}.new {ENDS}
 fi
 # Whoever is on the machine may say that it is used: the file holds nothing but its time.
@@ -85,12 +98,22 @@ _END = f"""\
 # Run every half minute: power off when the time noted is over, or when the machine was not used for long.
 end() {{
   logger -t gridcloud "$1" 2>/dev/null || :
-  systemctl poweroff 2>/dev/null || shutdown -h now 2>/dev/null || poweroff -f
+  systemctl poweroff -i 2>/dev/null || shutdown -h now 2>/dev/null || poweroff -f
   exit 0
 }}
 now=$(date +%s)
-at=; {{ read -r at <{ENDS}; }} 2>/dev/null
-[ -z "$at" ] || [ "$now" -lt "$at" ] || end 'the time of this machine is over'
+at=; up_to=; boot=; {{ read -r at up_to boot <{ENDS}; }} 2>/dev/null
+left=$((${{at:-$((now + 1))}} - now))
+if [ -n "$boot" ] && [ "$boot" = "$(cat {BOOT})" ]; then
+  read -r up rest </proc/uptime
+  left=$((up_to - ${{up%%.*}}))
+  drift=$((now + left - at))
+  # The clock was set since: a start of the machine to come is to know the right time, too.
+  if [ ${{drift#-}} -gt 60 ]; then
+    echo "$((now + left)) $up_to $boot" >{ENDS}.new && mv {ENDS}.new {ENDS}
+  fi
+fi
+[ $left -gt 0 ] || end 'the time of this machine is over'
 idle=; {{ read -r idle <{IDLE}; }} 2>/dev/null
 [ -n "$idle" ] || exit 0
 
@@ -106,7 +129,8 @@ if [ $span -le 0 ] || [ $span -gt 300 ] || [ $busy -lt "$before" ]; then used=ye
 [ $used = yes ] || [ $((busy - before)) -lt $(({LEAST_CPU} * span)) ] || used=yes
 if [ -n "$(find /dev/pts -name '[0-9]*' -mmin -1 2>/dev/null)" ]; then used=yes; fi
 if [ $used = no ] && command -v nvidia-smi >/dev/null; then
-  nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null | grep -q '[1-9]' && used=yes
+  timeout 10 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null |
+    grep -q '[1-9]' && used=yes
 fi
 if [ $used = yes ]; then touch {USED}; fi
 since=$(stat -c %Y {USED} 2>/dev/null || echo "$now")
@@ -118,6 +142,7 @@ _SERVICE = f"""\
 Description=End this machine when its time is over
 [Service]
 Type=oneshot
+TimeoutStartSec=25
 ExecStart={END}
 """
 
@@ -221,6 +246,11 @@ def principal_of(instance_id: str) -> str:
     return f"gridcloud-{instance_id}"
 
 
+def arming_principal_of(instance_id: str) -> str:
+    """Return the name in certificates that may say when this one instance ends."""
+    return f"gridcloud-arm-{instance_id}"
+
+
 def render_user_data(boot: FirstBoot) -> str:
     """Return the cloud-config document. It holds the private host key: give it to nobody but the machine."""
     idle = [str(boot.idle)] if boot.idle else []
@@ -230,12 +260,17 @@ def render_user_data(boot: FirstBoot) -> str:
         "ssh_keys": {"ed25519_private": boot.host_key.private, "ed25519_public": boot.host_key.public + "\n"},
         "disable_root": True,
         "ssh_pwauth": False,
-        "users": [_account(boot)],
+        "users": [_account(boot), *([] if boot.sudo else [_ARMING_ACCOUNT])],
         "write_files": [
             _file(AUTHORITY, boot.user_authority.strip() + "\n"),
             _file(f"{PRINCIPALS}/{boot.user}", principal_of(boot.instance_id) + "\n"),
+            *([] if boot.sudo else [_arming_principals(boot)]),
             _file("/etc/ssh/sshd_config.d/10-gridcloud.conf", _SSHD, "0600"),
-            _file("/etc/sudoers.d/90-gridcloud-arm", f"{boot.user} ALL=(root) NOPASSWD: {ARM}\n", "0440"),
+            _file(
+                "/etc/sudoers.d/90-gridcloud-arm",
+                f"{boot.user if boot.sudo else ARM_USER} ALL=(root) NOPASSWD: {ARM}\n",
+                "0440",
+            ),
             _file(ARM, _ARM, "0755"),
             _file(END, _END, "0755"),
             _file("/etc/systemd/system/gridcloud-end.service", _SERVICE),
@@ -298,6 +333,18 @@ def _steady(pem: str) -> str:
     body = body[:place] + b"gridgrid" + body[place + 8 :]
     text = base64.b64encode(body).decode()
     return "\n".join([first, *(text[start : start + 70] for start in range(0, len(text), 70)), last, ""])
+
+
+_ARMING_ACCOUNT: dict[str, object] = {
+    "name": ARM_USER,
+    "gecos": "gridcloud",
+    "shell": "/bin/sh",
+    "lock_passwd": True,
+}
+
+
+def _arming_principals(boot: FirstBoot) -> dict[str, str]:
+    return _file(f"{PRINCIPALS}/{ARM_USER}", arming_principal_of(boot.instance_id) + "\n")
 
 
 def _account(boot: FirstBoot) -> dict[str, object]:

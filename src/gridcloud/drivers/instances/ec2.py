@@ -31,9 +31,8 @@ from gridcloud.errors import (
     NotFound,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, first_boot_of
+from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
 from gridcloud.instances.driver import Context, InstanceDriver
-from gridcloud.instances.first_boot import arm
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -132,11 +131,7 @@ class EC2Driver(InstanceDriver):
         if seen.address is None:
             kind = NotFound if seen.phase is Phase.GONE else Transient
             raise kind(f"{instance_id} cannot be told when it ends: {seen.detail or seen.phase}.")
-        connection = await self.context.connect(seen.address)
-        try:
-            await arm(connection, at)
-        finally:
-            await connection.close()
+        await arm_machine(self.settings, self.context, instance_id, seen.address, at)
 
     async def check(self) -> Sequence[Finding]:
         """Try credentials, image, network, rights, quota and prices; see the contract."""

@@ -30,9 +30,8 @@ from gridcloud.errors import (
     QuotaExceeded,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, first_boot_of
+from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
 from gridcloud.instances.driver import Context, InstanceDriver
-from gridcloud.instances.first_boot import arm
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -136,11 +135,7 @@ class LibcloudDriver(InstanceDriver):
         seen = (await self.observe({instance_id: handle}))[instance_id]
         if seen.address is None:
             raise NotFound(f"The machine of {instance_id} cannot be reached: {seen.detail or seen.phase}.")
-        connection = await self.context.connect(seen.address)
-        try:
-            await arm(connection, at)
-        finally:
-            await connection.close()
+        await arm_machine(self.settings, self.context, instance_id, seen.address, at)
 
     async def check(self) -> Sequence[Finding]:
         """Try the credentials, and say what libcloud's driver can do; see the contract."""

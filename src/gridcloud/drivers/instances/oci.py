@@ -215,11 +215,7 @@ class OCIDriver(InstanceDriver):
             raise NotFound(f"{instance_id} is gone: {seen.detail}")
         if seen.address is None:
             raise Transient(f"{instance_id} has no address yet.")
-        connection = await self.context.connect(seen.address)
-        try:
-            await first_boot.arm(connection, at)
-        finally:
-            await connection.close()
+        await cloud.arm_machine(self.settings, self.context, instance_id, seen.address, at)
 
     # Offers --------------------------------------------------------------------------------------------------
 

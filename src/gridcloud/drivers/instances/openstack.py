@@ -30,9 +30,8 @@ from gridcloud.errors import (
     QuotaExceeded,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, first_boot_of
+from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
 from gridcloud.instances.driver import Context, InstanceDriver
-from gridcloud.instances.first_boot import arm
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -135,11 +134,7 @@ class OpenStackDriver(InstanceDriver):
 
     async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
         """Tell the machine when it powers itself off."""
-        connection = await self.context.connect(self._address(instance_id, handle))
-        try:
-            await arm(connection, at)
-        finally:
-            await connection.close()
+        await arm_machine(self.settings, self.context, instance_id, self._address(instance_id, handle), at)
 
     async def check(self) -> Sequence[Finding]:
         """Try credentials, quotas, image, shapes and networks; see the contract."""
