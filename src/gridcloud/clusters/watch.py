@@ -83,8 +83,9 @@ class Watch:
         driver = await self._providers.holder(name)
         async with asyncio.timeout(PATIENCE):
             found = await driver.observe(handles)
-        gone = ClusterObservation(phase=ClusterPhase.GONE)
-        return {cluster_id: found.get(cluster_id, gone) for cluster_id in handles}
+        # What is gone is said to be: no word is no reason to give a cluster up.
+        unknown = ClusterObservation(phase=ClusterPhase.PENDING, detail=f"{name} says nothing of it.")
+        return {cluster_id: found.get(cluster_id, unknown) for cluster_id in handles}
 
     async def _look(self, name: str, clusters: list[Cluster]) -> None:
         now = self._clock.now()
