@@ -86,6 +86,13 @@ class TestOKEDriver(ClusterDriverContract):
         assert pool.tags[INSTALLATION] == "gridcloud-test"
         assert len(pool.words["nodeConfigDetails"]["placementConfigs"]) == 2
 
+    async def test_every_size_of_a_flexible_shape_has_a_name_for_its_price(self, driver: OKEDriver) -> None:
+        small = await driver.node(ClusterRequest(cpus=2, memory=8 * 1024**3))
+        large = await driver.node(ClusterRequest(cpus=6, memory=24 * 1024**3))
+        assert small.name.endswith(".Flex:1:8")
+        assert large.name.endswith(".Flex:3:24")
+        assert (await driver.node(ClusterRequest(gpus=1))).gpus == 1
+
     async def test_gpus_and_arm_get_their_images(self, cloud: Oracle, driver: OKEDriver) -> None:
         for asked, edition in (({"gpus": 1}, "-Gen2-GPU"), ({"shape": "VM.Standard.A1.Flex"}, "-aarch64")):
             handle = await driver.create(self.spec(**asked))

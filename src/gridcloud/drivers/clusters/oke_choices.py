@@ -9,7 +9,7 @@ from typing import Any
 from gridcloud.clusters.model import ClusterRequest
 from gridcloud.drivers.clusters.oke_settings import OKESettings
 from gridcloud.drivers.oracle import Wire, find_compartment, gather
-from gridcloud.drivers.oracle_shapes import cut_shape, read_shape
+from gridcloud.drivers.oracle_shapes import cpus_of_ocpu, cut_shape, read_shape
 from gridcloud.errors import InvalidRequest, InvalidSettings
 from gridcloud.instances.model import Shape
 
@@ -76,12 +76,14 @@ class OKEChoices:
 
     async def default_shape(self) -> str:
         """Return the shape of nodes for which none is asked. Raises InvalidRequest."""
-        return (await self.node(ClusterRequest())).name
+        return (await self._shape(ClusterRequest()))[0]
 
     async def node(self, request: ClusterRequest) -> Shape:
-        """Return the shape of each node. Raises InvalidRequest."""
+        """Return the shape of each node. That of a flexible one tells its OCPUs and GB in its name, for prices go by
+        names, and every size has its own. Raises InvalidRequest."""
         name, ocpus, memory, gpus = await self._shape(request)
-        return Shape(name=name, cpus=2 * ocpus, memory=int(memory * GIB), gpus=gpus)
+        full = f"{name}:{ocpus:g}:{memory:g}" if ocpus else name
+        return Shape(name=full, cpus=ocpus * cpus_of_ocpu(name), memory=int(memory * GIB), gpus=gpus)
 
     async def _shape(self, request: ClusterRequest) -> tuple[str, float, float, int]:
         """Return name, OCPUs, GB (both 0 where the shape is not flexible) and GPUs of a node: of the shape that is
