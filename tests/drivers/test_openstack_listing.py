@@ -101,6 +101,19 @@ async def test_an_unlisted_machine_is_ended_all_the_same(
     assert await phases(driver) == [Phase.RUNNING, Phase.GONE]
 
 
+async def test_a_machine_that_was_being_made_is_gone_when_it_does_not_show_up_again(
+    driver: OpenStackDriver, cloud: OpenStackAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not to wait for seconds: that it is looked for again is what is tried.
+    monkeypatch.setattr("gridcloud.drivers.instances.openstack.SETTLING", 0.1)
+    monkeypatch.setattr("gridcloud.drivers.instances.openstack.PAUSE", 0.1)
+    cloud.servers["s2"]["status"] = "BUILD"
+    cloud.reappearing.add("s2")
+    await driver.destroy("i-2", handle(2))
+    assert cloud.ghosts["s2"] == []
+    assert list(cloud.servers) == ["s1"]
+
+
 async def test_credentials_that_are_put_right_are_read_again(
     driver: OpenStackDriver, cloud: OpenStackAnswers, tmp_path: Path
 ) -> None:

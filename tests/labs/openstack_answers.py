@@ -5,6 +5,7 @@
         cloud.servers["s1"] = server("s1", "i-1", …)
         cloud.unlisted.add("s1")                         # a listing leaves it out; asked for by its id it is there
         cloud.broken.add("s1")                           # asked for by its id nova fails
+        cloud.reappearing.add("s1")                      # once ended it is seen once more, as where it was being made
         cloud.password = "another"                       # whoever logs in with the former one is refused
 
 Neutron has nothing here, and nova removes at once.
@@ -50,6 +51,9 @@ class OpenStackAnswers:
         self.servers: dict[str, dict[str, Any]] = {}
         self.unlisted: set[str] = set()
         self.broken: set[str] = set()
+        self.reappearing: set[str] = set()
+        self.ghosts: dict[str, list[dict[str, Any] | None]] = {}
+        """What is still to be told of servers that have ended, in order."""
         self.password = "secret"
         self.project = "project"
         self.asked: list[str] = []
@@ -132,17 +136,21 @@ class OpenStackAnswers:
             return 200, {}, {"version": {**version, "links": links}}
         if path in ("/servers", "/servers/detail"):
             name = query.get("name", [""])[0]
-            found = [one for id_, one in self.servers.items() if id_ not in self.unlisted]
-            return 200, {}, {"servers": [one for one in found if re.search(name, one["name"])]}
+            shown = [one for id_, one in self.servers.items() if id_ not in self.unlisted]
+            return 200, {}, {"servers": [one for one in shown if re.search(name, one["name"])]}
         id_ = path.removeprefix("/servers/")
         if id_ in self.broken:
             return 500, {}, {"computeFault": {"code": 500, "message": "Cell c2 is not responding"}}
-        if id_ not in self.servers:
+        ghosts = self.ghosts.get(id_)
+        found = ghosts.pop(0) if ghosts else self.servers.get(id_)
+        if found is None:
             return 404, {}, {"itemNotFound": {"code": 404, "message": f"Instance {id_} could not be found."}}
         if method == "DELETE":
             del self.servers[id_]
+            if id_ in self.reappearing:
+                self.ghosts[id_] = [None, found, found]
             return 204, {}, None
-        return 200, {}, {"server": self.servers[id_]}
+        return 200, {}, {"server": found}
 
     def __enter__(self) -> Self:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
