@@ -70,3 +70,41 @@ async def test_it_is_not_run_on_what_was_never_ready(tmp_path: Path) -> None:
         await house.instances.stop(wish.id)
         await ended(house, wish.id)
         assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("path", [b"/bin\n/a\0b\n", b"/\xff\xfe\n", b"/x" * 200_000])
+async def test_nothing_that_lies_on_a_machine_keeps_it_from_being_ended(tmp_path: Path, path: bytes) -> None:
+    """Whoever could, would have a machine for ever."""
+    async with open_house(tmp_path, {"cloud": fake()}) as house:
+        wish = await house.instances.submit(
+            "ada",
+            Request(),
+            configure=[{"use": "script", "text": "mkdir -p .gridcloud"}],
+            before_end=("echo", "hello"),
+        )
+        one = await house.instances.wait(wish.id)
+        folder = house.providers.get("cloud").context.folder / "instances" / one.id
+        (folder / ".gridcloud" / "path").write_bytes(path)
+        await house.instances.stop(one.id, Reason.BUDGET)
+        assert (await ended(house, one.id)).state is State.STOPPED
+        assert await house.providers.get("cloud").holdings() == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("x" * 3_000_000,),
+        ("sh", "-c", "head -c 100000000 /dev/zero"),
+        ("sh", "-c", "printf 'a\\000b\\377\\033[2J'; exit 3"),
+        ("sh", "-c", "trap '' TERM INT HUP; while :; do sleep 1; done"),
+    ],
+    ids=["too long", "says too much", "says what is no text", "does not end"],
+)
+async def test_no_command_keeps_a_machine_from_being_ended(tmp_path: Path, words: tuple[str, ...]) -> None:
+    async with open_house(tmp_path, {"cloud": fake()}) as house:
+        house.instances.timing = replace(house.instances.timing, before_end=3)
+        one = await start(house, words)
+        await house.instances.stop(one.id, Reason.BUDGET)
+        assert (await ended(house, one.id)).state is State.STOPPED
+        assert (await story(house, one.id)).count("saved: ") == 1
+        assert await house.providers.get("cloud").holdings() == []

@@ -21,6 +21,16 @@ from gridcloud.service.house import House
 
 QUIET = Sighting(at=0, cpu=100)
 
+HOSTILE = [
+    f"hertz 1\nticks {'9' * 400}\n",
+    f"hertz 1\nticks {'9' * 5000}\n",
+    f"hertz 1\nticks 1\n{'9' * 400}m1.0s\n",
+    "hertz 1\nticks 1\n1m1.2.3s\n",
+    "hertz 1\nticks 1\nterminal \0\n",
+    "hertz\nticks\n",
+]
+"""What a machine may say whose shell is not what it was."""
+
 
 def fake(**settings: Any) -> dict[str, Any]:
     return {"driver": "fake", **settings}
@@ -29,7 +39,7 @@ def fake(**settings: Any) -> dict[str, Any]:
 def test_what_the_look_prints_is_read() -> None:
     text = "hertz 100\nticks 1234\nterminal 70\nterminal 5\ngpu 0\ngpu 97\n0m0.50s 0m1.00s\n1m0.00s 0m0.25s\n"
     assert read_sighting(text, 7.0) == Sighting(at=7.0, cpu=12.34, spent=61.75, terminal=5.0, gpu=97)
-    for wrong in ("", "hertz 0\nticks 1\n", "sh: awk: not found\nhertz 100\n", "hertz x\nticks 1"):
+    for wrong in ("", "hertz 0\nticks 1\n", "sh: awk: not found\nhertz 100\n", "hertz x\nticks 1", *HOSTILE):
         with pytest.raises(Rejected):
             read_sighting(wrong, 0)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from gridcloud.connections.forkserver import ForkServer
 
 __all__ = ["Completed", "open", "run"]
+
+KILLING = 10.0
+"""Seconds that the end of a command may take to reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ async def _feed(process: Process, data: bytes) -> bytes:
 
 
 async def _kill(process: Process) -> None:
-    try:
-        await process.signal("KILL")
-    except GridcloudError:  # the connection is lost: it ends what it started
-        return
+    # Where the connection is lost, it ends what it started; one that does not answer is not waited for.
+    with contextlib.suppress(GridcloudError, TimeoutError):
+        async with asyncio.timeout(KILLING):
+            await process.signal("KILL")

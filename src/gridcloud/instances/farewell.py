@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from gridcloud import connections
 from gridcloud.connections.driver import Command
@@ -13,6 +14,8 @@ from gridcloud.instances.paths import find_programs
 from gridcloud.store.lives import Lives
 
 __all__ = ["say_farewell"]
+
+log = logging.getLogger(__name__)
 
 SHOWN = 4000
 """Characters of the command's output that are told, the last ones."""
@@ -39,6 +42,11 @@ async def say_farewell(records: Lives[Instance], links: Links, instance: Instanc
     except (GridcloudError, TimeoutError) as error:
         why = f"It was not done within {seconds:g} s" if isinstance(error, TimedOut | TimeoutError) else error
         message = f"The command before the end came to nothing: {why}"
+    except Exception as error:  # whatever its owner made it be: a machine that cannot be ended costs for ever
+        log.warning(
+            "instance %s: the command before the end: %s: %s", instance.id, type(error).__name__, error
+        )
+        message = f"The command before the end came to nothing: it cannot be run ({type(error).__name__})."
     else:
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         if said:

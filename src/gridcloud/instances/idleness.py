@@ -40,6 +40,9 @@ LEAST_GPU = 5
 PATIENCE = 20.0
 """Seconds that a look may take."""
 
+SAID = 1 << 20
+"""Bytes that a look may say: some for each terminal."""
+
 TIME = re.compile(r"\d+m[\d.]+s")
 """A time as the shell's ``times`` prints it: ``1m2.5s``."""
 
@@ -112,7 +115,7 @@ def read_sighting(text: str, at: float) -> Sighting:
             terminal=min(ages, default=None),
             gpu=max((int(one) for one in numbers.get("gpu", ()) if one.isdigit()), default=0),
         )
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         raise Rejected(f"It cannot be told what runs there: {text.strip()[-200:]!r}") from error
 
 
@@ -258,7 +261,7 @@ class Idleness:
         )
         async with asyncio.timeout(PATIENCE):
             connection = await self._links.get(instance.id, instance.address)
-            done = await connections.run(connection, Command(words))
+            done = await connections.run(connection, Command(words), limit=SAID)
         return read_sighting(done.stdout.decode(errors="replace"), self._clock.monotonic())
 
 

@@ -10,7 +10,7 @@ from gridcloud.instances.model import Instance
 
 __all__ = ["find_programs"]
 
-READ = 'if [ -f .gridcloud/path ]; then printf "%s\\n" "$PATH"; cat .gridcloud/path; fi'
+READ = 'if [ -f .gridcloud/path ]; then printf "%s\\n" "$PATH"; head -c 16384 .gridcloud/path; fi'
 
 
 async def find_programs(instance: Instance, connection: Connection, command: Command) -> Command:
