@@ -172,7 +172,7 @@ async def test_while_it_shrinks_what_is_to_go_costs(tmp_path: Path) -> None:
         made = await start(house, nodes=5)
         driver = house.clusters.providers.get("pretend")
         assert made.handle is not None
-        house.clusters._carry = lambda cluster_id: None  # type: ignore[method-assign]  # nobody scales it
+        house.clusters._carry = lambda cluster_id: None  # nobody scales it
         shrinking = await house.clusters.scale(made.id, 2)
         assert (shrinking.nodes, shrinking.nodes_paid, len(shrinking.charges)) == (2, 5, 1)
         growing = await house.clusters.scale(made.id, 3)

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import keystoneauth1.exceptions as keystone
 import openstack.connection
 import openstack.exceptions
-from openstack.config.loader import OpenStackConfig
 
 from gridcloud.drivers.clusters.magnum_settings import MagnumSettings
+from gridcloud.drivers.openstack import CREDENTIALS, read_cloud, status_of, translate_kind
 from gridcloud.errors import (
     Forbidden,
     GridcloudError,
@@ -26,18 +26,12 @@ from gridcloud.errors import (
     NotFound,
     QuotaExceeded,
     Throttled,
-    TimedOut,
     Transient,
-    Unreachable,
-    Untrusted,
 )
 
 __all__ = ["Wire"]
 
 T = TypeVar("T")
-
-PATIENCE = 20
-"""Seconds that one answer may take."""
 
 RESIZING = "1.7"
 """The version of Magnum's API from which clusters can be resized by a verb of its own."""
@@ -129,16 +123,7 @@ class Wire:
 
     def _connect(self) -> Any:
         settings = self._settings
-        if settings.clouds_file and not settings.clouds_file.expanduser().is_file():
-            raise InvalidSettings(
-                f"{self.label}: there is no file {settings.clouds_file}.",
-                remedy="Set 'clouds_file' to the clouds.yaml.",
-            )
-        files = [str(settings.clouds_file.expanduser())] if settings.clouds_file else None
-        words: dict[str, Any] = {"cloud": settings.cloud, "api_timeout": PATIENCE, "app_name": "gridcloud"}
-        if settings.region:
-            words["region_name"] = settings.region
-        region = OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words)
+        region = read_cloud(self.label, settings.cloud, settings.clouds_file, settings.region)
         return openstack.connection.Connection(config=region)
 
     def _list(self, path: str, key: str) -> list[dict[str, Any]]:
@@ -158,11 +143,10 @@ class Wire:
 
 
 def _translate(error: Exception, label: str) -> GridcloudError:
-    for kinds, ours, what, remedy in _KINDS:
-        if isinstance(error, kinds):
-            return ours(f"{label}: {what}: {_said(error)}", remedy=remedy)
-    status = int(getattr(error, "status_code", None) or getattr(error, "http_status", None) or 0)
     said = _said(error)
+    if found := translate_kind(error, label, said):
+        return found
+    status = status_of(error) or 0
     for number, pattern, ours, remedy in _STATUSES:
         if number in (status, status // 100) and re.search(pattern, said, re.IGNORECASE):
             return ours(f"{label}: {said}", remedy=remedy)
@@ -179,36 +163,10 @@ def _said(error: Exception) -> str:
     return " ".join(str(told).split())[:500]
 
 
-_CREDENTIALS = "Look at the cloud's entry in clouds.yaml: 'openstack --os-cloud NAME token issue' tries it."
 _QUOTA = "Stop a cluster, ask for fewer nodes, or ask the cloud's operators for a larger quota."
 
-_KINDS: tuple[tuple[tuple[type[Exception], ...], type[GridcloudError], str, str], ...] = (
-    ((keystone.Unauthorized,), InvalidSettings, "the credentials are refused", _CREDENTIALS),
-    (
-        (keystone.MissingRequiredOptions, keystone.NoMatchingPlugin, openstack.exceptions.ConfigException),
-        InvalidSettings,
-        "the configuration is not complete",
-        "Set 'cloud' to a name in clouds.yaml, and 'clouds_file' where that is elsewhere.",
-    ),
-    (
-        (keystone.EmptyCatalog, keystone.EndpointNotFound),
-        InvalidSettings,
-        "there is no such service in this region",
-        "Ask the cloud's operators for Magnum (container-infra), or set another 'region'.",
-    ),
-    ((keystone.SSLError,), Untrusted, "its certificate is not trusted", "Set 'cacert' in clouds.yaml."),
-    ((keystone.ConnectTimeout, keystone.RequestTimeout), TimedOut, "no answer in time", "Try again later."),
-    (
-        (keystone.ConnectFailure, keystone.UnknownConnectionError, keystone.DiscoveryFailure),
-        Unreachable,
-        "it does not answer",
-        "Look at 'auth_url' in clouds.yaml, and whether the cloud is up.",
-    ),
-)
-"""What the SDK raises, ours, what it means, what to do."""
-
 _STATUSES: tuple[tuple[int, str, type[GridcloudError], str], ...] = (
-    (401, "", InvalidSettings, _CREDENTIALS),
+    (401, "", InvalidSettings, CREDENTIALS),
     (403, "quota|maximum", QuotaExceeded, _QUOTA),
     (403, "", Forbidden, "Ask the cloud's operators for a role that may make clusters."),
     (404, "", NotFound, ""),

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import openstack.connection
 import openstack.exceptions
-from openstack.config.loader import OpenStackConfig
 
 from gridcloud.drivers.instances.openstack_settings import OpenStackSettings
 from gridcloud.drivers.instances.openstack_words import MEBIBYTE, Flavor, Quota, is_refusal, translate
+from gridcloud.drivers.openstack import read_cloud
 from gridcloud.errors import GridcloudError, InvalidSettings
 from gridcloud.instances.choosing import Image
 
@@ -27,9 +27,6 @@ T = TypeVar("T")
 
 KNOWN = 60
 """Seconds for which flavors, images, networks and zones are believed."""
-
-PATIENCE = 20
-"""Seconds that one answer may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,18 +224,9 @@ class Cloud:
 
     def _connect(self) -> openstack.connection.Connection:
         settings = self.settings
-        files = [str(settings.clouds_file.expanduser())] if settings.clouds_file else None
-        if settings.clouds_file and not settings.clouds_file.expanduser().is_file():
-            raise InvalidSettings(
-                f"{self.label}: there is no file {settings.clouds_file}.",
-                remedy="Set 'clouds_file' to the clouds.yaml.",
-            )
-        words: dict[str, Any] = {"cloud": settings.cloud, "api_timeout": PATIENCE, "app_name": "gridcloud"}
-        if settings.region:
-            words["region_name"] = settings.region
         try:
             region = self.ask(
-                lambda: OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words)
+                lambda: read_cloud(self.label, settings.cloud, settings.clouds_file, settings.region)
             )
         except InvalidSettings as error:
             if settings.region and settings.region in error.message:

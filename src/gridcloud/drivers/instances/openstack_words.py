@@ -11,6 +11,7 @@ import openstack.exceptions
 from keystoneauth1 import exceptions as keystone
 
 from gridcloud.drivers.instances.openstack_settings import OpenStackGPU
+from gridcloud.drivers.openstack import CREDENTIALS, status_of, translate_kind
 from gridcloud.errors import (
     Conflict,
     Forbidden,
@@ -23,8 +24,6 @@ from gridcloud.errors import (
     Throttled,
     TimedOut,
     Transient,
-    Unreachable,
-    Untrusted,
 )
 from gridcloud.instances.model import Shape, format_size
 
@@ -157,14 +156,13 @@ def explain_shortage(quotas: Iterable[Quota], needs: Mapping[str, int], *, ever:
 def translate(error: Exception, cloud: str) -> GridcloudError | None:
     """Return what an error of the SDK is in our words; None where it is none of its errors. ``cloud`` names whom
     we asked."""
-    for kinds, ours, what, remedy in _TABLE:
-        if isinstance(error, kinds):
-            return ours(f"{cloud}: {what}{_said(error)}", remedy=remedy)
-    status = _status(error)
+    if found := translate_kind(error, cloud, _said(error)):
+        return found
+    status = status_of(error)
     if status is None:
         known = (openstack.exceptions.SDKException, keystone.ClientException)
-        return Transient(f"{cloud}: {_said(error).lstrip(': ')}") if isinstance(error, known) else None
-    said = _said(error).lstrip(": ")
+        return Transient(f"{cloud}: {_said(error)}") if isinstance(error, known) else None
+    said = _said(error)
     for number, pattern, ours, remedy in _STATUSES:
         if number in (status, status // 100) and re.search(pattern, said, re.IGNORECASE):
             return ours(f"{cloud}: {said}", remedy=remedy)
@@ -173,45 +171,13 @@ def translate(error: Exception, cloud: str) -> GridcloudError | None:
 
 def is_refusal(error: Exception) -> bool:
     """Return whether an error of the SDK says that it does not know who is asking."""
-    return isinstance(error, keystone.Unauthorized) or _status(error) == 401
+    return isinstance(error, keystone.Unauthorized) or status_of(error) == 401
 
 
-_CREDENTIALS = "Look at the cloud's entry in clouds.yaml: 'openstack --os-cloud NAME token issue' tries it."
 _QUOTA = "End something, take a smaller shape, or ask the cloud's operators for a larger quota."
 
-_TABLE: tuple[tuple[tuple[type[Exception], ...], type[GridcloudError], str, str], ...] = (
-    ((keystone.Unauthorized,), InvalidSettings, "the credentials are refused", _CREDENTIALS),
-    (
-        (keystone.MissingRequiredOptions, keystone.NoMatchingPlugin, openstack.exceptions.ConfigException),
-        InvalidSettings,
-        "the configuration is not complete",
-        "Set 'cloud' to a name in clouds.yaml, and 'clouds_file' where that is elsewhere.",
-    ),
-    (
-        (keystone.EmptyCatalog, keystone.EndpointNotFound),
-        InvalidSettings,
-        "there is no such service in this region",
-        "Set 'region' to one of the cloud's: 'openstack catalog list' shows them.",
-    ),
-    (
-        (keystone.SSLError,),
-        Untrusted,
-        "its certificate is not trusted",
-        "Set 'cacert' in clouds.yaml to the certificate of the authority that signed it.",
-    ),
-    ((keystone.ConnectTimeout, keystone.RequestTimeout), TimedOut, "no answer in time", "Try again later."),
-    (
-        (keystone.ConnectFailure, keystone.UnknownConnectionError, keystone.DiscoveryFailure),
-        Unreachable,
-        "it does not answer",
-        "Look at 'auth_url' in clouds.yaml, and whether the cloud is up.",
-    ),
-    ((openstack.exceptions.ResourceTimeout,), TimedOut, "no answer in time", "Try again later."),
-)
-"""What the SDK raises, ours, what it means, what to do."""
-
 _STATUSES: tuple[tuple[int, str, type[GridcloudError], str], ...] = (
-    (401, "", InvalidSettings, _CREDENTIALS),
+    (401, "", InvalidSettings, CREDENTIALS),
     (403, "quota", QuotaExceeded, _QUOTA),
     (403, "", Forbidden, "Ask the cloud's operators for a role that may do this."),
     (404, "", NotFound, ""),
@@ -235,12 +201,7 @@ def _said(error: Exception) -> str:
     details = getattr(error, "details", None) or getattr(error, "message", None) or str(error)
     text = " ".join(str(details).split())
     text = re.sub(r" ?\(?Request-ID: [\w-]+\)?| \(HTTP \d+\)", "", text)
-    return f": {text[:600]}" if text else ""
-
-
-def _status(error: Exception) -> int | None:
-    status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
-    return int(status) if status else None
+    return text[:600]
 
 
 def _number(text: str) -> int:
