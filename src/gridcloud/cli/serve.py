@@ -7,7 +7,7 @@ import typer
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import error_console
 
-__all__ = ["app"]
+__all__ = ["app", "log_here"]
 
 app = typer.Typer(add_completion=False)
 
@@ -17,14 +17,24 @@ app = typer.Typer(add_completion=False)
 def serve(frame: Frame) -> None:
     """Run the service alone, in the foreground, without the hub; Ctrl-C ends it, and instances live on."""
     import asyncio
-    import logging
 
     from gridcloud.service.process import run
     from gridcloud.settings import socket_path
 
-    logging.basicConfig(
-        level=logging.DEBUG if frame.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
-    )
+    log_here(frame.verbose)
     data = frame.data_folder
     error_console().print(f"Serving {data} at {socket_path(data)}; Ctrl-C ends it.")
     asyncio.run(run(frame.settings_file(), data))
+
+
+def log_here(verbose: bool) -> None:
+    """Write what happens to standard error; ``verbose``: every word of ours.
+
+    Never that of the clouds' libraries: at that level they write down each request, and with it the user data, in which
+    a machine's host key is.
+    """
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if verbose:
+        logging.getLogger("gridcloud").setLevel(logging.DEBUG)

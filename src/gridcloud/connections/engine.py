@@ -61,8 +61,8 @@ class Engine:
             raise TimedOut(
                 f"The container engine at {self.url} did not answer within {TIMEOUT} s."
             ) from error
-        except (OSError, aiohttp.ClientError) as error:
-            raise self._unreachable(error) from error
+        except (OSError, aiohttp.ClientError, ValueError, RecursionError) as error:
+            raise self._unreachable(error) from error  # the last two: what answers is no engine
 
     async def stream(self, path: str, body: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """POST, and return the connection as it is once the engine has switched it from HTTP to a raw stream."""
@@ -91,7 +91,13 @@ class Engine:
             raise TimedOut(
                 f"The container engine at {self.url} did not answer within {TIMEOUT} s."
             ) from error
-        except (OSError, asyncio.IncompleteReadError) as error:
+        except (
+            OSError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            ValueError,
+            IndexError,
+        ) as error:
             raise self._unreachable(error) from error
 
     async def close(self) -> None:
