@@ -219,3 +219,19 @@ def test_what_was_read_before_an_end_is_not_taken_up_after_it() -> None:
     ledger.note(live.model_copy(update={"state": State.FAILED, "version": 4}), START)  # never made
     ledger.note(live.model_copy(update={"charges": (charge,)}), START)
     assert not ledger.live()
+
+
+async def test_what_is_saved_before_the_end_is_within_the_budget(tmp_path: Path) -> None:
+    """Budgets, promise D: a machine costs while its command runs."""
+    clock = ManualClock(START)
+    async with open_house(tmp_path, clock, ada(20), {"cloud": SMALL}) as house:
+        wish = Request(cpus=1, memory=1 << 30, time=19 * HOUR)
+        one = await house.instances.wait((await house.instances.submit("ada", wish, before_end=("true",))).id)
+        configure(tmp_path, {"cloud": SMALL}, budgets=ada(1))
+        await clock.advance(HOUR - 1200)
+        while (await house.instances.records.get(one.id)).state is State.READY:
+            await house.budgets.look()
+            await clock.advance(60)
+        assert (await ended(house, one.id)).reason is Reason.BUDGET
+        spent = (await used(house, "ada")).spent.money
+        assert Decimal("0.95") < spent <= 1 - Decimal(house.instances.timing.before_end) / HOUR

@@ -83,6 +83,8 @@ class Watching:
         self._clock = clock
         self._announced: set[tuple[str, str]] = set()
         self._looking = asyncio.Lock()
+        self._saving: set[str] = set()
+        """Instances on which a command is run before their end."""
 
     async def run(self) -> None:
         """Look every minute, until cancelled."""
@@ -91,9 +93,7 @@ class Watching:
                 await self.look()
             except GridcloudError as error:
                 log.warning("watching budgets: %s", error)
-            except (
-                Exception
-            ):  # a fault of ours must not leave all budgets without anybody who looks after them
+            except Exception:  # a fault of ours must leave no budget without anybody who looks after it
                 log.exception("watching budgets failed; it is tried again")
             await self._clock.sleep(INTERVAL)
 
@@ -106,7 +106,9 @@ class Watching:
 
     async def _look(self) -> None:
         await self._treasury.refresh()
-        for instance in await self._instances.records.live():
+        live = await self._instances.records.live()
+        self._saving = {instance.id for instance in live if instance.before_end}
+        for instance in live:
             # Whoever was cancelled while an instance was stored has told nobody of it.
             self._treasury.note(instance)
         for others in self._others:
@@ -126,6 +128,8 @@ class Watching:
                 await self._look_at(pot, span, usage)
             except GridcloudError as error:  # the others are looked at all the same
                 log.warning("watching the budget %s: %s", pot.title, error)
+            except Exception:  # a fault of ours at one of them, too
+                log.exception("watching the budget %s failed; it is tried again", pot.title)
 
     async def told(self, pot: Pot, span: Span) -> Told:
         """Return what was told of a pot in a period."""
@@ -150,8 +154,12 @@ class Watching:
             concerned, why = self._lapsed(pot, now), f"The budget {pot.title} ended at {_moment(span.until)}"
             due = bool(concerned)
         else:
-            concerned, why = self._concerned(pot, usage, pot.budget.grace + INTERVAL)
-            due = bool(self._concerned(pot, usage, INTERVAL)[0])
+            # What is saved before the end costs, too.
+            last = (
+                self._instances.timing.before_end if any(one.id in self._saving for one in usage.live) else 0
+            )
+            concerned, why = self._concerned(pot, usage, pot.budget.grace + INTERVAL + last)
+            due = bool(self._concerned(pot, usage, INTERVAL + last)[0])
         if not concerned:
             told = told.model_copy(update={"ending": None, "why": "", "ended": False})
             told = await self._warn_once(pot, span, usage, told)
