@@ -72,3 +72,19 @@ def test_check(call: Caller, program: Program) -> None:
     program.configure(PROVIDERS)
     call("cluster", "start", "lab", code=3)
     assert "No provider of clusters is configured" in call.err
+
+
+def test_what_it_costs_is_shown_and_counted(call: Caller, program: Program) -> None:
+    priced = {"pretend": {"driver": "fake", "nodes": 8, "price": 0.5, "prices": {"*": 2}}}
+    program.configure(PROVIDERS, clusters=priced, budgets=[{"name": "all", "money": 100, "period": "year"}])
+    shown = call("cluster", "start", "lab", "--nodes", "3", "--time", "2h")
+    assert "6.5 EUR per hour" in shown
+    assert "standard" in shown
+    call("cluster", "scale", "lab", "--nodes", "4")
+    assert "8.5 EUR per hour" in call("cluster", "show", "lab")
+    assert "4 × standard" in call("budget", "ledger")
+    call("cluster", "start", "other", "--nodes", "2", "--time", "200h", code=4)
+    assert "The budget all is 100.00 EUR" in call.err
+    call("cluster", "stop", "lab")
+    call("cluster", "start", "other", "--project", "wind")
+    call("cluster", "stop", "other")

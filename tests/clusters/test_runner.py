@@ -268,7 +268,7 @@ async def test_killed_at_random_points(tmp_path: Path, capsys: pytest.CaptureFix
         folder.mkdir()
         (folder / "data").mkdir(mode=0o700)
         entry = {"driver": "fake", "seconds": 0.1}
-        configure(folder, NOTHING, clusters={"pretend": entry})
+        configure(folder, NOTHING, clusters={"pretend": entry}, budgets=[{"user": "ada", "gpu_hours": 1}])
         await kill_at(folder, chance.randint(1, 16), chance.uniform(0, 0.15))
         async with clusters(folder, seconds=0.1) as house:
             mended += len(await house.mend())
@@ -278,6 +278,9 @@ async def test_killed_at_random_points(tmp_path: Path, capsys: pytest.CaptureFix
                 await house.clusters.stop(one.id)
                 await until(house, one.id, *FINAL)
             assert await house.clusters.providers.get("pretend").holdings() == []
+            for one in await house.clusters.lives.find():
+                assert all(charge.until is not None for charge in one.charges)
+                assert one.charges or one.state is State.STOPPED
             assert not [one for one in (folder / "data" / "clusters").rglob("*") if "kubeconfig" in one.name]
     with capsys.disabled():
         print(f"\nKILL-TEST kind=clusters points={POINTS} live={live} mended={mended} leaks=0 seed={SEED}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gridcloud.clusters.model import ClusterRequest, State
-from gridcloud.errors import Forbidden, NotFound
+from gridcloud.errors import Forbidden, NotFound, QuotaExceeded
 from tests.services import FAKE, open_service
 
 
@@ -41,3 +41,21 @@ async def test_users_see_their_own(tmp_path: Path) -> None:
         await ada.stop_cluster("lab")
         async with asyncio.timeout(20):
             assert (await ada.wait_cluster(made.id)).state is State.STOPPED
+
+
+async def test_users_are_held_to_budgets(tmp_path: Path) -> None:
+    budgets = [{"user": "ada", "money": 10}, {"project": "wind", "user": "grace", "money": 10}]
+    entry = {"driver": "fake", "prices": {"*": 1}}
+    async with (
+        open_service(tmp_path, FAKE, clusters={"pretend": entry}, budgets=budgets) as service,
+        await service.user("ada") as ada,
+    ):
+        made = await ada.start_cluster("lab", ClusterRequest(nodes=4, time=7200))
+        assert (await ada.wait_cluster(made.id)).state is State.READY
+        with pytest.raises(QuotaExceeded, match=r"The budget ada is 10\.00 EUR"):
+            await ada.scale_cluster(made.id, 6)
+        assert (await ada.cluster("lab")).nodes == 4
+        other = await ada.start_cluster("other", ClusterRequest(time=3600, project="wind"))
+        assert "may not charge the project" in (await ada.wait_cluster(other.id)).detail
+        await ada.stop_cluster("lab")
+        assert (await ada.wait_cluster(made.id)).state is State.STOPPED

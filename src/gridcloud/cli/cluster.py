@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ from gridcloud.cli.completion import cluster_providers, clusters
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, plain, print_table, until
 from gridcloud.cli.steps import Steps, print_story, waiting
+from gridcloud.client import AsyncClient
 from gridcloud.clusters.model import FINAL, Cluster, ClusterRequest, Reason
 from gridcloud.errors import Forbidden, InvalidRequest, Unavailable
+from gridcloud.instances.costs import describe_cost
 
 __all__ = ["app"]
 
@@ -66,7 +69,8 @@ async def start(
         if wait:
             with Steps(frame, f"Making {plain(name)}") as steps:
                 cluster = await client.wait_cluster(cluster.id, steps.event)
-    _show(frame, cluster)
+        currency = await _currency(frame, client)
+    _show(frame, cluster, currency)
     if cluster.state in FINAL:
         raise Unavailable(f"The cluster {cluster.name} could not be had: {cluster.detail}")
 
@@ -82,7 +86,8 @@ async def scale(frame: Frame, id: Id, nodes: Nodes, wait: Wait = True) -> None:
         if wait:
             with Steps(frame, f"Scaling {plain(cluster.name)}") as steps:
                 cluster = await client.wait_cluster(cluster.id, steps.event, after=max(told, default=0))
-    _show(frame, cluster)
+        currency = await _currency(frame, client)
+    _show(frame, cluster, currency)
     if wait and (cluster.state in FINAL or cluster.nodes != nodes):
         raise Unavailable(cluster.detail or f"The cluster {cluster.name} is {cluster.state}.")
 
@@ -121,7 +126,8 @@ async def show(frame: Frame, id: Id) -> None:
     """Show all about one cluster, and how it becomes a provider of instances."""
     async with await frame.connect() as client:
         cluster = await client.cluster(id)
-    _show(frame, cluster)
+        currency = await _currency(frame, client)
+    _show(frame, cluster, currency)
 
 
 @app.command("access")
@@ -228,7 +234,21 @@ def _nodes(cluster: Cluster) -> str:
     return f"{cluster.nodes_there} of {cluster.nodes}"
 
 
-def _show(frame: Frame, cluster: Cluster) -> None:
+async def _currency(frame: Frame, client: AsyncClient) -> str:
+    return "" if frame.json else (await client.version()).currency
+
+
+def _price(cluster: Cluster, currency: str) -> str:
+    """Return what it costs now, for people; nothing where it is free, or costs no longer."""
+    charge = cluster.charges[-1] if cluster.charges else None
+    if charge is None or charge.until is not None:
+        return ""
+    if not charge.priced:
+        return "not known"
+    return f"{charge.price.normalize():f} {currency} per hour" if charge.price else ""
+
+
+def _show(frame: Frame, cluster: Cluster, currency: str) -> None:
     if frame.json:
         frame.show(cluster)
         return
@@ -241,6 +261,9 @@ def _show(frame: Frame, cluster: Cluster) -> None:
         "detail": cluster.detail,
         "provider": cluster.provider,
         "nodes": _nodes(cluster),
+        "shape": cluster.rate.shape,
+        "price": _price(cluster, currency),
+        "cost": describe_cost(cluster.charges, datetime.now(UTC), currency),
         "version": cluster.version_there or cluster.request.version,
         "created": cluster.created,
         "ends": cluster.expires or "",
