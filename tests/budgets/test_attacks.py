@@ -235,3 +235,25 @@ async def test_what_is_saved_before_the_end_is_within_the_budget(tmp_path: Path)
         assert (await ended(house, one.id)).reason is Reason.BUDGET
         spent = (await used(house, "ada")).spent.money
         assert Decimal("0.95") < spent <= 1 - Decimal(house.instances.timing.before_end) / HOUR
+
+
+async def test_machines_that_start_for_longer_than_they_are_to_live_are_ended_without_grace(
+    tmp_path: Path,
+) -> None:
+    """Budgets, promise D: a second is promised to each, and minutes are paid."""
+    clock = ManualClock(START)
+    slow = {**SMALL, "boot_seconds": 3600}
+    async with open_house(tmp_path, clock, ada(0.5), {"cloud": slow}) as house:
+        made = [
+            await house.instances.submit("ada", Request(cpus=1, memory=1 << 30, time=1)) for _ in range(5)
+        ]
+        for one in made:
+            async for now in house.instances.records.follow(one.id):
+                if now.state is State.STARTING:
+                    break
+        while (await house.instances.records.get(made[0].id)).state is State.STARTING:
+            await clock.advance(60)
+            await house.budgets.look()
+        for one in made:
+            assert (await ended(house, one.id)).reason is Reason.BUDGET
+        assert (await used(house, "ada")).spent.money <= Decimal("0.5")

@@ -24,7 +24,7 @@ from gridcloud.budgets.periods import Span
 from gridcloud.budgets.treasury import Treasury
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, GridcloudError, NotFound
-from gridcloud.instances.model import Reason
+from gridcloud.instances.model import Reason, State
 from gridcloud.instances.runner import Runner
 from gridcloud.store import Entry
 
@@ -85,6 +85,8 @@ class Watching:
         self._looking = asyncio.Lock()
         self._saving: set[str] = set()
         """Instances on which a command is run before their end."""
+        self._starting: set[str] = set()
+        """Instances that nobody works on yet."""
 
     async def run(self) -> None:
         """Look every minute, until cancelled."""
@@ -108,6 +110,7 @@ class Watching:
         await self._treasury.refresh()
         live = await self._instances.records.live()
         self._saving = {instance.id for instance in live if instance.before_end}
+        self._starting = {instance.id for instance in live if instance.state is not State.READY}
         for instance in live:
             # Whoever was cancelled while an instance was stored has told nobody of it.
             self._treasury.note(instance)
@@ -160,6 +163,11 @@ class Watching:
             )
             concerned, why = self._concerned(pot, usage, pot.budget.grace + INTERVAL + last)
             due = bool(self._concerned(pot, usage, INTERVAL + last)[0])
+        if (
+            due
+        ):  # what takes longer to start than it was to live was promised less than it costs: it has no grace
+            await self._end_all(pot, [one for one in concerned if one in self._starting])
+            concerned = [one for one in concerned if one not in self._starting]
         if not concerned:
             told = told.model_copy(update={"ending": None, "why": "", "ended": False})
             told = await self._warn_once(pot, span, usage, told)
