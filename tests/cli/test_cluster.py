@@ -86,5 +86,5 @@ def test_what_it_costs_is_shown_and_counted(call: Caller, program: Program) -> N
     call("cluster", "start", "other", "--nodes", "2", "--time", "200h", code=4)
     assert "The budget all is 100.00 EUR" in call.err
     call("cluster", "stop", "lab")
-    call("cluster", "start", "other", "--project", "wind")
+    call("cluster", "start", "other", "--project", "wind", "--time", "1h")
     call("cluster", "stop", "other")

@@ -268,7 +268,9 @@ async def test_killed_at_random_points(tmp_path: Path, capsys: pytest.CaptureFix
         folder.mkdir()
         (folder / "data").mkdir(mode=0o700)
         entry = {"driver": "fake", "seconds": 0.1}
-        configure(folder, NOTHING, clusters={"pretend": entry}, budgets=[{"user": "ada", "gpu_hours": 1}])
+        configure(
+            folder, NOTHING, clusters={"pretend": entry}, budgets={"ada": {"user": "ada", "gpu_hours": 1}}
+        )
         await kill_at(folder, chance.randint(1, 16), chance.uniform(0, 0.15))
         async with clusters(folder, seconds=0.1) as house:
             mended += len(await house.mend())

@@ -44,7 +44,7 @@ async def test_users_see_their_own(tmp_path: Path) -> None:
 
 
 async def test_users_are_held_to_budgets(tmp_path: Path) -> None:
-    budgets = [{"user": "ada", "money": 10}, {"project": "wind", "user": "grace", "money": 10}]
+    budgets = {"ada": {"user": "ada", "money": 10}, "w": {"project": "wind", "user": "grace", "money": 10}}
     entry = {"driver": "fake", "prices": {"*": 1}}
     async with (
         open_service(tmp_path, FAKE, clusters={"pretend": entry}, budgets=budgets) as service,
