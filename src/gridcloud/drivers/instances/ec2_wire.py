@@ -228,6 +228,8 @@ class Wire:
     def _translate_answer(self, error: ClientError) -> GridcloudError:
         said = error.response.get("Error", {})
         code, text = str(said.get("Code", "")), str(said.get("Message", error))[:500]
+        if "<html" in text.lower():  # a page for people, as servers in between have
+            text = "a page in place of an answer"
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
         message = f"{self._provider}: {text} ({code})"
         if code in _MEANING:

@@ -173,7 +173,7 @@ class OCIDriver(InstanceDriver):
         """Try key, region, compartment, image, network, limits and prices, one after another; see the contract."""
         from gridcloud.drivers.instances.oci_check import check_account
 
-        return await check_account(self._wire, self._choices, self.settings, self.context.provider)
+        return await check_account(self._wire, self._choices, self.settings)
 
     async def close(self) -> None:
         """Close the connections."""

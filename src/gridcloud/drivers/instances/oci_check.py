@@ -18,9 +18,7 @@ __all__ = ["check_account"]
 GUIDE = "See docs/guide/oracle.md."
 
 
-async def check_account(
-    wire: Wire, choices: Choices, settings: OCISettings, provider: str
-) -> Sequence[Finding]:
+async def check_account(wire: Wire, choices: Choices, settings: OCISettings) -> Sequence[Finding]:
     """Return what was found; after the first three, on which all else rests, the others are tried whatever comes."""
 
     async def key() -> str:
@@ -63,7 +61,7 @@ async def check_account(
 
     findings = []
     for subject, look in (("key", key), ("compartment", compartment), ("location", domains)):
-        findings.append(await _find(f"{provider}: {subject}", look))
+        findings.append(await _find(subject, look))
         if not findings[-1].ok:
             return findings
 
@@ -72,7 +70,7 @@ async def check_account(
 
     rest = [("image", image), ("network", network), ("limits", limits)]
     rest += [("prices", prices)] if settings.price_list else []
-    return findings + [await _find(f"{provider}: {subject}", look) for subject, look in rest]
+    return findings + [await _find(subject, look) for subject, look in rest]
 
 
 async def _limits(choices: Choices, settings: OCISettings) -> str | Finding:
@@ -103,7 +101,7 @@ async def _find(subject: str, look: Callable[[], Awaitable[str | Finding]]) -> F
     try:
         said = await look()
         if isinstance(said, Finding):
-            return said.model_copy(update={"subject": subject})
+            return said
         return Finding(subject=subject, ok=True, message=said)
     except GridcloudError as error:
         return Finding(subject=subject, ok=False, message=error.message, remedy=error.remedy or GUIDE)
