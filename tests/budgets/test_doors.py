@@ -52,6 +52,18 @@ async def test_users_see_what_concerns_them_and_administrators_all(tmp_path: Pat
             names = [(one.name, one.whose) for one in (await bob.budgets()).budgets]
             assert ("bob", "2 users") in names, "whom else it is for is not told"
             assert ("wind", "project wind") in names
+        async with await service.user("eve") as eve:
+            (shared,) = (await eve.budget("bob")).budgets
+            assert (shared.running, shared.providers, shared.instances) == (1, [], []), "only its total"
+            assert not (await eve.ledger(project="wind")).entries
+        async with (
+            service.browser(await service.token("eve")) as browser,
+            browser.get("/v1/events") as answer,
+        ):
+            told = await answer.text()
+            assert '"kind": "token"' in told
+            assert '"kind": "instance"' not in told, "nothing of what others do"
+            assert '"kind": "budget"' not in told
         async with service.admin() as admin:
             found = (await admin.budgets()).budgets
             assert [(one.name, one.user) for one in found] == [
