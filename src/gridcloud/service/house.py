@@ -109,15 +109,7 @@ class House:
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
-        self.clusters = clusters.Runner(
-            store,
-            ClusterProviders(self.settings, store, data / "clusters", _read_secret),
-            clock,
-            _cluster_timing(settings),
-            judge=self.treasury.judge_ask,
-            judging=self.instances.choice.judging,
-        )
-        self.clusters.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
+        self.clusters = self._carry_clusters(settings)
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
@@ -306,6 +298,19 @@ class House:
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
+
+    def _carry_clusters(self, settings: Settings) -> clusters.Runner:
+        """Return the runner of clusters, which asks the same budgets as that of instances, and pays into one ledger."""
+        runner = clusters.Runner(
+            self.store,
+            ClusterProviders(self.settings, self.store, self.data / "clusters", _read_secret),
+            self.clock,
+            _cluster_timing(settings),
+            judge=self.treasury.judge_ask,
+            judging=self.instances.choice.judging,
+        )
+        runner.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
+        return runner
 
     def _session_hook(self) -> Sequence[str]:
         text = self.settings().session.before_end
