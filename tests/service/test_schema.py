@@ -45,6 +45,7 @@ PATHS = {
     "/v1/providers/{name}",
     "/v1/providers/{name}/check",
     "/v1/providers/{name}/discovery",
+    "/v1/providers/{name}/forget",
     "/v1/tokens",
     "/v1/tokens/{token_id}",
     "/v1/doctor",
