@@ -53,14 +53,25 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.Ta
         [(member("a/../../out"), b"x")],
         [(member("d", tarfile.SYMTYPE, ".."), b""), (member("d/out"), b"x")],
         [(member("d", tarfile.LNKTYPE, "../secret"), b"")],
+        [(member("d", tarfile.SYMTYPE, ".."), b""), (member("d/out", tarfile.SYMTYPE, "/evil"), b"")],
+        [(member("d", tarfile.SYMTYPE, ".."), b""), (member("d/out", tarfile.DIRTYPE), b"")],
+        [
+            (member("a/d", tarfile.SYMTYPE, "../.."), b""),
+            (member("a/d/out/x", tarfile.SYMTYPE, "/evil"), b""),
+        ],
+        [(member(".", tarfile.SYMTYPE, ".."), b"")],
+        [(member(".", tarfile.SYMTYPE, ".."), b""), (member("out", tarfile.SYMTYPE, "/evil"), b"")],
+        [(member("."), b"a file in place of the folder")],
     ],
 )
 def test_nothing_is_written_outside(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     (tmp_path / "secret").write_text("ours")
     with pytest.raises((GridcloudError, OSError)):
         archives.unpack(stream(*members), tmp_path / "in" / "it", True)
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "in" / "out").exists()
+    it = tmp_path / "in" / "it"
+    assert not it.is_symlink()
+    assert {one.name for one in tmp_path.iterdir()} <= {"in", "secret"}
+    assert {one.name for one in (tmp_path / "in").glob("*")} <= {"it"}
     assert not Path("/tmp/gridcloud-out").exists()
 
 

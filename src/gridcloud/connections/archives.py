@@ -93,9 +93,10 @@ def unpack(stream: _Readable, target: Path, folder: bool, progress: Progress | N
                 raise Rejected(f"The other side sends {member.name!r:.200} with holes in it.")
             inner = _inner(member.name)
             path = target.joinpath(*inner.parts) if folder else target
-            if not folder and not member.isreg():
+            if not (member.isreg() if not folder else member.isdir() or inner.parts):
+                kind = "folder" if folder else "file"
                 raise Rejected(
-                    f"The other side sends {member.name!r}, which is not the file that was asked for."
+                    f"The other side sends {member.name!r:.200}, which is not the {kind} that was asked for."
                 )
             if member.isdir():
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,6 +111,8 @@ def unpack(stream: _Readable, target: Path, folder: bool, progress: Progress | N
                     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     _write(file, path, member, str(inner) if folder else inner.name, progress)
     for path, to in links:
+        if any(above.is_symlink() for above in path.parents if above.is_relative_to(target)):
+            raise Rejected(f"The other side sends {path.name!r:.200} to be made through a link.")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.symlink_to(to)
     for path, mode in reversed(folders):
@@ -136,7 +139,9 @@ def install(source: Path, target: Path) -> None:
 def _inner(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise Rejected(f"The other side names a file {name!r}, which leads outside of what was asked for.")
+        raise Rejected(
+            f"The other side names a file {name!r:.200}, which leads outside of what was asked for."
+        )
     return path
 
 
