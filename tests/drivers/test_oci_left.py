@@ -10,8 +10,8 @@ from tests.labs.oracle import Oracle
 from tests.labs.oracle_drivers import OracleDrivers, lab_of, live, running, spec_of
 
 from gridcloud.drivers.instances.oci import OCIDriver
-from gridcloud.errors import Transient
-from gridcloud.instances.model import SHARED
+from gridcloud.errors import InvalidSettings, Transient
+from gridcloud.instances.model import SHARED, Phase
 
 
 @pytest.fixture
@@ -147,3 +147,30 @@ async def test_a_strangers_disk_stays_theirs(cloud: Oracle, driver: OCIDriver, n
     await driver.destroy(spec.id, handle)
     assert strangers.id not in {one.name for one in await driver.holdings()}
     assert strangers.lives
+
+
+async def test_another_tenancy_under_the_same_names_is_not_believed(
+    cloud: Oracle, make_driver: OracleDrivers, tmp_path: Path
+) -> None:
+    config = cloud.write_config(tmp_path)
+    driver = make_driver(config_file=config)
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    right = config.read_text()
+    # Whose key it is comes to be somebody's who sees another compartment of that name, and not ours.
+    other = cloud.tenancy.add_compartment("lab")
+    config.write_text(cloud.write_config(tmp_path, compartments=[cloud.tenancy.id, other]).read_text())
+    await driver.close()
+    driver._choices.forget()
+    for known in (handle, handle):
+        with pytest.raises(InvalidSettings, match="its machines are in"):
+            await driver.observe({spec.id: known})
+        with pytest.raises(InvalidSettings, match="its machines are in"):
+            await driver.destroy(spec.id, known)
+    assert [one.id for one in live(cloud)] == [handle.data["id"]]
+    # Once it is put right, nothing has to be started anew.
+    del cloud.tenancy.compartments[other]
+    config.write_text(right)
+    assert (await running(driver, spec, handle)).phase is Phase.RUNNING
+    await driver.destroy(spec.id, handle)
+    assert not live(cloud)

@@ -112,6 +112,7 @@ class OCIDriver(InstanceDriver):
             return {}
         try:
             compartment = await self._choices.compartment()
+            await self._check_compartment(compartment, *handles.values())
             listed = await self._wire.pages("compute", "list_instances", compartment)
         except NotFound as error:
             # May not be seen any more: nothing is known, and surely not that it is gone.
@@ -124,6 +125,7 @@ class OCIDriver(InstanceDriver):
         """Terminate the machine with its boot volume; see the contract."""
         try:
             compartment = await self._choices.compartment()
+            await self._check_compartment(compartment, *([handle] if handle else []))
             if instance_id == SHARED:
                 await self._remove_network(compartment)
                 return
@@ -155,7 +157,7 @@ class OCIDriver(InstanceDriver):
                 what="machine",
                 name=one.id,
                 created=one.time_created,
-                handle=self._handle(one.freeform_tags[INSTANCE], one.id),
+                handle=self._handle(one.freeform_tags[INSTANCE], one),
             )
             for one in machines
         ]
@@ -304,7 +306,7 @@ class OCIDriver(InstanceDriver):
         machines = await self._machines(compartment)
         for machine in machines:
             if machine.freeform_tags[INSTANCE] == spec.id:
-                return self._handle(spec.id, machine.id)
+                return self._handle(spec.id, machine)
         if self.settings.instances and len(machines) >= self.settings.instances:
             raise NoCapacity(
                 f"{self.context.provider}: {len(machines)} machines are held, no more may be.",
@@ -323,7 +325,7 @@ class OCIDriver(InstanceDriver):
             # The network went with what was the last machine until now.
             self._network.forget()
             machine = await self._launch_in(spec, compartment, await self._network.subnet(compartment))
-        return self._handle(spec.id, machine.id)
+        return self._handle(spec.id, machine)
 
     async def _stands(self, subnet: str) -> bool:
         try:
@@ -415,6 +417,20 @@ class OCIDriver(InstanceDriver):
                     raise
             await asyncio.sleep(0.5)
 
+    async def _check_compartment(self, compartment: str, *handles: Handle) -> None:
+        """Raise InvalidSettings where the name is now another compartment's, or the credentials another tenancy's: what
+        is not to be seen there need not be gone."""
+        for handle in handles:
+            made_in = handle.data.get("compartment", compartment)
+            if made_in != compartment:
+                self._choices.forget()
+                await self._wire.close()  # and reads the configuration anew, which may have been put right
+                raise InvalidSettings(
+                    f"{self.context.provider}: the compartment {self.settings.compartment} is now {compartment}; "
+                    f"its machines are in {made_in}.",
+                    remedy="Put Oracle's configuration file right; another compartment is an entry of its own.",
+                )
+
     # Observing -----------------------------------------------------------------------------------------------
 
     async def _observe(self, instance_id: str, handle: Handle, machines: Mapping[str, Any]) -> Observation:
@@ -458,9 +474,10 @@ class OCIDriver(InstanceDriver):
                 return str(host)
         return ""
 
-    def _handle(self, instance_id: str, machine: str) -> Handle:
+    def _handle(self, instance_id: str, machine: Any) -> Handle:
         key = first_boot.HostKeys(self.context.folder).key(instance_id)
-        return Handle(data={"id": machine, "host_key": key.public})
+        place = {"id": machine.id, "compartment": machine.compartment_id}
+        return Handle(data={**place, "host_key": key.public})
 
 
 def _about(words: Any) -> str:
