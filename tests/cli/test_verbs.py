@@ -49,8 +49,10 @@ def test_offers_for_scripts(call: Caller) -> None:
 
 
 def test_provider_that_is_not_there(call: Caller) -> None:
-    assert call("offers", "--on", "hare", code=3) == ""
-    assert "here" in call.err
+    for words in (["offers"], ["run"], ["instance", "start"]):
+        assert call(*words, "--on", "hare", *(["--", "true"] if words == ["run"] else []), code=3) == ""
+        assert "here" in call.err
+        assert "requested" not in call.err
 
 
 def test_what_providers_say_cannot_steer_the_terminal(call: Caller) -> None:

@@ -232,3 +232,11 @@ async def test_many_are_noted_together_and_an_entry_does_not_move_meanwhile(tmp_
             assert not moving.done()
         await moving
         assert (await house.store.get("provider", "cloud")).body["price"] == "7"
+
+
+async def test_a_provider_that_left_since_it_was_asked_for_is_no_offer(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"cloud": fake()}) as house:
+        instance = await house.instances.submit("ada", Request(on="gone"))
+        async with asyncio.timeout(10):
+            with pytest.raises(NoOffer, match="No provider named 'gone' is configured"):
+                await house.instances.wait(instance.id)

@@ -22,6 +22,7 @@ async def start(wish: InstanceWish, caller: Asking, house: TheHouse) -> Instance
     owner = caller.owner(wish.owner)
     request = house.complete(wish.request)
     house.check(request)
+    house.check_providers([request])
     await house.check_configure(wish.configure, caller.admin)
     avoid = [one.offer for one in [await owned(house, caller, lost) for lost in wish.avoid] if one.offer]
     async with house.admitting(owner):

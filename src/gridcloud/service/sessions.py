@@ -19,6 +19,7 @@ async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
     owner = caller.owner(wish.owner)
     request = house.complete(wish.request)
     house.check(request)
+    house.check_providers([request])
     await house.check_configure(wish.configure, caller.admin)
     environment = {name: value.get_secret_value() for name, value in wish.environment.items()}
     async with house.admitting(owner):
