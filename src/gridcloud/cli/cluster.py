@@ -205,12 +205,10 @@ async def check(
     else:
         for one, findings in found.items():
             for finding in findings:
-                print(
-                    plain(
-                        f"{'ok   ' if finding.ok else 'wrong'}  {one}, {finding.subject}: {finding.message}"
-                    )
-                )
-                if finding.remedy and not finding.ok:
+                mark = "wrong" if not finding.ok else "ok   " if finding.known else "?    "
+                whose = one if finding.subject == one else f"{one}, {finding.subject}"
+                print(plain(f"{mark}  {whose}: {finding.message}"))
+                if finding.remedy and not (finding.ok and finding.known):
                     print(plain(f"       {finding.remedy}"))
     return 0 if all(finding.ok for findings in found.values() for finding in findings) else 1
 
