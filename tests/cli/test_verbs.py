@@ -79,6 +79,7 @@ def test_what_providers_say_cannot_steer_the_terminal(call: Caller) -> None:
         (["provider", "check", "none"], 3, "none"),
         (["provider", "add", "x"], 2, "--driver"),
         (["provider", "add", "x", "--driver", "fake", "word"], 2, "'word' is no KEY=VALUE"),
+        (["provider", "add", "x", "--driver", "fake", "location=1"], 2, "write it between quotes"),
         (["offers", "--url", "http://example.org"], 2, "no https:// URL"),
         (["offers", "--config", "absent.yaml"], 2, "absent.yaml"),
     ],

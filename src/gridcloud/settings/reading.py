@@ -227,6 +227,8 @@ def _explain(
             said = said[:1].lower() + said[1:]
             secret = re.search(r"password|secret|token", ".".join(map(str, key)), re.IGNORECASE)
             found = "" if secret or isinstance(fault["input"], dict) else f"; found {fault['input']!r:.60}"
+            if found and fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+                found += '; write it between quotes: "…"'
             document.fault(key, f"{said}{found}{_help(kind, fault['loc'])}")
 
 
