@@ -11,7 +11,7 @@ from tests.labs.lying_cluster import LyingCluster
 
 from gridcloud.drivers.instances.kubernetes import KubernetesDriver
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
-from gridcloud.errors import Transient
+from gridcloud.errors import InvalidSettings, Transient
 from gridcloud.instances.model import Handle, Phase
 from gridcloud.testing.instances import driver_context
 
@@ -54,4 +54,33 @@ async def test_a_list_whose_next_part_has_expired_is_asked_for_again(tmp_path: P
         with pytest.raises(Transient):
             await driver.holdings()
         assert await driver.holdings() == []
+        await driver.close()
+
+
+async def test_another_cluster_under_the_same_names_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "right").mkdir()
+    (tmp_path / "wrong").mkdir()
+    pod = {
+        "metadata": {"name": "p", "uid": "u", "labels": {}, "annotations": {}},
+        "spec": {"nodeName": "n"}, "status": {"phase": "Succeeded"},
+    }  # fmt: skip
+    async with LyingCluster(tmp_path / "right") as right, LyingCluster(tmp_path / "wrong") as wrong:
+        right.answers[PODS], wrong.answers[PODS] = EMPTY | {"items": [pod]}, EMPTY
+        driver = driver_at(right, tmp_path / "driver")
+        made_in = (await driver._namespace()).cluster
+        handle = Handle(data={**HANDLE.data, "cluster": made_in})
+        assert "exit code" in (await driver.observe({"i-1": handle}))["i-1"].detail
+        await driver.close()
+        config = right.kubeconfig.read_text()
+        right.kubeconfig.write_text(wrong.kubeconfig.read_text())
+        with pytest.raises(InvalidSettings, match="another cluster"):
+            await driver.observe({"i-1": handle})
+        with pytest.raises(InvalidSettings, match="another cluster"):
+            await driver.destroy("i-1", handle)
+        # Once it is put right, nothing has to be started anew.
+        right.kubeconfig.write_text(config)
+        assert "exit code" in (await driver.observe({"i-1": handle}))["i-1"].detail
+        right.answers[PODS] = EMPTY
+        assert (await driver.observe({"i-1": handle}))["i-1"].phase is Phase.GONE
+        await driver.destroy("i-1", handle)
         await driver.close()

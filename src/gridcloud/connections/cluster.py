@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import ipaddress
 import json
 import logging
@@ -136,6 +137,11 @@ class Cluster:
         access = await self._reach()
         return access.kubeconfig, access.context, access.namespace
 
+    async def identity(self) -> str:
+        """Return what tells this cluster from others that its context's name may come to mean: a digest of its
+        authority, or of its address where the authority is a public one. Raises as `resolve` does."""
+        return (await self._reach()).identity
+
     async def _reach(self) -> _Access:
         async with self._asking:
             if self._access is None:
@@ -164,6 +170,7 @@ class _Access:
         self.headers: dict[str, str] = {}
         self.how: dict[str, Any] = {}
         self.until = 0.0
+        self.identity = ""
         self._files: tuple[Any, ...] = ()
 
     @classmethod
@@ -193,6 +200,7 @@ class _Access:
         token = said.api_key.get("BearerToken", "")
         self.headers = {"Authorization": token} if token else {}
         self.url = str(said.host).rstrip("/")
+        self.identity = _identify(said, self._inline, self.url)
         files = (said.ssl_ca_cert, said.cert_file, said.key_file)
         if files != self._files or not self.how:
             self._files = files
@@ -376,6 +384,16 @@ def _trusted(said: Any, inline: Mapping[str, bytes], name: str) -> ssl.SSLContex
     except (OSError, ValueError) as error:
         raise InvalidSettings(f"The certificates of {name} cannot be used: {error}") from error
     return trusted
+
+
+def _identify(said: Any, inline: Mapping[str, bytes], url: str) -> str:
+    authority = inline.get("certificate-authority", b"")
+    if not authority and said.ssl_ca_cert:
+        try:
+            authority = Path(said.ssl_ca_cert).read_bytes()
+        except OSError as error:
+            raise InvalidSettings(f"The certificates of {url} cannot be used: {error}") from error
+    return hashlib.sha256(b"".join(authority.split()) or url.encode()).hexdigest()[:32]
 
 
 def _unreachable(access: _Access, error: Exception, seconds: float) -> GridcloudError:

@@ -45,6 +45,7 @@ from gridcloud.errors import (
     Conflict,
     GridcloudError,
     InvalidRequest,
+    InvalidSettings,
     NoCapacity,
     NotFound,
     Rejected,
@@ -127,12 +128,7 @@ class KubernetesDriver(InstanceDriver):
         except Conflict:
             pod = await self._made_before(namespace, manifest)
         pod = await self._placed(namespace, pod)
-        meta = pod["metadata"]
-        return Handle(
-            data={
-                "pod": meta["name"], "uid": meta["uid"], "namespace": namespace.name, "context": namespace.context,
-            }
-        )  # fmt: skip
+        return self._handle(namespace, pod["metadata"])
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Ask for all pods of ours in a namespace in one call; see the contract."""
@@ -143,6 +139,8 @@ class KubernetesDriver(InstanceDriver):
             held = {pod["metadata"]["uid"]: pod for pod in await namespace.pods()}
             for instance_id, handle in handles.items():
                 if self._place_of(handle) == place:
+                    if handle.data.get("uid") not in held:
+                        await self._check_cluster(namespace, handle)
                     seen[instance_id] = await self._observation(
                         namespace, held.get(str(handle.data.get("uid")))
                     )
@@ -152,7 +150,10 @@ class KubernetesDriver(InstanceDriver):
         """Remove the pod with all that runs in it; see the contract. The owner's home is kept."""
         places = {("", "")} | ({self._place_of(handle)} if handle else set())
         for place in places:
-            await self._remove(await self._namespace(*place), instance_id)
+            namespace = await self._namespace(*place)
+            found = await self._remove(namespace, instance_id)
+            if handle and place == self._place_of(handle) and not found:
+                await self._check_cluster(namespace, handle)
 
     async def holdings(self) -> Sequence[Holding]:
         """List our pods; see the contract. Homes are their owners' and are kept: `check` tells of them."""
@@ -207,6 +208,21 @@ class KubernetesDriver(InstanceDriver):
             task = self._opened[place] = asyncio.ensure_future(self._open(*place))
         return await asyncio.shield(task)
 
+    async def _check_cluster(self, namespace: Namespace, handle: Handle) -> None:
+        """Raise InvalidSettings where a pod is not to be seen since its context has come to mean another cluster."""
+        made_in = handle.data.get("cluster", namespace.cluster)
+        if made_in == namespace.cluster:
+            return
+        for place, task in list(self._opened.items()):
+            if task.done() and not task.cancelled() and not task.exception() and task.result() is namespace:
+                del self._opened[place]  # and reads the kubeconfig anew, which may have been put right
+        await namespace.close()
+        raise InvalidSettings(
+            f"{self.context.provider}: the context {namespace.context} leads to another cluster than the one with the "
+            f"pod {handle.data.get('pod')}: its authority differs.",
+            remedy="Put the kubeconfig right; another cluster is an entry of its own.",
+        )
+
     async def _open(self, context: str, name: str) -> Namespace:
         namespace = Namespace(self.settings.kubeconfig, context, name, self.context.installation)
         try:
@@ -242,7 +258,7 @@ class KubernetesDriver(InstanceDriver):
 
     @staticmethod
     def _handle(namespace: Namespace, meta: Document) -> Handle:
-        place = {"namespace": namespace.name, "context": namespace.context}
+        place = {"namespace": namespace.name, "context": namespace.context, "cluster": namespace.cluster}
         return Handle(data={"pod": meta["name"], "uid": meta["uid"], **place})
 
     # One life
@@ -319,9 +335,11 @@ class KubernetesDriver(InstanceDriver):
             )  # fmt: skip
         return Observation(phase=phase, address=address, detail=detail)
 
-    async def _remove(self, namespace: Namespace, instance_id: str) -> None:
-        began, pause = time.monotonic(), 0.05
+    async def _remove(self, namespace: Namespace, instance_id: str) -> bool:
+        """Remove the pods of an instance; return whether there were any."""
+        began, pause, found = time.monotonic(), 0.05, False
         while held := [pod for pod in await namespace.pods(instance_id) if _is_instance(pod["metadata"])]:
+            found = True
             for pod in held:
                 meta = pod["metadata"]
                 if not pod["spec"].get("nodeName") or has_stopped(pod):
@@ -331,9 +349,12 @@ class KubernetesDriver(InstanceDriver):
                     await namespace.remove_pod(meta["name"], meta["uid"], 5)
             if time.monotonic() - began > PATIENCE:
                 if all(pod["metadata"].get("deletionTimestamp") for pod in held):
-                    return  # its node does not answer: the pod goes when the node does, or when it returns
+                    return (
+                        True  # its node does not answer: the pod goes when the node does, or when it returns
+                    )
                 raise Transient(f"The pod of {instance_id} is still there.", remedy="It will be tried again.")
             await asyncio.sleep(pause := min(pause * 1.5, 0.5))
+        return found
 
 
 def _is_instance(meta: Document) -> bool:

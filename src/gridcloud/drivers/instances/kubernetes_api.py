@@ -22,6 +22,7 @@ class Namespace:
 
     def __init__(self, kubeconfig: str, context: str, name: str, installation: str) -> None:
         self.kubeconfig, self.context, self.name = kubeconfig, context, name
+        self.cluster = ""
         self._installation = label_value(installation)
         self._cluster = Cluster(kubeconfig, context)
 
@@ -29,6 +30,7 @@ class Namespace:
         """Fill in what was not given. Raises InvalidSettings, Untrusted."""
         self.kubeconfig, self.context, namespace = await self._cluster.resolve()
         self.name = self.name or namespace
+        self.cluster = await self._cluster.identity()
 
     async def close(self) -> None:
         await self._cluster.close()
