@@ -28,7 +28,7 @@ def test_zones_with_the_same_reasons_are_told_of_together(call: Caller, moto: Mo
     image = moto.image()["ImageId"]
     entry = {"driver": "ec2", "region": REGION, "endpoint": moto.url, "image": image, "price_list": False}
     more = {"shapes": ["t3.small", "t3.medium"], "prices": {"*": 0.01}, "allow_from": ["192.0.2.0/24"]}
-    call.program.configure({"amazon": {**entry, **more}})
+    call.program.configure({"amazon": {**entry, **more}}, limits={"offers": 60})
     out = call("offers", "--memory", "2GiB", "--why")
     table, *blocks = out.split("\n\n")
     zones = {line.split()[7] for line in table.splitlines()[1:]}
