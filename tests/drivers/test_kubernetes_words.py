@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -392,6 +392,16 @@ def test_what_a_pod_is_is_told_in_the_clusters_words(pod: Any, phase: Phase, wor
 def test_a_pod_may_wait_for_a_node_as_long_as_the_queue_is() -> None:
     seen, said = phase_of(state("Pending", conditions=UNSCHEDULABLE), queue=600, now=NOW)
     assert (seen, said) == (Phase.PENDING, "waits for a node: 0/3 nodes: Insufficient cpu.")
+
+
+@pytest.mark.parametrize(("seconds", "phase"), [(60, Phase.PENDING), (301, Phase.FAILED)])
+def test_a_pod_may_wait_for_its_home_to_be_made(seconds: float, phase: Phase) -> None:
+    why = "0/3 nodes are available: 3 pod has unbound immediate PersistentVolumeClaims."
+    pod = state("Pending", conditions=[UNSCHEDULABLE[0] | {"message": why}])
+    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+    seen, said = phase_of(pod, queue=10, now=made + timedelta(seconds=seconds))
+    assert seen is phase
+    assert why in said
 
 
 def test_the_newest_warning_is_told() -> None:

@@ -36,6 +36,7 @@ from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
 from gridcloud.drivers.instances.kubernetes_status import (
     age_of,
+    awaits_volume,
     has_stopped,
     phase_of,
     unschedulable,
@@ -287,7 +288,7 @@ class KubernetesDriver(InstanceDriver):
         began, refused, pause = time.monotonic(), 0.0, 0.05
         while not pod["spec"].get("nodeName") and time.monotonic() - began < UNDECIDED:
             why = unschedulable(pod)
-            if why and self.settings.queue:
+            if why and (self.settings.queue or awaits_volume(why)):
                 return pod
             refused = (refused or time.monotonic()) if why else 0.0
             if why and time.monotonic() - refused > SURE:

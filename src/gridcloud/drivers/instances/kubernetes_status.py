@@ -9,9 +9,12 @@ from typing import Any
 from gridcloud.drivers.instances.kubernetes_manifests import CONTAINER
 from gridcloud.instances.model import Phase
 
-__all__ = ["age_of", "has_stopped", "phase_of", "unschedulable", "worst_event"]
+__all__ = ["age_of", "awaits_volume", "has_stopped", "phase_of", "unschedulable", "worst_event"]
 
 Document = Mapping[str, Any]
+
+BINDING = 300
+"""Seconds that a volume may take to be made: clouds attach and format disks meanwhile."""
 
 NEVER = frozenset(
     {
@@ -43,7 +46,7 @@ def phase_of(pod: Document, *, queue: float, now: datetime) -> tuple[Phase, str]
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         detail = ": ".join(filter(None, (reason, message)))
         if why := unschedulable(pod):
-            late = age_of(pod, now) > queue
+            late = age_of(pod, now) > (max(queue, BINDING) if awaits_volume(why) else queue)
             return (
                 (Phase.FAILED, f"no node has room: {why}")
                 if late
@@ -90,6 +93,11 @@ def unschedulable(pod: Document) -> str:
         if about == ("PodScheduled", "False", "Unschedulable"):
             return str(condition.get("message") or "no node fits")
     return ""
+
+
+def awaits_volume(why: str) -> bool:
+    """Tell whether the scheduler only waits until a home's volume is made: no node would do better."""
+    return "unbound immediate PersistentVolumeClaims" in why
 
 
 def worst_event(events: Iterable[Document]) -> str:
