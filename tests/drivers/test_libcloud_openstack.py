@@ -21,6 +21,7 @@ from gridcloud.testing.instances import InstanceDriverContract
 
 pytestmark = [
     pytest.mark.lab,
+    pytest.mark.timeout(600),  # the first test may set the cloud up, and OpenStack is slow on few processors
     # The SDK, with which the lab is looked at, says of its own calls that they will go, whatever is called.
     pytest.mark.filterwarnings("ignore::openstack.warnings.OpenStackDeprecationWarning"),
     pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning"),
