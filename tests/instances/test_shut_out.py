@@ -172,7 +172,7 @@ async def test_a_key_at_oracle_that_was_replaced_is_read_again(tmp_path: Path) -
         oracle.tenancy.add_compartment("lab")
         config = oracle.write_config(tmp_path)
         words = {"driver": "oci", "compartment": "lab", "image": "Canonical-Ubuntu-24.04-*"}
-        words |= {"config_file": config, "endpoint": oracle.url, "allow_from": "192.0.2.0/24"}
+        words |= {"config_file": str(config), "endpoint": oracle.url, "allow_from": "192.0.2.0/24"}
         driver = OCIDriver(OCISettings.model_validate(words), driver_context(tmp_path / "oracle"))
         assert await driver.holdings() == []
         oracle.tenancy.users.clear()

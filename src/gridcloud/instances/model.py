@@ -338,7 +338,8 @@ class Instance(Record):
     ended_at: datetime | None = None
     expires: datetime | None = None
     armed: datetime | None = Field(
-        default=None, description="when its machine ends by itself, as it was told last; None: it was not told"
+        default=None,
+        description="when its machine ends by itself, as it was told last; None: it was not told",
     )
     warned: bool = False
     notice: str = Field(default="", description="what its user is warned of, beside its expiry")
