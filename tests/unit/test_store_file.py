@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -274,3 +275,17 @@ def test_an_owner_that_has_not_written_its_name_yet_is_still_one(path: Path) -> 
         assert lock.try_acquire()
         lock.path.write_text("")
         assert OwnerLock(path).holder() == Holder(0, "")
+
+
+async def test_many_new_stores_are_opened_at_once(tmp_path: Path) -> None:
+    """Of one process, each in a file of its own: each gets its own tables."""
+    places = [tmp_path / f"{number}.sqlite" for number in range(8)]
+    stores = await asyncio.gather(*(open_store(place, ManualClock()) for place in places))
+    try:
+        for store in stores:
+            await store.insert("thing", "t-1", "ada", "new", {}, [])
+            assert [one.id for one in await store.find("thing")] == ["t-1"]
+        assert len({store.installation for store in stores}) == len(stores)
+    finally:
+        for store in stores:
+            await store.close()

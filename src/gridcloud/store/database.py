@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ __all__ = ["connect", "database_error", "lock_writes", "migrate", "parse_locatio
 BUSY_SECONDS = 30
 ADVISORY_LOCK = 0x67726964
 """Number of the lock that PostgreSQL writers take: so that events become visible in the order of their ``seq``."""
+# Alembic keeps the database that it works on for the whole process: two at once would be mixed up.
+_upgrading = threading.Lock()
 
 
 def parse_location(location: str | os.PathLike[str]) -> URL:
@@ -189,7 +192,8 @@ def _upgrade(connection: Connection) -> None:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "gridcloud.store:migrations")
     config.set_main_option("path_separator", "os")
-    command.upgrade(config, "head")
+    with _upgrading:
+        command.upgrade(config, "head")
 
 
 def _back_up(path: Path, revision: str) -> None:
