@@ -22,7 +22,17 @@ from gridcloud.service.house import House
 from gridcloud.sessions.model import FINAL as SESSION_FINAL
 from tests.houses import configure, ended, open_house
 
-__all__ = ["POINTS", "SEED", "Open", "Point", "conclude", "mend", "suffer_all"]
+__all__ = [
+    "POINTS",
+    "SEED",
+    "Open",
+    "Point",
+    "conclude",
+    "kill_at",
+    "mend",
+    "suffer_all",
+    "suffer_each",
+]
 
 Open = Callable[[Path, dict[str, dict[str, Any]]], AbstractAsyncContextManager[House]]
 """Opens a house over a folder and its providers."""
@@ -39,6 +49,8 @@ class Point:
     number: int
     lines: int
     delay: float
+    word: str = ""
+    """With which a line begins that counts; empty: all do."""
     last: str = ""
     live: int = 0
     mended: list[str] = field(default_factory=list)
@@ -55,12 +67,14 @@ async def kill_at(point: Point, words: Sequence[str]) -> None:
     try:
         assert victim.stdout is not None
         async with asyncio.timeout(120):
-            for _ in range(point.lines):
+            counted = 0
+            while counted < point.lines:
                 line = await victim.stdout.readline()
                 if not line:
                     _, complaint = await victim.communicate()
                     pytest.fail(f"the victim died by itself: {complaint.decode()}")
                 point.last = line.decode().strip()
+                counted += point.last.startswith(point.word)
         await asyncio.sleep(point.delay)
     finally:
         if victim.returncode is None:
@@ -134,13 +148,31 @@ async def suffer_all(
     ``steps``: lines that it prints in the course of one life; ``usual``: points where KILL_POINTS does not say.
     """
     chance = random.Random(f"{SEED} {kind}")
-    count = POINTS if "KILL_POINTS" in os.environ else usual
-    points = [Point(n, chance.randint(1, steps), chance.uniform(0, 0.4)) for n in range(count)]
+    points = [Point(n, chance.randint(1, steps), chance.uniform(0, 0.4)) for n in range(count_points(usual))]
+
+    async def one(point: Point) -> None:
+        await suffer(point, folder / f"point{point.number}", provider(point.number), words, open_)
+
+    return await suffer_each(kind, points, one, left)
+
+
+def count_points(usual: int) -> int:
+    """Return how many points there are: as KILL_POINTS says, else as is usual."""
+    return POINTS if "KILL_POINTS" in os.environ else usual
+
+
+async def suffer_each(
+    kind: str,
+    points: Sequence[Point],
+    suffer_one: Callable[[Point], Awaitable[None]],
+    left: Callable[[], Awaitable[Sequence[str]]],
+) -> str:
+    """Be killed at these points, some at once, print what became of each, and return the counts in a line."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(point: Point) -> None:
         async with gate:
-            await suffer(point, folder / f"point{point.number}", provider(point.number), words, open_)
+            await suffer_one(point)
 
     async with asyncio.TaskGroup() as group:
         for point in points:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import random
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +15,11 @@ from gridcloud.clusters.model import FINAL, Cluster, ClusterRequest, Reason, Sta
 from gridcloud.clusters.runner import Timing
 from gridcloud.errors import InvalidRequest, NotFound
 from gridcloud.service.house import House
-from tests.houses import configure, open_house
+from tests.houses import open_house
 from tests.labs.magnum import magnum_server
 
 NOTHING: dict[str, dict[str, Any]] = {"here": {"driver": "fake"}}
 QUICK = Timing(poll=0.02, watch=0.05, first_pause=0.02, longest_pause=0.1)
-POINTS = int(os.environ.get("KILL_POINTS", "4"))
-SEED = int(os.environ.get("KILL_SEED", "20"))
 
 
 @contextlib.asynccontextmanager
@@ -236,53 +231,3 @@ async def test_over_magnum(tmp_path: Path) -> None:
             await house.clusters.stop(made.id)
             await until(house, made.id, State.STOPPED)
             assert magnum.clusters == {}
-
-
-async def kill_at(folder: Path, lines: int, delay: float) -> None:
-    """Let a victim live in the folder until a point, and kill it."""
-    victim = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.clusters.victim", str(folder)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert victim.stdout is not None
-        async with asyncio.timeout(60):
-            for _ in range(lines):
-                if not await victim.stdout.readline():
-                    pytest.fail((await victim.communicate())[1].decode())
-        await asyncio.sleep(delay)
-    finally:
-        if victim.returncode is None:
-            victim.kill()
-        await victim.communicate()
-
-
-@pytest.mark.timeout(600)
-async def test_killed_at_random_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """More points by KILL_POINTS, other ones by KILL_SEED."""
-    chance = random.Random(f"{SEED} clusters")
-    live = mended = 0
-    for number in range(POINTS):
-        folder = tmp_path / f"point{number}"
-        folder.mkdir()
-        (folder / "data").mkdir(mode=0o700)
-        entry = {"driver": "fake", "seconds": 0.1}
-        configure(
-            folder, NOTHING, clusters={"pretend": entry}, budgets={"ada": {"user": "ada", "gpu_hours": 1}}
-        )
-        await kill_at(folder, chance.randint(1, 16), chance.uniform(0, 0.15))
-        async with clusters(folder, seconds=0.1) as house:
-            mended += len(await house.mend())
-            assert await house.examine() == []
-            for one in await house.clusters.lives.live():
-                live += 1
-                await house.clusters.stop(one.id)
-                await until(house, one.id, *FINAL)
-            assert await house.clusters.providers.get("pretend").holdings() == []
-            for one in await house.clusters.lives.find():
-                assert all(charge.until is not None for charge in one.charges)
-                assert one.charges or one.state is State.STOPPED
-            assert not [one for one in (folder / "data" / "clusters").rglob("*") if "kubeconfig" in one.name]
-    with capsys.disabled():
-        print(f"\nKILL-TEST kind=clusters points={POINTS} live={live} mended={mended} leaks=0 seed={SEED}")

@@ -31,13 +31,18 @@ def campus() -> Iterator[Oracle]:
     """A cloud with a VCN and three subnets of the campus."""
     with Oracle() as cloud:
         cloud.tenancy.seconds = 0.05
-        lab = cloud.tenancy.add_compartment("lab")
-        here = {"compartmentId": lab, "lifecycleState": "AVAILABLE"}
-        vcn = cloud.tenancy.add("vcn", {**here, "cidrBlock": "10.0.0.0/16", "displayName": "campus"})
-        for number, name in enumerate(("api", "nodes", "balancers")):
-            words = {"vcnId": vcn.id, "displayName": name, "cidrBlock": f"10.0.{number}.0/24"}
-            cloud.tenancy.add("subnet", {**here, **words, "prohibitPublicIpOnVnic": False})
+        add_networks(cloud)
         yield cloud
+
+
+def add_networks(cloud: Oracle) -> None:
+    """Give the compartment `lab` a VCN and three subnets."""
+    lab = cloud.tenancy.add_compartment("lab")
+    here = {"compartmentId": lab, "lifecycleState": "AVAILABLE"}
+    vcn = cloud.tenancy.add("vcn", {**here, "cidrBlock": "10.0.0.0/16", "displayName": "campus"})
+    for number, name in enumerate(("api", "nodes", "balancers")):
+        words = {"vcnId": vcn.id, "displayName": name, "cidrBlock": f"10.0.{number}.0/24"}
+        cloud.tenancy.add("subnet", {**here, **words, "prohibitPublicIpOnVnic": False})
 
 
 @pytest.fixture
@@ -55,17 +60,22 @@ def config(campus: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_driver(
     cloud: Oracle, config: Path, folder: Path, installation: str = "gridcloud-test", **more: Any
 ) -> OKEDriver:
-    values: dict[str, Any] = {
+    settings = OKESettings.model_validate(entry_of(cloud, config) | more)
+    return OKEDriver(settings, cluster_context(folder, installation=installation))
+
+
+def entry_of(cloud: Oracle, config: Path) -> dict[str, Any]:
+    """Return the entry of a provider on these networks."""
+    return {
+        "driver": "oke",
         "compartment": "lab",
-        "config_file": config,
+        "config_file": str(config),
         "endpoint": cloud.url,
         "vcn": "campus",
         "api_subnet": "api",
         "node_subnet": "nodes",
         "load_balancer_subnets": "balancers",
     }
-    settings = OKESettings(driver="oke", **values | more)
-    return OKEDriver(settings, cluster_context(folder, installation=installation))
 
 
 class TestOKEDriver(ClusterDriverContract):

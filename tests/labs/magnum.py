@@ -37,6 +37,8 @@ class Magnum:
     def __init__(self, seconds: float = 0.05) -> None:
         self.seconds = seconds
         """That making, changing and removing a cluster takes."""
+        self.pause = 0.0
+        """Seconds that an order lies there before it is taken, whether or not whoever gave it still waits."""
         self.nodes = 50
         """Of all clusters together, at most."""
         self.url = ""
@@ -150,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(
                     fault[2], {"errors": [{"title": "told to fail", "detail": "told to fail"}]}
                 )
+        if self.command != "GET" and "/clusters" in path:
+            time.sleep(self.state.pause)
         try:
             with self.state.lock:
                 self.state.settle()
