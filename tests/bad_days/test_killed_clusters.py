@@ -133,9 +133,18 @@ async def find_lost(house: House) -> list[str]:
                 async for now in house.clusters.lives.follow(cluster.id):
                     if now.state is State.READY and now.nodes == now.nodes_there:
                         break
-    held = {one.cluster_id for one in await house.clusters.providers.get("cloud").holdings()}
-    live = await house.clusters.lives.live()
-    return [f"{one.id} is {one.state}" for one in live if one.state is not State.READY or one.id not in held]
+    driver, live = house.clusters.providers.get("cloud"), await house.clusters.lives.live()
+    ready = {one.id: 1 for one in live if one.state is State.READY}
+    held: Counter[str] = Counter()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while (
+                held != ready
+            ):  # an order of before the crash may be taken late, and what it makes removed later yet
+                held = Counter(one.cluster_id for one in await driver.holdings() if one.what == "cluster")
+                await asyncio.sleep(0.05)
+    lost = [f"{one.id} is {one.state}" for one in live if one.state is not State.READY]
+    return lost + [f"{one} is there {held[one]} times" for one in held | ready if held[one] != ready.get(one)]
 
 
 async def end_all(house: House) -> list[str]:
@@ -169,7 +178,7 @@ async def make_theirs(driver: ClusterDriver) -> None:
 @pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning")
 async def test_killed_at_magnum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with magnum_server(seconds=0.2) as magnum:
-        magnum.pause, magnum.nodes = 0.1, 10_000
+        magnum.pause, magnum.nodes = 0.4, 10_000
         settings = test_magnum.settings(magnum, tmp_path)
         context = cluster_context(tmp_path / "theirs", installation="another")
         await make_theirs(MagnumDriver(settings, context))

@@ -163,6 +163,21 @@ class TestMagnum(MagnumContract):
             await asyncio.sleep(0.02)
         assert list(magnum.clusters) == [one["uuid"]]
 
+    async def test_a_twin_that_comes_late_is_removed(self, driver: MagnumDriver, magnum: Magnum) -> None:
+        """Its order was given before a crash, and taken after the one that was given afterwards."""
+        spec = self.spec()
+        handle = await driver.create(spec)
+        [one] = magnum.clusters.values()
+        magnum.clusters["twin"] = {**one, "uuid": "twin", "created_at": "2999-01-01T00:00:00+00:00"}
+        theirs = {**one["labels"], "gridcloud_installation": "another"}
+        magnum.clusters["theirs"] = {**one, "uuid": "theirs", "labels": theirs}
+        for _ in range(500):
+            await driver.observe({spec.id: handle})
+            if len(magnum.clusters) == 2:
+                break
+            await asyncio.sleep(0.02)
+        assert list(magnum.clusters) == [one["uuid"], "theirs"]
+
     async def test_an_answer_that_was_lost_makes_one(self, driver: MagnumDriver, magnum: Magnum) -> None:
         spec = self.spec()
         magnum.faults.append(("POST", "/clusters", 0))

@@ -8,6 +8,7 @@ are listed; a cluster has an authority that signs. It fails as it is told.
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 import uuid
@@ -38,7 +39,7 @@ class Magnum:
         self.seconds = seconds
         """That making, changing and removing a cluster takes."""
         self.pause = 0.0
-        """Seconds that an order lies there before it is taken, whether or not whoever gave it still waits."""
+        """Seconds, at most, that an order lies there before it is taken, whether or not whoever gave it still waits."""
         self.nodes = 50
         """Of all clusters together, at most."""
         self.url = ""
@@ -153,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                     fault[2], {"errors": [{"title": "told to fail", "detail": "told to fail"}]}
                 )
         if self.command != "GET" and "/clusters" in path:
-            time.sleep(self.state.pause)
+            time.sleep(random.uniform(0, self.state.pause))
         try:
             with self.state.lock:
                 self.state.settle()

@@ -68,10 +68,12 @@ class MagnumDriver(ClusterDriver):
             return ClusterHandle(data={"uuid": await self._ask(lambda: self._create(spec))})
 
     async def observe(self, handles: Mapping[str, ClusterHandle]) -> Mapping[str, ClusterObservation]:
-        """List the project's clusters once; see the contract."""
+        """List the project's clusters once, and remove the twins of those that are there; see the contract."""
         if not handles:
             return {}
         by_uuid = {one["uuid"]: one for one in await self._ask(self._wire.clusters)}
+        for uuid in self._twins(handles, by_uuid):
+            await self._ask(partial(self._wire.delete, uuid))
         found = {}
         for cluster_id, handle in handles.items():
             seen = by_uuid.get(handle.data["uuid"])
@@ -158,6 +160,18 @@ class MagnumDriver(ClusterDriver):
             if (cluster_id := self._id_of(one)) and one.get("status") != "DELETE_COMPLETE":
                 found.setdefault(cluster_id, []).append(one)
         return found
+
+    def _twins(self, handles: Mapping[str, ClusterHandle], by_uuid: Mapping[str, Any]) -> list[str]:
+        """Return the clusters that were made for an id beside the one that serves: an order that was given before a
+        crash may be taken only after it was given again."""
+        return [
+            uuid
+            for uuid, one in by_uuid.items()
+            if (handle := handles.get(self._id_of(one))) is not None
+            and handle.data["uuid"] != uuid
+            and handle.data["uuid"] in by_uuid
+            and not str(one.get("status", "")).startswith("DELETE")
+        ]
 
     def _id_of(self, cluster: Mapping[str, Any]) -> str:
         """Return the id that a cluster was made for; empty where it is not ours."""
