@@ -214,7 +214,7 @@ class Entries(ABC, Generic[D]):
     async def _former(self, name: str, entry: ProviderSettings) -> D | None:
         """Return the driver of the place that an entry meant when it was last used; None where it is the same."""
         try:
-            body = (await self._store.get(self.record, name)).body
+            body = await self._copy(name)
         except NotFound:
             return None
         now = entry.model_dump(mode="json")
@@ -222,12 +222,19 @@ class Entries(ABC, Generic[D]):
             return None
         return await self._remembered_driver(name)
 
+    async def _copy(self, name: str) -> Mapping[str, Any]:
+        """Return the stored copy of an entry, read once where nobody else writes the store. Raises NotFound."""
+        if name not in self._saved or self._store.shared:
+            self._saved[name] = (await self._store.get(self.record, name)).body
+        return self._saved[name]
+
     async def _remembered_driver(self, name: str) -> D:
-        body = dict((await self._store.get(self.record, name)).body)
+        body = dict(await self._copy(name))
         kind = plugins.load(self.kind, str(body["driver"]))
         try:
             entry = kind.Settings.model_validate(body)
         except ValidationError as error:
+            self._saved.pop(name, None)  # somebody may mend it in the store
             raise InvalidSettings(
                 f"The entry {name}, as it was when it was last used, cannot be read: {error}",
                 remedy="Write it into the configuration again, for the place that it meant.",

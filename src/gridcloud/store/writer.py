@@ -51,7 +51,8 @@ class Writer:
     async def submit(self, work: Callable[[Connection], Result]) -> Result:
         """Run ``work`` in a transaction and return its result when that is on disk.
 
-        What it raises undoes its part only. When the caller is cancelled, the work may be done all the same.
+        It may be run twice, the first time undone. What it raises undoes its part only. When the caller is cancelled,
+        the work may be done all the same.
         """
         if self._closed:
             raise GridcloudError("The store is closed.")
@@ -89,17 +90,41 @@ class Writer:
 
     def _write(self, batch: Sequence[_Job]) -> None:
         try:
-            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
-                lock_writes(connection)
-                for job in batch:
-                    self._perform(job, connection)
+            # Most batches hold nothing that fails: only after a failure is each job kept apart from the others, in a
+            # savepoint of its own, which takes as long as the job.
+            if not self._commit(batch, self._work):
+                self._commit(batch, self._perform)
         except Exception as error:  # the whole transaction is lost: everybody in it hears why
             cause = database_error(error, self._engine.url)
             cause.__cause__ = error
             for job in batch:
                 job.error = cause
 
-    def _perform(self, job: _Job, connection: Connection) -> None:
+    def _commit(self, batch: Sequence[_Job], perform: Callable[[_Job, Connection], bool]) -> bool:
+        """Do all jobs in one transaction; return False, everything undone, when one of them says so."""
+        with self._engine.connect().execution_options(writes=True) as connection:
+            transaction = connection.begin()
+            try:
+                lock_writes(connection)
+                done = all(perform(job, connection) for job in batch)
+            except BaseException:
+                transaction.rollback()
+                raise
+            if done:
+                transaction.commit()
+            else:
+                transaction.rollback()
+            return done
+
+    @staticmethod
+    def _work(job: _Job, connection: Connection) -> bool:
+        try:
+            job.result = job.work(connection)
+        except Exception:  # told when it is done again, alone
+            return False
+        return True
+
+    def _perform(self, job: _Job, connection: Connection) -> bool:
         part = connection.begin_nested()
         try:
             job.result = job.work(connection)
@@ -111,6 +136,7 @@ class Writer:
             part.rollback()  # raises when the database has already given up the transaction (a full disk)
         else:
             part.commit()
+        return True
 
     def _answer(self, batch: Sequence[_Job]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
