@@ -50,7 +50,7 @@ class Point:
     lines: int
     delay: float
     word: str = ""
-    """With which a line begins that counts; empty: all do."""
+    """With which lines begin that count; empty: all do."""
     last: str = ""
     live: int = 0
     mended: list[str] = field(default_factory=list)

@@ -62,7 +62,7 @@ class Account:
         """Be killed at all points; return the counts."""
         chance = random.Random(f"{SEED} {self.kind}")
         points = [
-            Point(at, chance.randint(1, 3), chance.uniform(0, 0.3), STEPS[at % len(STEPS)])
+            Point(at, chance.randint(1, 3), chance.uniform(0, 0.3), f"{STEPS[at % len(STEPS)]} ")
             for at in range(count_points(4))
         ]
         touched: list[str] = []
