@@ -54,6 +54,9 @@ T = TypeVar("T")
 APPEARING = 90
 """Seconds for which a machine that was just made may be missing from listings: they lag behind."""
 
+PATIENCE = 1.0
+"""Seconds that a look waits for launches that are under way: they come first, and what they make is then seen, too."""
+
 _locks: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
 
@@ -77,6 +80,9 @@ class EC2Driver(InstanceDriver):
         self._prices = Prices(self._wire, self.settings, context.folder)
         self._choices = Choices(self._wire, self.settings, self._prices, context.provider)
         self._things = Things(self._wire, context.installation, context.provider)
+        self._launching = 0
+        self._launched = asyncio.Event()
+        self._launched.set()
 
     async def offers(self, request: Request) -> Sequence[Offer]:
         """Choose image, shape, zone and subnet; see the contract."""
@@ -92,12 +98,22 @@ class EC2Driver(InstanceDriver):
 
     async def create(self, spec: Spec) -> Handle:
         """Launch the machine, unless one for this id is there; see the contract."""
-        return await asyncio.to_thread(self._create, spec)
+        self._launching += 1
+        self._launched.clear()
+        try:
+            return await asyncio.to_thread(self._create, spec)
+        finally:
+            self._launching -= 1
+            if not self._launching:
+                self._launched.set()
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at all of our machines in one listing; see the contract."""
         if not handles:
             return {}
+        # Fifty that are launched at once are looked at once they are, in one look instead of one for every few.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._launched.wait(), PATIENCE)
         names = [str(handle.data.get("machine")) for handle in handles.values()]
         there = await asyncio.to_thread(self._things.find, names)
         return {

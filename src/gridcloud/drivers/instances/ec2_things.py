@@ -50,12 +50,14 @@ class Things:
 
     def find(self, machines: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return our machines by id: those that live, and of these ones also those that were terminated lately."""
-        found = {one["InstanceId"]: one for one in self._alive.read()}
+        # A few are asked for by name; of many, those that live come in fewer pages all at once.
+        many = len(machines) > MOST
+        found = {one["InstanceId"]: one for one in self._alive.read()} if many else {}
         missing = [name for name in machines if name not in found]
         for start in range(0, len(missing), MOST):
             filters = [{"Name": "instance-id", "Values": missing[start : start + MOST]}]
             found |= {
-                one["InstanceId"]: one for one in self._read_machines([*_filters(self._ours()), *filters])
+                one["InstanceId"]: one for one in self._read_machines([*filters, *_filters(self._ours())])
             }
         return found
 
