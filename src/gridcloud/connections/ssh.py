@@ -374,7 +374,7 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
             connection = await asyncssh.connect(
                 address.host,
                 address.port,
-                tunnel=through.connection if through is not None else Direct(),
+                tunnel=through.connection if through is not None else Direct(address.socket),
                 options=options,
             )
     except BaseException as error:
