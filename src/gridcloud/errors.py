@@ -41,7 +41,7 @@ A message names the thing, what is wrong and what to do; ``remedy`` holds the la
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 __all__ = [
     "ClockSkew",
@@ -222,11 +222,6 @@ class MessageRefused(Untrusted):
     def why(self) -> str:
         """Why, in one line."""
         return self.message
-
-    def about(self, who: str, what: str) -> Self:
-        """Return the same error, with who and what added where they are not told yet."""
-        self.details = {"who": who, "what": what} | self.details
-        return self
 
 
 class Malformed(MessageRefused):

@@ -1,0 +1,204 @@
+"""Leases between institutions: their words, their messages, and who may use one now.
+
+Every answer of a lender is a whole `Status` with a serial that grows: a later one replaces an earlier one, so that loss,
+copies and changed order of messages need no cases of their own. Times are seconds since 1970 by the *lender's* clock.
+
+Nobody uses a lease twice, by three rules. The lender gives a machine to somebody else only after `Status.expires` by its
+clock, or after the borrower said that it left. The borrower stops `Terms.tolerance` before that by its own. A lender
+shortens a lease only after the borrower agreed (`Heard`), and a borrower accepts elsewhere only after it left.
+See `lending` and `borrowing` for the two sides, and ``docs/design/federation.md`` for why.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, ValidationError
+
+from gridcloud.errors import InvalidRequest
+from gridcloud.federation.wishes import Capacity, Wish
+from gridcloud.instances.model import Record, Text
+
+__all__ = [
+    "MESSAGES",
+    "Accept",
+    "Ask",
+    "End",
+    "Heard",
+    "LentState",
+    "Message",
+    "Offer",
+    "Offers",
+    "Reason",
+    "Renew",
+    "Status",
+    "Terms",
+    "read_message",
+    "write_message",
+]
+
+Moment = Annotated[int, Field(ge=0, le=2**40)]
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{2,40}$")]
+
+
+class Terms(Record):
+    """How long things last, in seconds; a lender's own, told in its record."""
+
+    ttl: int = Field(default=300, gt=0)
+    """A lease that is not renewed for so long is free again at both sides."""
+    tolerance: int = Field(default=30, ge=0)
+    """How far two clocks may differ; envelopes of a clock that is further off are refused."""
+    window: int = Field(default=300, gt=0)
+    """The longest time between an offer and its acceptance."""
+    flight: int = Field(default=60, gt=0)
+    """The longest life of an envelope."""
+    grace: int = Field(default=300, ge=0)
+    """Between the warning of a reclaim and the end."""
+
+
+class Reason(StrEnum):
+    """Why a lease ended."""
+
+    NONE = ""
+    RETURNED = "returned"
+    """The borrower no longer needs it."""
+    FINISHED = "finished"
+    """Its time is up."""
+    EXPIRED = "expired"
+    """It was not renewed."""
+    RECLAIMED = "reclaimed"
+    """The lender needs it for its own users, or goes down for maintenance."""
+    REFUSED = "refused"
+    """The lender's rules or room do not allow it."""
+    FAILED = "failed"
+    """It could not be started."""
+    LOST = "lost"
+    """Its machine died."""
+    UNKNOWN = "unknown"
+    """The lender does not know it (any more)."""
+    UNANSWERED = "unanswered"
+    """The lender did not answer in time."""
+
+
+class LentState(StrEnum):
+    """A lease as the lender sees it."""
+
+    STARTING = "starting"
+    """Its machine is being made; its room is taken."""
+    HELD = "held"
+    """Handed over."""
+    WARNED = "warned"
+    """To be given back by its deadline."""
+    ENDING = "ending"
+    """Its machine is being ended; its room is still taken."""
+    ENDED = "ended"
+    """Nothing is left of it, and its room is free."""
+
+
+class Ask(Record):
+    """Borrower: what could you give?"""
+
+    kind: ClassVar[str] = "lease.ask"
+    wish: Wish
+
+
+class Offer(Record):
+    """What a lender would give for a wish. It holds nothing: the acceptance is judged again."""
+
+    shape: Text = ""
+    capacity: Capacity
+    ttl: int = Field(gt=0)
+    seconds: int = Field(gt=0)
+    """The longest that it is given for."""
+    price: Text = ""
+    """Per hour, with its currency; empty: no money."""
+    before: Moment
+    """Until when it may be accepted."""
+
+
+class Offers(Record):
+    """Lender: what it would give, or why nothing."""
+
+    kind: ClassVar[str] = "lease.offers"
+    need: Text
+    offers: tuple[Offer, ...] = Field(default=(), max_length=64)
+    refusal: Text = ""
+
+
+class Accept(Record):
+    """Borrower: give me this. Said as often as needed: the id makes it one lease."""
+
+    kind: ClassVar[str] = "lease.accept"
+    lease: Identifier
+    """The borrower's choice; the lender knows it as this one of this borrower."""
+    wish: Wish
+    offer: Offer
+
+
+class Renew(Record):
+    """Borrower: it is still needed."""
+
+    kind: ClassVar[str] = "lease.renew"
+    lease: Identifier
+    turn: int = Field(gt=0, le=2**40)
+    """Grows by one with each renewal: a copy that comes late renews nothing."""
+
+
+class Heard(Record):
+    """Borrower: it knows of the deadline, and will not use the lease after it."""
+
+    kind: ClassVar[str] = "lease.heard"
+    lease: Identifier
+    deadline: Moment
+
+
+class End(Record):
+    """Borrower: it has left, and does not come back."""
+
+    kind: ClassVar[str] = "lease.end"
+    lease: Identifier
+    before: Moment
+    """As in the offer: until then the lender remembers not to begin this lease."""
+
+
+class Status(Record):
+    """Lender: all there is to say of a lease."""
+
+    kind: ClassVar[str] = "lease.status"
+    lease: Identifier
+    serial: int = Field(ge=0, le=2**40)
+    state: LentState
+    before: Moment
+    expires: Moment = 0
+    deadline: Moment = 0
+    """When it is to be given back, where the borrower is warned; 0: it is not."""
+    reason: Reason = Reason.NONE
+    why: Text = ""
+    """The reason in words."""
+    connection: dict[Text, Text] = Field(default_factory=dict, max_length=32)
+    """How to reach it through the lender's broker."""
+
+
+Message = Ask | Offers | Accept | Renew | Heard | End | Status
+
+MESSAGES: dict[str, type[Message]] = {
+    one.kind: one for one in (Ask, Offers, Accept, Renew, Heard, End, Status)
+}
+
+
+def write_message(message: Message) -> tuple[str, dict[str, Any]]:
+    """Return the kind and the body that an envelope takes."""
+    return message.kind, message.model_dump(mode="json", exclude_defaults=True)
+
+
+def read_message(kind: str, body: Any) -> Message:
+    """Return the message of an opened envelope; raises `InvalidRequest` where it is none."""
+    if (form := MESSAGES.get(kind)) is None:
+        raise InvalidRequest(f"{kind!r:.60} is no message about leases")
+    try:
+        return form.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequest(f"a {kind} is wrong at {place!r:.80}: {first['msg']:.120}") from error
