@@ -46,7 +46,7 @@ class Place:
         return make_key_list(self.root, serial, self.now, (span,))
 
     def write(self, to: Place, body: dict[str, Any] | None = None, **changes: Any) -> bytes:
-        told = {
+        told: dict[str, Any] = {
             "kind": "test.hello",
             "sender": self.institution,
             "recipient": to.institution,

@@ -96,7 +96,7 @@ ATTACKS: list[Attack] = [
         "redirected",
         lambda s: encode(decode(s.home.write(s.third)) | {"to": s.partner.institution}),
         Forged,
-        "",
+        ".",
     ),
     ("sent back", lambda s: s.partner.write(s.partner), Misdirected, "from ourselves"),
     ("expired", lambda s: s.late(181, s.written()), Expired, "clock of .* is 181 s behind"),
@@ -125,7 +125,7 @@ ATTACKS: list[Attack] = [
         "a stranger as a member",
         lambda s: s.stranger.write(s.partner, sender=s.home.institution),
         UnknownSigner,
-        "",
+        ".",
     ),
     ("a member as a stranger", lambda s: s.changed(**{"from": s.stranger.institution}), UnknownSigner, "."),
     (
