@@ -1,4 +1,4 @@
-"""The borrower's side of a lease: a table, and one function each for the beginning, the lender's word, the time, the end.
+"""The borrower's side of a lease: a table, and one function each for the beginning, the lender's word, time and end.
 
 All is pure. The caller stores the lease of a `Step` first, then does and says what it tells; after a crash in between,
 `look` tells the same again. Whether a lease may be used is no state but a question: `usable`.
@@ -173,9 +173,11 @@ def hear(lease: Borrowed | None, lender: str, status: Status, now: int, terms: T
     again = status.state is LentState.WARNED and lease.state is State.WARNED and status.serial == lease.serial
     if again:  # the lender did not hear that it was heard
         return Step(lease, (Heard(lease=lease.id, deadline=lease.deadline),))
+    if lease.state not in LIVE:  # what it heard is older than that, or its disk was lost
+        return Step(lease, (lease.end(),))
     if status.serial <= lease.serial:
         return Step(lease)
-    limits = {"serial": status.serial, "until": status.expires}
+    limits: dict[str, Any] = {"serial": status.serial, "until": status.expires}
     if status.state is LentState.STARTING:
         return _turn(lease, Event.STARTING, **limits) or Step(lease)
     limits |= {"began": lease.began or now, "connection": status.connection}
@@ -202,7 +204,7 @@ def _over(lease: Borrowed, status: Status, now: int) -> Step:
 
 
 def look(lease: Borrowed, now: int, terms: Terms) -> Step:
-    """Return what the time asks for; called every few seconds and after a restart, it tells again what is to be done."""
+    """Return what the time asks for. Called every few seconds and after a restart, it repeats what is to be done."""
     match lease.state:
         case State.ACCEPTING:
             if now > lease.accept.offer.before:

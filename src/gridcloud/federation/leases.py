@@ -1,11 +1,13 @@
 """Leases between institutions: their words, their messages, and who may use one now.
 
-Every answer of a lender is a whole `Status` with a serial that grows: a later one replaces an earlier one, so that loss,
-copies and changed order of messages need no cases of their own. Times are seconds since 1970 by the *lender's* clock.
+Every answer of a lender is a whole `Status` with a serial that grows: a later one replaces an earlier one, so that
+loss, copies and changed order of messages need no cases of their own. Times are seconds since 1970 by the *lender's*
+clock.
 
-Nobody uses a lease twice, by three rules. The lender gives a machine to somebody else only after `Status.expires` by its
-clock, or after the borrower said that it left. The borrower stops `Terms.tolerance` before that by its own. A lender
-shortens a lease only after the borrower agreed (`Heard`), and a borrower accepts elsewhere only after it left.
+Nobody uses a lease twice, by three rules. The lender gives its room to somebody else only after `Status.expires` by
+its clock, or after the borrower said that it left. The borrower stops `Terms.tolerance` before that by its own. A
+lender shortens a lease only after the borrower agreed (`Heard`), and a borrower accepts elsewhere only after it left.
+Where a machine dies there is nothing left to hold, and its room is free at once.
 See `lending` and `borrowing` for the two sides, and ``docs/design/federation.md`` for why.
 """
 

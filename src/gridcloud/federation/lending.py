@@ -84,7 +84,7 @@ class Order(StrEnum):
 
 
 class Lent(Record):
-    """A lease that was given, or refused or ended before it began: then it is remembered until it can no longer begin."""
+    """A lease that was given; or one refused or ended before it began, remembered until it can no longer begin."""
 
     id: Text
     borrower: Text
@@ -136,12 +136,12 @@ def answer(
     message: Accept | Renew | Heard | End,
     now: int,
     terms: Terms,
-    judge: Callable[[Wish], str],
+    judge: Callable[[Accept], str],
 ) -> Step:
     """Return what follows from a borrower's message about the lease that it has, if any.
 
     ``judge`` is asked for a new lease only and says why it is refused, or nothing. Raises `Forbidden` for another's
-    lease, `InvalidRequest` for an acceptance that came too late or looks too far ahead.
+    lease, `InvalidRequest` for one that looks too far ahead.
     """
     if lent is not None and lent.borrower != borrower:
         raise Forbidden(f"lease {message.lease} is not one of {borrower}")
@@ -169,7 +169,7 @@ def _answer_new(
     message: Accept | Renew | Heard | End,
     now: int,
     terms: Terms,
-    judge: Callable[[Wish], str],
+    judge: Callable[[Accept], str],
 ) -> Step:
     if isinstance(message, Renew | Heard):
         unknown = Status(
@@ -190,8 +190,9 @@ def _answer_new(
     if isinstance(message, End):
         return _stillborn(lent, Reason.RETURNED, "ended before it began")
     if now > before:
-        raise InvalidRequest(f"the offer for lease {message.lease} ended {now - before} s ago; ask again")
-    if why := judge(message.wish):
+        late = _stillborn(lent, Reason.REFUSED, f"the offer ended {now - before} s ago; ask again")
+        return Step(None, late.say)
+    if why := judge(message):
         return _stillborn(lent, Reason.REFUSED, why)
     until = now + min(message.wish.seconds, message.offer.seconds)
     lent = lent.model_copy(
@@ -243,7 +244,7 @@ def happen(
 
 
 def look(lent: Lent, now: int, terms: Terms) -> Step:
-    """Return what the time asks for; called every few seconds and after a restart, it tells again what is to be done."""
+    """Return what the time asks for. Called every few seconds and after a restart, it repeats what is to be done."""
     if lent.state in (State.STARTING, State.HELD, State.WARNED) and now >= lent.expires:
         reason = Reason.RECLAIMED if lent.deadline else Reason.EXPIRED
         if now >= lent.until:
