@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 from gridcloud.clock import ManualClock
+from gridcloud.federation.communities import Member, MemberList, draft_first, sign_list
 from gridcloud.federation.encoding import milliseconds
 from gridcloud.federation.envelopes import Receiver, ReplayCache, Signers, sign
 from gridcloud.federation.keys import KeyList, PrivateKey, ServiceKey, institution_of, make_key_list
 
-__all__ = ["MINUTE", "YEAR", "Place", "key", "signers"]
+__all__ = ["MINUTE", "YEAR", "Place", "community", "key", "signers"]
 
 MINUTE = 60_000
 YEAR = 365 * 24 * 60 * MINUTE
@@ -45,6 +46,9 @@ class Place:
         span = ServiceKey(key=self.service.public, valid_from=self.now, valid_until=self.now + YEAR)
         return make_key_list(self.root, serial, self.now, (span,))
 
+    def member(self) -> Member:
+        return Member(root=self.root.public, name=self.name, joined=self.now)
+
     def write(self, to: Place, body: dict[str, Any] | None = None, **changes: Any) -> bytes:
         told: dict[str, Any] = {
             "kind": "test.hello",
@@ -59,3 +63,11 @@ class Place:
 
 def signers(*places: Place) -> Signers:
     return Signers({place.institution: place.keys for place in places})
+
+
+def community(*places: Place, threshold: int = 2, ends: int = 0) -> MemberList:
+    """Return the first list of a community, signed by all its founders."""
+    found = draft_first("Foam project", [place.member() for place in places], threshold, places[0].now, ends)
+    for place in places:
+        found = sign_list(found, place.root)
+    return found

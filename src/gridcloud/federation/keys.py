@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -127,6 +128,7 @@ class KeyList(Document):
         return institution_of(self.root)
 
 
+@lru_cache(8192)
 def institution_of(root: str) -> str:
     """Return the id of the institution whose root key this is: 160 bits of SHA-256 in Crockford's base 32.
 
