@@ -14,9 +14,12 @@ from gridcloud.federation import borrowing, lending
 from gridcloud.federation.borrowing import Borrowed, usable
 from gridcloud.federation.leases import (
     Accept,
+    End,
+    Heard,
     LentState,
     Message,
     Offer,
+    Renew,
     Status,
     Terms,
     read_message,
@@ -25,7 +28,7 @@ from gridcloud.federation.leases import (
 from gridcloud.federation.lending import Lent
 from gridcloud.federation.wishes import Capacity, Wish
 
-TERMS = Terms(ttl=120, tolerance=20, window=60, flight=30, grace=40)
+TERMS = Terms(ttl=120_000, tolerance=20_000, window=60_000, flight=30_000, grace=40_000)
 ONE = Capacity(millicores=1000)
 
 FATES = ("lives", "dies before storing", "dies after storing")
@@ -64,7 +67,8 @@ class World:
                 self.borrowed[name] = {}
 
     def clock(self, party: str) -> int:
-        return self.now + self.offsets[party]
+        """Milliseconds, as the party takes it to be."""
+        return 1000 * (self.now + self.offsets[party])
 
     def accept(self, borrower: str, lender: str, fate: str = "lives") -> None:
         """A borrower with no live lease takes an offer, which it is taken to have asked for just now."""
@@ -101,13 +105,13 @@ class World:
         """The party's clock strikes; each of its leases looks what is to be done."""
         now = self.clock(party)
         if party in self.lent:
-            for key, text in list(self.lent[party].items()):
+            for place, text in list(self.lent[party].items()):
                 lent = Lent.model_validate_json(text)
-                self._after_lender(party, key, lending.look(lent, now, TERMS), fate)
-        else:
-            for key, text in list(self.borrowed[party].items()):
-                step = borrowing.look(Borrowed.model_validate_json(text), now, TERMS)
-                self._after_borrower(party, key, step, fate)
+                self._after_lender(party, place, lending.look(lent, now, TERMS), fate)
+            return
+        for key, text in list(self.borrowed[party].items()):
+            step = borrowing.look(Borrowed.model_validate_json(text), now, TERMS)
+            self._after_borrower(party, key, step, fate)
 
     def happen(self, lender: str, event: lending.Event, place: int = 0, fate: str = "lives") -> None:
         keys = [
@@ -143,7 +147,7 @@ class World:
         self.machines[party].clear()
 
     def _tell_lender(self, lender: str, borrower: str, message: Message, fate: str) -> None:
-        assert not isinstance(message, Status)
+        assert isinstance(message, Accept | Renew | Heard | End)
         key = (borrower, message.lease)
         text = self.lent[lender].get(key)
         lent = Lent.model_validate_json(text) if text else None

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from gridcloud.errors import Conflict, Forbidden
 from gridcloud.federation.leases import Accept, End, Heard, LentState, Message, Reason, Renew, Status, Terms
-from gridcloud.instances.model import Record, Text
+from gridcloud.federation.model import Document, Title
 
 __all__ = [
     "LIVE",
@@ -105,10 +105,10 @@ class Order(StrEnum):
     """Stop using it: its connection is closed here."""
 
 
-class Borrowed(Record):
+class Borrowed(Document):
     """A lease that was accepted."""
 
-    lender: Text
+    lender: Title
     accept: Accept
     state: State = State.ACCEPTING
     serial: int = 0
@@ -122,8 +122,8 @@ class Borrowed(Record):
     free: int = 0
     """When the lender has freed it for certain, by this side's clock."""
     reason: Reason = Reason.NONE
-    why: Text = ""
-    connection: dict[Text, Text] = Field(default_factory=dict)
+    why: Title = ""
+    connection: dict[Title, Title] = Field(default_factory=dict)
 
     @property
     def id(self) -> str:

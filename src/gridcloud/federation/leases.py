@@ -1,8 +1,8 @@
 """Leases between institutions: their words, their messages, and who may use one now.
 
 Every answer of a lender is a whole `Status` with a serial that grows: a later one replaces an earlier one, so that
-loss, copies and changed order of messages need no cases of their own. Times are seconds since 1970 by the *lender's*
-clock.
+loss, copies and changed order of messages need no cases of their own. Times are milliseconds since 1970 by the
+*lender's* clock, durations are milliseconds where they are not called seconds.
 
 Nobody uses a lease twice, by three rules. The lender gives its room to somebody else only after `Status.expires` by
 its clock, or after the borrower said that it left. The borrower stops `Terms.tolerance` before that by its own. A
@@ -14,13 +14,14 @@ See `lending` and `borrowing` for the two sides, and ``docs/design/federation.md
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from gridcloud.errors import InvalidRequest
+from gridcloud.errors import Malformed
+from gridcloud.federation.encoding import Json
+from gridcloud.federation.model import Count, Document, Identifier, Time, Title
 from gridcloud.federation.wishes import Capacity, Wish
-from gridcloud.instances.model import Record, Text
 
 __all__ = [
     "MESSAGES",
@@ -40,22 +41,21 @@ __all__ = [
     "write_message",
 ]
 
-Moment = Annotated[int, Field(ge=0, le=2**40)]
-Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{2,40}$")]
+Duration = Annotated[int, Field(strict=True, ge=0, le=366 * 86_400_000)]
 
 
-class Terms(Record):
-    """How long things last, in seconds; a lender's own, told in its record."""
+class Terms(Document):
+    """How long things last, in milliseconds; a lender's own, told in its record."""
 
-    ttl: int = Field(default=300, gt=0)
+    ttl: Duration = 300_000
     """A lease that is not renewed for so long is free again at both sides."""
-    tolerance: int = Field(default=30, ge=0)
+    tolerance: Duration = 60_000
     """How far two clocks may differ; envelopes of a clock that is further off are refused."""
-    window: int = Field(default=300, gt=0)
+    window: Duration = 300_000
     """The longest time between an offer and its acceptance."""
-    flight: int = Field(default=60, gt=0)
-    """The longest life of an envelope."""
-    grace: int = Field(default=300, ge=0)
+    flight: Duration = 360_000
+    """The longest that an envelope may take on its way."""
+    grace: Duration = 300_000
     """Between the warning of a reclaim and the end."""
 
 
@@ -98,37 +98,37 @@ class LentState(StrEnum):
     """Nothing is left of it, and its room is free."""
 
 
-class Ask(Record):
+class Ask(Document):
     """Borrower: what could you give?"""
 
     kind: ClassVar[str] = "lease.ask"
     wish: Wish
 
 
-class Offer(Record):
+class Offer(Document):
     """What a lender would give for a wish. It holds nothing: the acceptance is judged again."""
 
-    shape: Text = ""
+    shape: Title = ""
     capacity: Capacity
-    ttl: int = Field(gt=0)
-    seconds: int = Field(gt=0)
+    ttl: Duration
+    seconds: int = Field(strict=True, gt=0, le=366 * 86400)
     """The longest that it is given for."""
-    price: Text = ""
+    price: Title = ""
     """Per hour, with its currency; empty: no money."""
-    before: Moment
+    before: Time
     """Until when it may be accepted."""
 
 
-class Offers(Record):
+class Offers(Document):
     """Lender: what it would give, or why nothing."""
 
     kind: ClassVar[str] = "lease.offers"
-    need: Text
+    need: Title
     offers: tuple[Offer, ...] = Field(default=(), max_length=64)
-    refusal: Text = ""
+    refusal: Title = ""
 
 
-class Accept(Record):
+class Accept(Document):
     """Borrower: give me this. Said as often as needed: the id makes it one lease."""
 
     kind: ClassVar[str] = "lease.accept"
@@ -138,47 +138,47 @@ class Accept(Record):
     offer: Offer
 
 
-class Renew(Record):
+class Renew(Document):
     """Borrower: it is still needed."""
 
     kind: ClassVar[str] = "lease.renew"
     lease: Identifier
-    turn: int = Field(gt=0, le=2**40)
+    turn: Count
     """Grows by one with each renewal: a copy that comes late renews nothing."""
 
 
-class Heard(Record):
+class Heard(Document):
     """Borrower: it knows of the deadline, and will not use the lease after it."""
 
     kind: ClassVar[str] = "lease.heard"
     lease: Identifier
-    deadline: Moment
+    deadline: Time
 
 
-class End(Record):
+class End(Document):
     """Borrower: it has left, and does not come back."""
 
     kind: ClassVar[str] = "lease.end"
     lease: Identifier
-    before: Moment
+    before: Time
     """As in the offer: until then the lender remembers not to begin this lease."""
 
 
-class Status(Record):
+class Status(Document):
     """Lender: all there is to say of a lease."""
 
     kind: ClassVar[str] = "lease.status"
     lease: Identifier
-    serial: int = Field(ge=0, le=2**40)
+    serial: Count
     state: LentState
-    before: Moment
-    expires: Moment = 0
-    deadline: Moment = 0
+    before: Time
+    expires: Time = 0
+    deadline: Time = 0
     """When it is to be given back, where the borrower is warned; 0: it is not."""
     reason: Reason = Reason.NONE
-    why: Text = ""
+    why: Title = ""
     """The reason in words."""
-    connection: dict[Text, Text] = Field(default_factory=dict, max_length=32)
+    connection: dict[Title, Title] = Field(default_factory=dict, max_length=32)
     """How to reach it through the lender's broker."""
 
 
@@ -189,18 +189,13 @@ MESSAGES: dict[str, type[Message]] = {
 }
 
 
-def write_message(message: Message) -> tuple[str, dict[str, Any]]:
+def write_message(message: Message) -> tuple[str, Json]:
     """Return the kind and the body that an envelope takes."""
-    return message.kind, message.model_dump(mode="json", exclude_defaults=True)
+    return message.kind, message.document()
 
 
-def read_message(kind: str, body: Any) -> Message:
-    """Return the message of an opened envelope; raises `InvalidRequest` where it is none."""
+def read_message(kind: str, body: Json) -> Message:
+    """Return the message of an opened envelope; raises `Malformed` where it is none."""
     if (form := MESSAGES.get(kind)) is None:
-        raise InvalidRequest(f"{kind!r:.60} is no message about leases")
-    try:
-        return form.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(f"a {kind} is wrong at {place!r:.80}: {first['msg']:.120}") from error
+        raise Malformed(f"{ascii(kind)[1:-1]:.60} is no message about leases")
+    return form.of(body)

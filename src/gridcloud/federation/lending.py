@@ -16,8 +16,8 @@ from pydantic import Field
 
 from gridcloud.errors import Forbidden, InvalidRequest
 from gridcloud.federation.leases import Accept, End, Heard, LentState, Reason, Renew, Status, Terms
+from gridcloud.federation.model import Document, Title
 from gridcloud.federation.wishes import Wish
-from gridcloud.instances.model import Record, Text
 
 __all__ = ["ROOMY", "TABLE", "Event", "Lent", "Order", "Step", "answer", "happen", "look"]
 
@@ -83,11 +83,11 @@ class Order(StrEnum):
     CHARGE = "charge"
 
 
-class Lent(Record):
+class Lent(Document):
     """A lease that was given; or one refused or ended before it began, remembered until it can no longer begin."""
 
-    id: Text
-    borrower: Text
+    id: Title
+    borrower: Title
     before: int
     wish: Wish | None = None
     state: State = State.STARTING
@@ -103,8 +103,8 @@ class Lent(Record):
     ended: int = 0
     charged: bool = False
     reason: Reason = Reason.NONE
-    why: Text = ""
-    connection: dict[Text, Text] = Field(default_factory=dict)
+    why: Title = ""
+    connection: dict[Title, Title] = Field(default_factory=dict)
 
     def status(self) -> Status:
         """Return what the borrower is told."""
@@ -184,17 +184,17 @@ def _answer_new(
     before = message.before if isinstance(message, End) else message.offer.before
     if before > now + terms.window + terms.tolerance:
         raise InvalidRequest(
-            f"lease {message.lease} may be accepted for {before - now} s, too long to remember it"
+            f"lease {message.lease} may be accepted for {(before - now) // 1000} s, too long to remember it"
         )
     lent = Lent(id=message.lease, borrower=borrower, before=before)
     if isinstance(message, End):
         return _stillborn(lent, Reason.RETURNED, "ended before it began")
     if now > before:
-        late = _stillborn(lent, Reason.REFUSED, f"the offer ended {now - before} s ago; ask again")
+        late = _stillborn(lent, Reason.REFUSED, f"the offer ended {(now - before) // 1000} s ago; ask again")
         return Step(None, late.say)
     if why := judge(message):
         return _stillborn(lent, Reason.REFUSED, why)
-    until = now + min(message.wish.seconds, message.offer.seconds)
+    until = now + 1000 * min(message.wish.seconds, message.offer.seconds)
     lent = lent.model_copy(
         update={"wish": message.wish, "until": until, "expires": min(now + terms.ttl, until)}
     )
@@ -202,7 +202,9 @@ def _answer_new(
 
 
 def _stillborn(lent: Lent, reason: Reason, why: str) -> Step:
-    ended = lent.model_copy(update={"state": State.ENDED, "reason": reason, "why": why, "charged": True})
+    ended = lent.model_copy(
+        update={"state": State.ENDED, "reason": reason, "why": _line(why), "charged": True}
+    )
     return Step(ended, (ended.status(),))
 
 
@@ -227,7 +229,7 @@ def happen(
         case Event.LOSE:
             step = _end(lent, event, now, Reason.LOST, why)
         case Event.RECLAIM if lent.state is State.HELD:
-            step = _turn(lent, event, deadline=min(deadline, lent.until), why=why)
+            step = _turn(lent, event, deadline=min(deadline, lent.until), why=_line(why))
         case Event.RECLAIM:
             step = _end(lent, event, now, Reason.RECLAIMED, why)
         case Event.CLEAR:
@@ -274,5 +276,10 @@ def _turn(lent: Lent, event: Event, **changes: Any) -> Step | None:
 
 def _end(lent: Lent, event: Event, now: int, reason: Reason, why: str = "") -> Step | None:
     # Nobody used it after it expired: where this program stood still meanwhile, that is not charged.
-    step = _turn(lent, event, ended=min(now, lent.expires), reason=reason, why=why or lent.why)
+    step = _turn(lent, event, ended=min(now, lent.expires), reason=reason, why=_line(why) or lent.why)
     return Step(step.lease, step.say, (Order.STOP,)) if step else None
+
+
+def _line(words: str) -> str:
+    """Return words of a policy or a provider as one line of a status."""
+    return " ".join("".join(one if one.isprintable() else " " for one in words).split())[:200]

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from gridcloud.federation.model import Document, Title
 from gridcloud.federation.policy import Policy, Question
 from gridcloud.federation.wishes import NOTHING, Capacity, Wish
-from gridcloud.instances.model import Record, Text
 
 __all__ = ["Limit", "Rules", "judge"]
 
 
-class Limit(Record):
+class Limit(Document):
     """The most that is lent at one time; what is not given is not limited."""
 
-    institution: Text = ""
+    institution: Title = ""
     """Whom it is for; empty: every institution, each by itself."""
-    group: Text = ""
+    group: Title = ""
     """The group of the borrower's users that it counts; empty: all of them."""
     millicores: int | None = Field(default=None, ge=0)
     memory: int | None = Field(default=None, ge=0)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, Strict
 
-from gridcloud.instances.model import Record, Text
+from gridcloud.federation.model import Document, Title
 
 __all__ = ["NOTHING", "Capacity", "Wish"]
 
-Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Amount = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
 
 
-class Capacity(Record):
+class Capacity(Document):
     """An amount of computing: what is wished, lent, free or limited."""
 
-    millicores: Count = 0
+    millicores: Amount = 0
     """Thousandths of a CPU core."""
-    memory: Count = 0
+    memory: Amount = 0
     """MiB."""
-    gpus: Count = 0
+    gpus: Amount = 0
 
     def fits(self, room: Capacity) -> bool:
         """Whether there is room for it."""
@@ -45,18 +45,18 @@ class Capacity(Record):
 NOTHING = Capacity()
 
 
-class Wish(Record):
+class Wish(Document):
     """What is asked of a peer, for whom and what for. The envelope around it says which institution vouches for it."""
 
-    need: Text
+    need: Title
     """The borrower's own id of what it needs this for, such as a session."""
     capacity: Capacity
-    seconds: int = Field(gt=0, le=366 * 86400)
+    seconds: int = Field(strict=True, gt=0, le=366 * 86400)
     """How long it is wished for."""
-    user: Text
+    user: Title
     """As the borrower knows them; the lender knows them as ``user@institution``."""
-    groups: tuple[Text, ...] = Field(default=(), max_length=64)
+    groups: tuple[Title, ...] = Field(default=(), max_length=64)
     """Of the user, as the borrower states them."""
-    purpose: Text = ""
-    image: Text = ""
-    gpu_model: Text = ""
+    purpose: Title = ""
+    image: Title = ""
+    gpu_model: Title = ""
