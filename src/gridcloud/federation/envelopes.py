@@ -50,6 +50,7 @@ __all__ = [
     "ReplayCache",
     "Signers",
     "sign",
+    "who_and_what",
 ]
 
 CONTEXT = "envelope"
@@ -244,8 +245,7 @@ class Receiver:
                 envelope.sender, envelope.nonce, envelope.issued, envelope.expires + self._skew, now
             )
         except (MessageRefused, Throttled) as refusal:
-            named = {"who": _claimed(document, "from"), "what": _named(document)}
-            refusal.details = named | refusal.details
+            refusal.details = who_and_what(document) | refusal.details
             raise
         return envelope
 
@@ -285,19 +285,16 @@ class Receiver:
             )
 
 
-def _claimed(document: Json, field_name: str) -> str:
-    """Return the institution that a refused message names, if it has the form of one: no stranger writes our log."""
-    value = document.get(field_name)
-    fits = isinstance(value, str) and re.fullmatch(r"[0-9a-hjkmnp-tv-z]{32}", value)
-    return str(value) if fits else "somebody unknown"
+def who_and_what(document: Json) -> dict[str, str]:
+    """Return what a refused message says of itself, for the log: `who` sent it, `what` it is (its kind and nonce).
 
-
-def _named(document: Json) -> str:
-    """Return the kind and nonce of a refused message, where they are in their form."""
-    kind, nonce = document.get("kind"), document.get("nonce")
+    Only what has the form of an institution, a kind and a nonce is repeated: no stranger writes our log.
+    """
+    who, kind, nonce = document.get("from"), document.get("kind"), document.get("nonce")
+    fits = isinstance(who, str) and re.fullmatch(r"[0-9a-hjkmnp-tv-z]{32}", who)
     words = [
         str(value)
         for value, pattern in ((kind, r"[a-z.]{1,64}"), (nonce, r"[a-z0-9-]{1,64}"))
         if isinstance(value, str) and re.fullmatch(pattern, value)
     ]
-    return " ".join(words) or "a message"
+    return {"who": str(who) if fits else "somebody unknown", "what": " ".join(words) or "a message"}

@@ -12,6 +12,7 @@ from gridcloud.federation.encoding import MAXIMUM_NUMBER, Json
 
 __all__ = [
     "PROTOCOL",
+    "Address",
     "Count",
     "Digest",
     "Document",
@@ -40,6 +41,10 @@ Identifier: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z
 """A nonce or an id, such as `gridcloud.clock` makes."""
 Title: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$", max_length=200)]
 """Words for people: one line, nothing that hides or turns the text around."""
+Address: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$", max_length=256)
+]
+"""Where a broker is reached: HTTPS, no name or password, no query."""
 Time: TypeAlias = Annotated[int, Strict(), Field(ge=0, le=253_402_300_799_999)]
 """Milliseconds since 1970 in UTC, up to the year 9999."""
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=0, le=MAXIMUM_NUMBER)]
