@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+from gridcloud.errors import Conflict
 from gridcloud.federation import borrowing, lending
 from gridcloud.federation.borrowing import Borrowed, usable
 from gridcloud.federation.leases import (
@@ -73,14 +74,16 @@ class World:
     def accept(self, borrower: str, lender: str, fate: str = "lives") -> None:
         """A borrower with no live lease takes an offer, which it is taken to have asked for just now."""
         others = [Borrowed.model_validate_json(one) for one in self.borrowed[borrower].values()]
-        if any(one.state in borrowing.LIVE for one in others):
-            return
         self.made += 1
         wish = Wish(need=f"{borrower}-session", capacity=ONE, seconds=400, user="ada")
         before = self.clock(lender) + TERMS.window
         offer = Offer(capacity=ONE, ttl=TERMS.ttl, seconds=400, before=before)
         message = Accept(lease=f"x-{borrower}-{self.made}", wish=wish, offer=offer)
-        self._after_borrower(borrower, message.lease, borrowing.accept(lender, message, others), fate)
+        try:
+            step = borrowing.accept(lender, message, others)
+        except Conflict:
+            return
+        self._after_borrower(borrower, message.lease, step, fate)
 
     def deliver(self, place: int, *, copy: bool = False, fate: str = "lives") -> None:
         if not self.post:

@@ -39,6 +39,14 @@ class Leases(RuleBasedStateMachine):
     def accept(self, borrower: str, lender: str, fate: str) -> None:
         self.world.accept(borrower, lender, fate)
 
+    @rule(borrower=borrowers, lender=lenders)
+    def hand_over(self, borrower: str, lender: str) -> None:
+        """All goes well for a moment, so that most stories are of leases that are held."""
+        self.world.accept(borrower, lender)
+        deliver_all(self.world)
+        self.world.happen(lender, Event.STARTED)
+        deliver_all(self.world)
+
     @rule(place=places, copy=some.booleans(), fate=fates)
     def deliver(self, place: int, copy: bool, fate: str) -> None:
         self.world.deliver(place, copy=copy, fate=fate)
@@ -96,43 +104,44 @@ Leases.TestCase.settings = settings(
 TestLeases = Leases.TestCase
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_long_stories(seed: int) -> None:
-    """Longer than hypothesis goes, and mostly well, so that leases live through many renewals and reclaims."""
+    """Longer than hypothesis goes: leases live through many renewals and reclaims, in calm and in storm."""
     chance = random.Random(seed)
     world = World({party: chance.randint(0, TERMS.tolerance // 1000) for party in PARTIES})
     held = 0
-    for _ in range(1500):
+    for turn in range(1500):
+        storm = turn % 100 >= 75
         fate = FATES[0] if chance.random() < 0.95 else chance.choice(FATES)
-        match chance.choices(range(9), (3, 14, 1, 6, 4, 1, 1, 0.5, 0.1))[0]:
+        match chance.choices(
+            range(8), (3, *((2, 4) if storm else (18, 0.5)), 8, 4, 1 if storm else 0.3, 0.3, 0.05)
+        )[0]:
             case 0:
                 world.accept(chance.choice(BORROWERS), chance.choice(LENDERS), fate)
             case 1:
-                world.deliver(chance.randrange(8), copy=chance.random() < 0.1, fate=fate)
+                for _ in range(1 if storm else 3):
+                    world.deliver(chance.randrange(8), copy=chance.random() < 0.1, fate=fate)
             case 2:
-                world.lose(chance.randrange(5))
+                world.lose(chance.randrange(8))
             case 3:
                 world.look(chance.choice(PARTIES), fate)
             case 4:
                 world.happen(chance.choice(LENDERS), Event.STARTED, 0, fate)
             case 5:
-                world.happen(
-                    chance.choice(LENDERS), chance.choice((Event.RECLAIM, Event.FAILED, Event.LOSE)), 0, fate
-                )
+                bad = Event.RECLAIM if storm else chance.choice((Event.RECLAIM, Event.FAILED, Event.LOSE))
+                world.happen(chance.choice(LENDERS), bad, 0, fate)
             case 6:
                 world.leave(chance.choice(BORROWERS), fate)
             case 7:
-                world.cut ^= {frozenset((chance.choice(BORROWERS), chance.choice(LENDERS)))}
-            case 8:
                 world.lose_disk(chance.choice(PARTIES))
-        world.now += chance.choice((0, 0, 1, 2, 5, 10))
+        world.now += chance.choice((1, 2, 5, 10, 20) if storm else (0, 0, 1, 1, 2, 5))
         world.check()
         held += sum(
             usable(Borrowed.model_validate_json(text), world.clock(name), TERMS)
             for name, leases in world.borrowed.items()
             for text in leases.values()
         )
-    assert held > 50, "nothing was proved: hardly anything was held"
+    assert held > 150, f"nothing was proved: little was held ({held})"
     world.settle()
 
 
