@@ -36,7 +36,7 @@ class Membership:
         """Begin with a list that is trusted: the first (which is checked), or the one that an invitation names."""
         if first.number == 1:
             check_first(first)
-        self._lists = [first]
+        self._set_lists([first])
         self._left: dict[str, Leave] = {}
         self._signed: dict[int, str] = {}
 
@@ -44,7 +44,7 @@ class Membership:
     def of(cls, state: Mapping[str, Any]) -> Membership:
         """Return what `state` wrote."""
         membership = cls.__new__(cls)
-        membership._lists = [read_list(one) for one in state["lists"]]
+        membership._set_lists([read_list(one) for one in state["lists"]])
         membership._left = {one.institution: one for one in map(read_leave, state["left"])}
         membership._signed = {int(number): text for number, text in state["signed"].items()}
         return membership
@@ -68,6 +68,11 @@ class Membership:
         return self._lists[-1]
 
     @property
+    def digest(self) -> str:
+        """The digest of the newest list, computed once."""
+        return self._digest
+
+    @property
     def lists(self) -> tuple[MemberList, ...]:
         """The lists that are remembered, oldest first: what somebody who is behind needs."""
         return tuple(self._lists)
@@ -85,7 +90,7 @@ class Membership:
         """Return who is a member at `now` (milliseconds) by id: nobody once the community has ended."""
         if self.has_ended(now):
             return {}
-        return {who: one for who, one in self.current.by_institution().items() if who not in self._left}
+        return {who: one for who, one in self._listed.items() if who not in self._left}
 
     def offer(self, found: MemberList) -> bool:
         """Take a list that somebody sent; say whether it is new.
@@ -93,6 +98,8 @@ class Membership:
         Raises Conflict when lists between ours and it are missing (offer those first), Forked when both it and ours are
         true (ours stays), and what `check_next` raises. One that is older than all that is remembered changes nothing.
         """
+        if found is self.current:
+            return False
         if found.community != self.community:
             raise Misdirected(f"the list is of {found.community}, not of {self.community}")
         if found.number > self.current.number + 1:
@@ -106,7 +113,7 @@ class Membership:
         if place < len(self._lists):
             self._tell_fork(self._lists[place], found, self._lists[place - 1] if place else None)
         check_next(self.current, found)
-        self._lists = [*self._lists, found][-REMEMBERED:]
+        self._set_lists([*self._lists, found])
         self._left = {who: one for who, one in self._left.items() if self._is_still_listed(one)}
         return True
 
@@ -123,7 +130,7 @@ class Membership:
         for found in branch:
             check_next(kept[-1], found)
             kept.append(found)
-        self._lists = kept[-REMEMBERED:]
+        self._set_lists(kept)
         self._left = {who: one for who, one in self._left.items() if self._is_still_listed(one)}
 
     def offer_leave(self, found: Leave) -> bool:
@@ -145,8 +152,13 @@ class Membership:
         if self._signed.setdefault(draft.number, draft.digest()) != draft.digest():
             raise Conflict(f"another list {draft.number} of {self.community} was signed here before")
 
+    def _set_lists(self, lists: list[MemberList]) -> None:
+        self._lists = lists[-REMEMBERED:]
+        self._digest = self.current.digest()
+        self._listed = self.current.by_institution()
+
     def _is_still_listed(self, found: Leave) -> bool:
-        member = self.current.by_institution().get(found.institution)
+        member = self._listed.get(found.institution)
         return member is not None and member.joined <= found.issued
 
     def _tell_fork(self, ours: MemberList, theirs: MemberList, before: MemberList | None) -> None:
