@@ -116,6 +116,4 @@ async def test_only_the_instances_own_principal_comes_in(door: Door) -> None:
 async def test_another_machines_key_is_not_believed(door: Door) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     with pytest.raises(Untrusted):
-        await connections.open(
-            door.address().model_copy(update={"host_keys": (other,)}), door.credentials
-        )
+        await connections.open(door.address().model_copy(update={"host_keys": (other,)}), door.credentials)

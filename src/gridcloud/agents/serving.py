@@ -173,7 +173,8 @@ class _Server(asyncssh.SSHServer):
         columns, rows = channel.term_size[:2] if channel.term_type else (0, 0)
         terminal = TerminalSize(columns or 80, rows or 24) if channel.term_type else None
         raw = channel.term_modes.get(asyncssh.PTY_ICANON) == 0
-        command = Command(words, directory=self._account.directory, terminal=terminal, raw=raw)
+        told = {"GRIDCLOUD_AGENT": "1"}
+        command = Command(words, told, directory=self._account.directory, terminal=terminal, raw=raw)
         process = await _start(connection, command)
         feeding = asyncio.create_task(_feed(channel, process), name="agent: input")
         reading = [

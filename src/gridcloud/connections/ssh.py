@@ -179,8 +179,13 @@ class SSHConnection(Connection):
         if isinstance(remote, Port):
             remote = Port(host=remote.host, port=listener.get_port())
 
+        closing = False
+
         async def close() -> None:
-            listener.close()
+            nonlocal closing
+            if not closing:  # asked twice, some servers hang up: they know of no such listener any more
+                closing = True
+                listener.close()
             for task in list(clients):
                 task.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
