@@ -103,9 +103,13 @@ def draw_arrivals(
     """Yield when each session of an institution's own users begins, and how long it lasts, in hours.
 
     A Poisson process whose rate follows the hour of the day, the end of the week and the weeks of exams (by thinning:
-    Lewis and Shedler, 1979); lengths are exponential, of 6 minutes at least.
+    Lewis and Shedler, 1979); lengths are exponential, of 6 minutes at least. As many as usual, but no more than fit,
+    run at the beginning.
     """
     usual = rooms * scenario.load / scenario.session
+    running = usual * _weight(scenario.begins) * _exams(scenario, member, scenario.begins) * scenario.session
+    for _ in range(min(rooms, round(running))):
+        yield 0.0, max(0.1, chance.expovariate(1 / scenario.session))
     highest = usual * 1.7 * scenario.rush
     now = 0.0
     while highest:

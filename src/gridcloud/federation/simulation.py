@@ -7,16 +7,21 @@ network, the clocks and the users (`scenario`). Discovery comes first; then the 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gridcloud.federation.records import Record
+from gridcloud.federation.ring import shard_of
 from gridcloud.federation.scenario import Scenario
 from gridcloud.federation.simulated_discovery import Found, discover
 from gridcloud.federation.simulated_lending import Lending, Member
 from gridcloud.federation.simulated_network import Place, Post, Timeline
 
 __all__ = ["Results", "Served", "find_fairness", "simulate"]
+
+LOOKED_UP = 4
+"""Shards of 64 that a member looks up to know enough peers, where it does not hold everybody's record."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,33 @@ def simulate(scenario: Scenario) -> Results:
         return Results(discovery, None)
     for place in places:
         place.messages = place.sent = 0
-    known = {who: tuple(sorted(set(held) - {who})) for who, held in records.items()}
+    known = _look_up(records, chance)
     post.signed = 0
     lending = Lending(scenario, timeline, post, places, rooms, known)
     lending.begin()
     timeline.run(timeline.now + round(scenario.hours * 3_600_000))
     return Results(discovery, _sum_up(scenario, lending, post))
+
+
+def _look_up(
+    records: Mapping[str, Mapping[str, Record]], chance: random.Random
+) -> dict[str, tuple[str, ...]]:
+    """Return which peers each member knows: in a large community it asked keepers of some shards for theirs.
+
+    Asking for them costs a message for each shard and is not counted.
+    """
+    everybody = sorted(records)
+    by_shard: dict[int, list[str]] = {}
+    for who in everybody:
+        by_shard.setdefault(shard_of(who), []).append(who)
+    known = {}
+    for who in everybody:
+        held = set(records[who])
+        if len(held) < len(everybody):
+            for shard in chance.sample(sorted(by_shard), LOOKED_UP):
+                held |= set(by_shard[shard])
+        known[who] = tuple(sorted(held - {who}))
+    return known
 
 
 def find_fairness(shares: Iterable[float]) -> float:
