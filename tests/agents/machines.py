@@ -82,7 +82,7 @@ async def until(true: Any, told: object = "", seconds: float = 20) -> None:
     """Return once something is true; fail with what was told."""
     try:
         async with asyncio.timeout(seconds):
-            while not true():
+            while not true():  # noqa: ASYNC110 - what is waited for tells nobody
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"it did not come about: {told}") from None

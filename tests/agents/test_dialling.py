@@ -32,7 +32,7 @@ def address(service: Service, folder: Path, **changes: object) -> SSHAddress:
     return SSHAddress.model_validate(
         {
             "host": "lab-pc",
-            "socket": str(service.house.switchboard.socket("lab-pc")),
+            "socket": str(service.house.switchboard.socket_to("lab-pc")),
             "user": "i-1",
             "principal": "gridcloud-i-1",
             "directory": str(folder),
@@ -74,7 +74,7 @@ async def test_is_called_and_answers(service: Service, machine: Little) -> None:
 
 
 async def test_the_socket_is_for_the_service_alone(service: Service, machine: Little) -> None:
-    socket = service.house.switchboard.socket("lab-pc")
+    socket = service.house.switchboard.socket_to("lab-pc")
     assert socket.stat().st_mode & 0o777 == 0o600
     assert socket.parent.stat().st_mode & 0o777 == 0o700
     with pytest.raises(Forbidden):
@@ -144,7 +144,7 @@ async def test_strangers_open_nothing(service: Service, machine: Little) -> None
         waiting = [await session.ws_connect("/v1/agents/lab-pc/control") for _ in range(3)]
         assert (await waiting[2].receive()).data == 4403, "two from one address at a time"
         await waiting[0].send_bytes(b"SSH-2.0-none\r\n" + os.urandom(5000))
-        assert not (await waiting[1].receive()).data == 4403
+        assert (await waiting[1].receive()).data != 4403
         for one in waiting:
             await one.close()
     assert await service.house.switchboard.call("lab-pc", "look", {}) == {"call": "look"}

@@ -1,7 +1,7 @@
 """The machine's side: it joins, dials its control connection, and a further one for each that it is told of.
 
-Everything goes out, over TLS whose certificates are verified, directly or through an HTTP proxy; nothing listens. Inside
-each connection the machine is an SSH server with its own key, and believes certificates of the authority whose
+Everything goes out, over TLS whose certificates are verified, directly or through an HTTP proxy; nothing listens.
+Inside each connection the machine is an SSH server with its own key, and believes certificates of the authority whose
 fingerprint stood in its invitation.
 """
 
@@ -141,10 +141,12 @@ async def join(way: Way, token: Secret, folder: MembershipFolder, terms: Terms) 
         "key_proof": key_proof,
     }
     try:
-        async with way.session() as session, asyncio.timeout(60):
-            async with session.post(f"{way.url}/v1/agents/join", json=wish) as response:
-                text = await response.content.read(1 << 16)
-                status = response.status
+        async with (
+            asyncio.timeout(60),
+            way.session() as session,
+            session.post(f"{way.url}/v1/agents/join", json=wish) as response,
+        ):
+            text, status = await response.content.read(1 << 16), response.status
     except (aiohttp.ClientError, OSError) as error:
         raise _failed(way.url, error) from error
     try:
@@ -193,11 +195,9 @@ class Dialler:
                 await self._stay()
             except GridcloudError as error:
                 why = str(error)
-            if self._removed:
-                return
             if self._connected:
                 pause, told = FIRST, ""
-            if why != told:
+            if why != told and not self._removed:
                 self._tell(f"Not connected to {self._way.url}: {why} It is tried again.")
                 told = why
             # Not all of many machines at once, when their service returns.

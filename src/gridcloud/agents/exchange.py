@@ -77,7 +77,7 @@ class Exchange:
         self._over = False
 
     async def run(self) -> None:
-        """Read until the other side ends it. Raises ConnectionLost when it is silent or says what is no line of ours."""
+        """Read until the other side ends it. Raises ConnectionLost when it is silent, or says what is not ours."""
         held = bytearray()
         try:
             while True:
@@ -114,16 +114,16 @@ class Exchange:
         if self._over:
             raise ConnectionLost("The machine's connection was lost.")
         self._count += 1
-        id = self._count
-        self._waiting[id] = waiting = asyncio.get_running_loop().create_future()
+        number = self._count
+        self._waiting[number] = waiting = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
-                await self._send({"id": id, "call": call, "arguments": dict(arguments)})
+                await self._send({"id": number, "call": call, "arguments": dict(arguments)})
                 return await waiting
         except TimeoutError:
             raise TimedOut(f"No answer came within {timeout:g} s.") from None
         finally:
-            self._waiting.pop(id, None)
+            self._waiting.pop(number, None)
 
     async def tell(self, kind: str, content: Any) -> None:
         """Send a notice. Raises ConnectionLost."""
@@ -136,15 +136,15 @@ class Exchange:
             raise ConnectionLost("A line was no JSON.") from None
         if not isinstance(document, dict):
             raise ConnectionLost("A line was no JSON object.")
-        id = document.get("id")
+        number = document.get("id")
         if "call" in document:
             if len(self._answering) >= PENDING:
                 raise ConnectionLost(f"More than {PENDING} calls were open.")
-            task = asyncio.create_task(self._reply(id, document), name="agent: call")
+            task = asyncio.create_task(self._reply(number, document), name="agent: call")
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
-        elif isinstance(id, int):
-            waiting = self._waiting.get(id)
+        elif isinstance(number, int):
+            waiting = self._waiting.get(number)
             if waiting is None or waiting.done():
                 return
             error = document.get("error")
@@ -156,9 +156,9 @@ class Exchange:
             for kind, content in document.items():
                 self._notice(str(kind), content)
 
-    async def _reply(self, id: Any, document: dict[str, Any]) -> None:
+    async def _reply(self, number: Any, document: dict[str, Any]) -> None:
         arguments = document.get("arguments")
-        reply: dict[str, Any] = {"id": id}
+        reply: dict[str, Any] = {"id": number}
         try:
             if not isinstance(arguments, dict):
                 raise InvalidRequest("A call has an object of arguments.")

@@ -15,7 +15,7 @@ WEEK = 7 * DAY
 
 
 class Hours(BaseModel):
-    """Spans of the week in minutes since Monday 0:00, each (begin, end); none: always. A span may pass the week's end."""
+    """Spans of the week in minutes since Monday 0:00, each (begin, end); none: always. One may pass the week's end."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -22,13 +22,12 @@ class Listing:
 
     async def machines(self) -> Sequence[JoinedMachine]:
         """Return all that have joined, those that were removed too."""
-        present = self._switchboard.present()
         return [
             JoinedMachine(
                 name=agent.name,
-                labels=agent.all_labels(present[agent.name].report if agent.name in present else None),
+                labels=agent.all_labels,
                 host_key=agent.host_key,
-                socket=str(self._switchboard.socket(agent.name)),
+                socket=str(self._switchboard.socket_to(agent.name)),
                 draining=agent.state is State.DRAINING,
                 removed=agent.state is State.REMOVED,
                 why_not=self._switchboard.absence(agent.name),

@@ -65,8 +65,8 @@ class State(StrEnum):
 class Caps(Record):
     """How much of a machine is given at most; what is not said is all that it has."""
 
-    cpus: float | None = Field(default=None, gt=0, description="CPU cores")
-    memory: Size | None = Field(default=None, gt=0, description="bytes of memory")
+    cpus: float | None = Field(default=None, ge=0, description="CPU cores")
+    memory: Size | None = Field(default=None, ge=0, description="bytes of memory")
     gpus: int | None = Field(default=None, ge=0, description="GPUs")
 
 
@@ -111,6 +111,9 @@ class Agent(Record):
     name: str = Field(pattern=AGENT_NAME)
     state: State = State.INVITED
     labels: Labels = Field(default_factory=dict)
+    own_labels: Labels = Field(
+        default_factory=dict, description="labels that its owner gave, as last reported"
+    )
     caps: Caps = Field(default=Caps(), description="limits of its invitation")
     invitation: str = Field(default="", description="id of the token that it was, or is to be, admitted by")
     token_key: str = Field(default="", description="public key of that token, in hexadecimal", repr=False)
@@ -124,9 +127,10 @@ class Agent(Record):
     last_seen: datetime | None = None
     last_from: str = ""
 
-    def all_labels(self, report: Report | None) -> dict[str, str]:
-        """Return its owner's labels and ours; ours win."""
-        return {**(report.labels if report is not None else {}), **self.labels}
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """Ours, and its owner's as ``owner.KEY``, so that nobody gives a machine a label of ours but us."""
+        return {**{f"owner.{key}": value for key, value in self.own_labels.items()}, **self.labels}
 
 
 def lowest(one: Caps, other: Caps) -> Caps:

@@ -54,13 +54,13 @@ class Registry:
         if not 1 <= seconds <= LONGEST:
             raise InvalidRequest(f"An invitation waits 1 second to {timedelta(seconds=LONGEST).days} days.")
         now = self._clock.now()
-        id = self._clock.new_id("v")
-        secret, token_key = make_token(id, self._authority)
+        invitation = self._clock.new_id("v")
+        secret, token_key = make_token(invitation, self._authority)
         agent = Agent(
             name=name,
             labels=dict(labels or {}),
             caps=caps or Caps(),
-            invitation=id,
+            invitation=invitation,
             token_key=token_key,
             expires=now + timedelta(seconds=seconds),
             addresses=tuple(_network(one) for one in addresses),
@@ -173,11 +173,16 @@ class Registry:
             f"by {by}",
         )
 
-    async def saw(self, name: str, address: str, what: str, words: str) -> None:
-        """Note that a machine came or went."""
+    async def saw(
+        self, name: str, address: str, what: str, words: str, own_labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Note that a machine came, with its owner's labels, or went."""
 
         def change(agent: Agent) -> Agent:
-            return agent.model_copy(update={"last_seen": self._clock.now(), "last_from": address})
+            now = {"last_seen": self._clock.now(), "last_from": address}
+            return agent.model_copy(
+                update=now | ({"own_labels": dict(own_labels)} if own_labels is not None else {})
+            )
 
         await self._change(name, change, what, words)
 

@@ -1,8 +1,8 @@
 """Where machines that dial out are connected: their control connections, and a Unix socket that leads to each.
 
-A machine's control connection carries SSH, reversed: the machine is the server, whose key was pinned when it joined, and
-we are the client, with a certificate of our authority for that machine. So nothing in between, TLS ended early or a
-relay, can steer a machine or read along. Who connects to a machine's socket here has it dial another connection, in
+A machine's control connection carries SSH, reversed: the machine is the server, whose key was pinned when it joined,
+and we are the client, with a certificate of our authority for that machine. So nothing in between, TLS ended early or
+a relay, can steer a machine or read along. Who connects to a machine's socket here has it dial another connection, in
 which it is an SSH server once more (`gridcloud.agents.serving`).
 """
 
@@ -42,6 +42,7 @@ from gridcloud.errors import (
     NotAuthenticated,
     NotFound,
     Throttled,
+    TimedOut,
     Unreachable,
     Untrusted,
 )
@@ -83,6 +84,7 @@ class _Line:
     task: asyncio.Task[Any]
     over: asyncio.Event = field(default_factory=asyncio.Event)
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
+    ready: bool = False
     replaced: bool = False
 
 
@@ -121,15 +123,16 @@ class Switchboard:
 
     def present(self) -> Mapping[str, Presence]:
         """Return the machines that are connected, by name."""
-        return {name: line.presence for name, line in self._lines.items()}
+        return {name: line.presence for name, line in self._lines.items() if line.ready}
 
     def absence(self, name: str) -> str:
         """Say why a machine is not connected; empty when it is."""
-        if name in self._lines:
+        line = self._lines.get(name)
+        if line is not None and line.ready:
             return ""
         return self._lost.get(name) or "it has not connected since this service started"
 
-    def socket(self, name: str) -> Path:
+    def socket_to(self, name: str) -> Path:
         """Return the socket that leads to a machine while it is connected; the same one each time."""
         place = f"{self._folder}\0{name}".encode()
         return self._folder / f"{hashlib.sha256(place).hexdigest()[:12]}.sock"
@@ -137,9 +140,14 @@ class Switchboard:
     async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
         """Have a machine do something; return its answer. Raises Unreachable, TimedOut, or what it raises."""
         line = self._lines.get(name)
-        if line is None:
+        if line is None or not line.ready:
             raise Unreachable(f"The machine {name} is not connected: {self.absence(name)}.")
-        return await line.exchange.call(call, arguments, timeout)
+        try:
+            return await line.exchange.call(call, arguments, timeout)
+        except ConnectionLost:
+            raise Unreachable(f"The machine {name} was lost while it was asked.") from None
+        except TimedOut:
+            raise TimedOut(f"The machine {name} did not answer within {timeout:g} s.") from None
 
     # What machines open ----------------------------------------------------------------------------------------
 
@@ -279,7 +287,8 @@ class Switchboard:
         exchange = Exchange(process.stdout, process.stdin, notice=notice, silence=self._silence)
         running = asyncio.create_task(exchange.run(), name=f"agent: {agent.name}")
         try:
-            await asyncio.wait({running, first}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {running, first}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
                 await running
                 raise Unreachable(f"{agent.name} reported nothing.")
@@ -321,7 +330,9 @@ class Switchboard:
         try:
             server = await self._listen(line)
             try:
-                await self._registry.saw(name, presence.address, "connected", f"from {presence.address}")
+                words, labels = f"from {presence.address}", presence.report.labels
+                await self._registry.saw(name, presence.address, "connected", words, labels)
+                line.ready = True
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({line.task})
                     why = _reason(line)
@@ -331,7 +342,7 @@ class Switchboard:
                 for stream in streams:
                     stream.cancel()
                 await asyncio.gather(*streams, return_exceptions=True)
-                self.socket(name).unlink(missing_ok=True)
+                self.socket_to(name).unlink(missing_ok=True)
         finally:
             line.task.cancel()
             await asyncio.gather(line.task, return_exceptions=True)
@@ -359,7 +370,7 @@ class Switchboard:
 
     async def _listen(self, line: _Line) -> asyncio.Server:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        bound = listen_here(Socket(path=os.fspath(self.socket(line.presence.name))))
+        bound = listen_here(Socket(path=os.fspath(self.socket_to(line.presence.name))))
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()

@@ -17,8 +17,8 @@ _FULL = 128 << 10  # bytes kept before they are written without waiting for the 
 
 
 class Direct:
-    """Stands where asyncssh takes a tunnel: connects straight to the host, or to a Unix socket that leads to it; or takes
-    over ``link``, a connected socket that does."""
+    """Stands where asyncssh takes a tunnel: connects straight to the host, or to a Unix socket that leads to it; or
+    takes over ``link``, a connected socket that does."""
 
     def __init__(self, path: str = "", link: socket.socket | None = None) -> None:
         self._path = path

@@ -182,7 +182,7 @@ def _machine(house: House, agent: Agent) -> Machine:
     return Machine(
         name=agent.name,
         state=agent.state,
-        labels=agent.all_labels(presence.report if presence else None),
+        labels=agent.all_labels,
         caps=agent.caps,
         fingerprint=fingerprint(agent.host_key) if agent.host_key else "",
         expires=agent.expires if agent.state is State.INVITED else None,
