@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from gridcloud.federation.encoding import decode, encode
 from gridcloud.federation.envelopes import Receiver, ReplayCache, Signers
 from gridcloud.federation.keys import make_key_list, revoke_service_key
 from tests.federation.scenes import Place, key, signers
+from tests.house.source import ROOT
 
 
 class Scene:
@@ -197,3 +199,9 @@ def test_nothing_at_all_is_accepted() -> None:
         except MessageRefused:
             pass
     assert accepted == 0
+
+
+def test_the_page_lists_these_attacks() -> None:
+    page = (ROOT / "docs" / "contracts" / "federation-protocol.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| `(\w+)` \|$", page, re.MULTILINE)
+    assert rows == [(name, expected.__name__) for name, _, expected, _ in ATTACKS]
