@@ -21,6 +21,7 @@ from gridcloud.errors import (
     TooLongLived,
     UnknownSigner,
     WrongVersion,
+    from_problem,
 )
 from gridcloud.federation.encoding import decode, encode
 from gridcloud.federation.envelopes import Receiver, ReplayCache, Signers
@@ -173,6 +174,20 @@ def test_it_is_refused_and_told(
     assert line.isprintable(), "nobody writes a line of his own into the log"
     assert len(line) < 600
     assert len(scene.partner.receiver.replays) == known, "what is refused fills no memory"
+
+
+def test_a_refusal_is_told_alike_across_the_wire() -> None:
+    """The service answers with a problem document; who reads it has the same error, with the same words for its log."""
+    for name, attack, expected, _ in ATTACKS:
+        scene = Scene()
+        data = attack(scene)
+        with pytest.raises(expected) as refused:
+            scene.partner.receiver.open(data, scene.signers)
+        told = from_problem(refused.value.problem())
+        assert type(told) is expected, name
+        assert isinstance(told, MessageRefused)
+        assert (told.who, told.what, told.why) == (refused.value.who, refused.value.what, refused.value.why)
+        assert told.status in {400, 403}
 
 
 def test_an_answer_to_another_question_is_refused() -> None:

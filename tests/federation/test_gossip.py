@@ -63,7 +63,10 @@ class Town:
     def round(self) -> None:
         for gossip in self.gossips.values():
             for peer in gossip.partners(self.now, self.chance):
-                self.talk(gossip, self.gossips[peer])
+                try:
+                    self.talk(gossip, self.gossips[peer])
+                except UnknownSigner:
+                    continue  # one of the two was put out or left, and the other knows it
         self.now += 30_000
 
     def rounds(self, done: Any, most: int = 30) -> int:
@@ -150,7 +153,9 @@ def test_a_large_community_shares_its_records_out() -> None:
 def test_a_leave_is_passed_on() -> None:
     town = Town(6)
     gone = town.places[5]
-    town.of(0).membership.offer_leave(leave(town.of(0).membership.community, gone.root, town.now))
+    word = leave(town.of(0).membership.community, gone.root, town.now)
+    for number in (0, 5):
+        town.of(number).membership.offer_leave(word)
     town.rounds(
         lambda: all(gone.institution not in one.membership.members(town.now) for one in town.gossips.values())
     )
@@ -239,6 +244,11 @@ def test_another_communitys_members_are_not_told() -> None:
     greet = other.greet(one.me)
     with pytest.raises(Malformed, match="was expected"):
         one.compare(other.me, greet)
+    stranger = Place("Elsewhere").institution
+    with pytest.raises(UnknownSigner, match="not a member"):
+        one.compare(stranger, one.greet(stranger))
+    with pytest.raises(UnknownSigner, match="not a member"):
+        one.receive(stranger, give(one), 0)
     with pytest.raises(Malformed, match="was expected"):
         one.receive(other.me, give(other), 0)
 

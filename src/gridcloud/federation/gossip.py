@@ -10,82 +10,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, StringConstraints
+from typing import Any
 
 from gridcloud.errors import Conflict, GridcloudError, Malformed, MessageRefused, UnknownSigner
-from gridcloud.federation.communities import CommunityId, read_leave, read_list
-from gridcloud.federation.encoding import Json, digest, encode
+from gridcloud.federation.communities import read_leave, read_list
+from gridcloud.federation.encoding import Json, digest
 from gridcloud.federation.envelopes import Signers
+from gridcloud.federation.gossip_messages import MAXIMUM_ITEMS, Compare, Give, Greet, Item, Table, bounded
 from gridcloud.federation.keys import KeyList, newer_key_list, read_key_list
 from gridcloud.federation.membership import Membership, signers
-from gridcloud.federation.model import Count, Digest, Document, Institution, Time
 from gridcloud.federation.records import Record, newer_record, read_record
-from gridcloud.federation.ring import SHARDS, Ring, ring_of, shard_of
+from gridcloud.federation.ring import Ring, ring_of, shard_of
 
-__all__ = ["FAN_OUT", "Compare", "Give", "Gossip", "Greet", "pause"]
+__all__ = ["FAN_OUT", "Compare", "Give", "Gossip", "Greet", "Item", "pause"]
 
 FAN_OUT = 3
 """Members that are greeted in each round."""
 SHORTEST_PAUSE = 0.25
 LONGEST_PAUSE = 30.0
 """Seconds between two rounds: short while there is news, long while there is none."""
-MAXIMUM_ITEMS = 512
-MAXIMUM_BYTES = 256 * 1024
-"""Of what one message gives; a single larger item goes alone."""
 MAXIMUM_REFUSALS = 4
 """Wrong things in one message after which the rest of it is not looked at."""
 MAXIMUM_KEPT_REFUSALS = 256
 SHORTEST_LIFE = 2_000
 """Milliseconds before a member's record is replaced by another one: who makes more is heard less."""
-
-Shard = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]?)$")]
-Short = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{22}$")]
-"""The first half of a digest: enough to notice a difference."""
-Table = dict[Institution, Time]
-Kind = Literal["list", "leave", "keys", "record"]
-
-
-class Greet(Document):
-    """`gossip.greet`: digests of what the sender holds."""
-
-    community: CommunityId
-    number: Count
-    """Of its newest member list."""
-    members: Digest
-    """The digest of that list."""
-    left: tuple[Institution, ...] = Field(max_length=2000)
-    keys: dict[Shard, Short] = Field(max_length=SHARDS)
-    records: dict[Shard, Short] = Field(max_length=SHARDS)
-    """Of the shards that both keep."""
-
-
-class Item(Document):
-    """One signed document that is passed on."""
-
-    kind: Kind
-    content: dict[str, Any]
-
-
-class Compare(Document):
-    """`gossip.compare`: where the digests differ, what the answering side holds; and news that it can tell at once."""
-
-    community: CommunityId
-    number: Count
-    left: tuple[Institution, ...] = Field(max_length=2000)
-    keys: dict[Shard, Table] = Field(max_length=SHARDS)
-    records: dict[Shard, Table] = Field(max_length=SHARDS)
-    items: tuple[Item, ...] = Field(max_length=MAXIMUM_ITEMS)
-
-
-class Give(Document):
-    """`gossip.give`: what the other one lacks, and what is wanted of it."""
-
-    community: CommunityId
-    items: tuple[Item, ...] = Field(max_length=MAXIMUM_ITEMS)
-    want_keys: tuple[Institution, ...] = Field(max_length=MAXIMUM_ITEMS)
-    want_records: tuple[Institution, ...] = Field(max_length=MAXIMUM_ITEMS)
 
 
 class Gossip:
@@ -174,7 +122,7 @@ class Gossip:
 
     def compare(self, peer: str, greet: Greet) -> Compare:
         """Return the answer to a member's greeting."""
-        self._require_community(greet.community)
+        self._require(peer, greet.community)
         records = self._record_tables(peer)
         items = [Item(kind="list", content=one.document()) for one in self._lists_for(peer, greet)]
         items += [
@@ -188,12 +136,12 @@ class Gossip:
             left=tuple(sorted(one.institution for one in self.membership.leaves)),
             keys=_differing(self._key_tables(), self._digests_of_keys(), greet.keys),
             records=_differing(records, _digests(records), greet.records),
-            items=_bounded(items),
+            items=bounded(items),
         )
 
     def answer(self, peer: str, found: Compare, now: int) -> Give | None:
         """Return what to say to a member's comparison: what it lacks and what we want; None when both hold the same."""
-        self._require_community(found.community)
+        self._require(peer, found.community)
         self._take(peer, found.items, now)
         current = self.membership.current
         items = [
@@ -215,14 +163,14 @@ class Gossip:
             return None
         return Give(
             community=found.community,
-            items=_bounded(items),
+            items=bounded(items),
             want_keys=tuple(want_keys[:MAXIMUM_ITEMS]),
             want_records=tuple(want_records[:MAXIMUM_ITEMS]),
         )
 
     def receive(self, peer: str, given: Give, now: int) -> Give | None:
         """Take what a member gave; return what it asked for, None when it asked for nothing that it may have."""
-        self._require_community(given.community)
+        self._require(peer, given.community)
         self._take(peer, given.items, now)
         items = [
             Item(kind="keys", content=self.keys[who].document())
@@ -236,7 +184,7 @@ class Gossip:
         ]
         if not items:
             return None
-        return Give(community=given.community, items=_bounded(items), want_keys=(), want_records=())
+        return Give(community=given.community, items=bounded(items), want_keys=(), want_records=())
 
     def forget(self, now: int) -> None:
         """Forget records that are over, and all of who is no member and of shards that others keep now."""
@@ -351,7 +299,10 @@ class Gossip:
             return [current]  # a fork: shown to each member once
         return [one for one in self.membership.lists if one.number > greet.number]
 
-    def _require_community(self, community: str) -> None:
+    def _require(self, peer: str, community: str) -> None:
+        """Of a community only its members are told; who runs this may serve several."""
+        if not self.membership.is_listed(peer):
+            raise UnknownSigner(f"{peer} is not a member of {self.membership.community}")
         if community != self.membership.community:
             raise Malformed(f"the message is about {community}, and {self.membership.community} was expected")
 
@@ -384,14 +335,3 @@ def _sort_out(
     lack = {who for shard in theirs for who in tables.get(shard, {}) if held[who] > told.get(who, -1)}
     want = {who for who, serial in told.items() if serial > held.get(who, -1) and who in known}
     return sorted(lack), sorted(want)
-
-
-def _bounded(items: Iterable[Item]) -> tuple[Item, ...]:
-    chosen: list[Item] = []
-    size = 0
-    for item in items:
-        size += len(encode(item.content))
-        if chosen and (size > MAXIMUM_BYTES or len(chosen) == MAXIMUM_ITEMS):
-            break
-        chosen.append(item)
-    return tuple(chosen)

@@ -229,7 +229,7 @@ def newer_key_list(held: KeyList | None, offered: KeyList) -> KeyList:
     if held.serial == offered.serial:
         raise Forked(f"{held.institution} signed two different key lists with the serial {held.serial}")
     old, new = (held, offered) if held.serial < offered.serial else (offered, held)
-    back = {key.key for key in old.revoked} & {key.key for key in new.keys} - {key.key for key in new.revoked}
+    back = {key.key for key in old.revoked} - {key.key for key in new.revoked}
     if back:
         raise Revoked(f"{held.institution} takes back that the key {min(back)[:8]}… was revoked")
     return new

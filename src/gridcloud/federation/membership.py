@@ -92,6 +92,10 @@ class Membership:
             return {}
         return {who: one for who, one in self._listed.items() if who not in self._left}
 
+    def is_listed(self, institution: str) -> bool:
+        """Say whether an institution is on the newest list and has not left."""
+        return institution in self._listed and institution not in self._left
+
     def offer(self, found: MemberList) -> bool:
         """Take a list that somebody sent; say whether it is new.
 
