@@ -203,6 +203,21 @@ def test_time_is_up() -> None:
     world.settle()
 
 
+def test_time_counts_from_the_handover() -> None:
+    world = begin()
+    world.accept("b0", "l0")
+    deliver_all(world)
+    for _ in range(12):  # a machine that takes longer to start than it is wished for
+        world.now += 40
+        world.look("b0")
+        world.look("l0")
+        deliver_all(world)
+    world.happen("l0", Event.STARTED)
+    deliver_all(world)
+    assert seen(world).state is BorrowedState.HELD
+    assert given(world).until == world.clock("l0") + 400_000
+
+
 def test_a_partition_within_the_ttl_is_not_felt() -> None:
     world = begin()
     hand_over(world)

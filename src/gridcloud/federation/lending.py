@@ -93,8 +93,10 @@ class Lent(Document):
     state: State = State.STARTING
     serial: int = 1
     expires: int = 0
+    span: int = 0
+    """Milliseconds that it is given for, from when it is handed over."""
     until: int = 0
-    """The last moment that it can be renewed to."""
+    """The last moment that it can be renewed to; 0: it was not handed over."""
     turn: int = 0
     deadline: int = 0
     heard: bool = False
@@ -149,7 +151,7 @@ def answer(
         return _answer_new(borrower, message, now, terms, judge)
     match message:
         case Renew() if message.turn > lent.turn:
-            last = min(now + terms.ttl, lent.until, lent.deadline or lent.until)
+            last = min(one for one in (now + terms.ttl, lent.until, lent.deadline) if one)
             step = _turn(lent, Event.RENEW, turn=message.turn, expires=max(lent.expires, last))
             return step or Step(lent, (lent.status(),))
         case Heard():
@@ -194,10 +196,8 @@ def _answer_new(
         return Step(None, late.say)
     if why := judge(message):
         return _stillborn(lent, Reason.REFUSED, why)
-    until = now + 1000 * min(message.wish.seconds, message.offer.seconds)
-    lent = lent.model_copy(
-        update={"wish": message.wish, "until": until, "expires": min(now + terms.ttl, until)}
-    )
+    span = 1000 * min(message.wish.seconds, message.offer.seconds)
+    lent = lent.model_copy(update={"wish": message.wish, "span": span, "expires": now + terms.ttl})
     return Step(lent, (lent.status(),), (Order.START,))
 
 
@@ -223,7 +223,10 @@ def happen(
     """
     match event:
         case Event.STARTED:
-            step = _turn(lent, event, began=now, connection=connection or {})
+            until = now + lent.span
+            # Nobody uses it yet: its time may be cut here.
+            times = {"began": now, "until": until, "expires": min(lent.expires, until)}
+            step = _turn(lent, event, **times, connection=connection or {})
         case Event.FAILED:
             step = _end(lent, event, now, Reason.FAILED, why)
         case Event.LOSE:
@@ -249,7 +252,7 @@ def look(lent: Lent, now: int, terms: Terms) -> Step:
     """Return what the time asks for. Called every few seconds and after a restart, it repeats what is to be done."""
     if lent.state in (State.STARTING, State.HELD, State.WARNED) and now >= lent.expires:
         reason = Reason.RECLAIMED if lent.deadline else Reason.EXPIRED
-        if now >= lent.until:
+        if lent.until and now >= lent.until:
             reason = Reason.FINISHED
         return _end(lent, Event.EXPIRE, now, reason) or Step(lent)
     if lent.state is State.STARTING:
