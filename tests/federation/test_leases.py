@@ -27,7 +27,7 @@ borrowers = some.sampled_from(BORROWERS)
 
 
 class Leases(RuleBasedStateMachine):
-    """Every move of the world, in every order that is found."""
+    """Between institutions, promises A and B: every move of the world, in every order that is found."""
 
     world: World
 
@@ -106,7 +106,7 @@ TestLeases = Leases.TestCase
 
 @pytest.mark.parametrize("seed", range(6))
 def test_long_stories(seed: int) -> None:
-    """Longer than hypothesis goes: leases live through many renewals and reclaims, in calm and in storm."""
+    """Between institutions, promises A and B. Longer than hypothesis goes: leases live through many renewals and reclaims, in calm and in storm."""
     chance = random.Random(seed)
     world = World({party: chance.randint(0, TERMS.tolerance // 1000) for party in PARTIES})
     held = 0
@@ -256,6 +256,7 @@ def test_a_partition_beyond_the_ttl_frees_both_sides() -> None:
 
 
 def test_a_reclaim_warns_and_waits_for_the_deadline() -> None:
+    """Between institutions, promise C."""
     world = begin()
     hand_over(world)
     world.happen("l0", Event.RECLAIM)
@@ -273,6 +274,7 @@ def test_a_reclaim_warns_and_waits_for_the_deadline() -> None:
 
 
 def test_a_reclaim_that_is_not_heard_waits_for_the_ttl() -> None:
+    """Between institutions, promise C."""
     world = begin()
     hand_over(world)
     world.cut = {frozenset(("b0", "l0"))}

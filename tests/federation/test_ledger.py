@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from gridcloud.errors import Forged
+from gridcloud.errors import Forged, Misdirected, NotFound, UnknownSigner
 from gridcloud.federation.borrowing import Borrowed
 from gridcloud.federation.encoding import milliseconds
+from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.favour import Weights, count_favours, find_favour, order_by_favour
-from gridcloud.federation.keys import PrivateKey, institution_of
+from gridcloud.federation.keys import PrivateKey, ServiceKey, institution_of, make_key_list
 from gridcloud.federation.leases import Accept, LentState, Offer, Terms
 from gridcloud.federation.ledger import (
     Amount,
@@ -24,12 +25,14 @@ from gridcloud.federation.ledger import (
     Standing,
     Total,
     add_up,
+    answer_entry,
     check_seal,
     claim_parts,
     compare,
     review,
     seal,
     summarise,
+    take_verdict,
     write_csv,
 )
 from gridcloud.federation.lending import Lent
@@ -93,6 +96,7 @@ def test_a_lease_over_months_is_claimed_month_by_month() -> None:
 @settings(max_examples=40, deadline=None)
 @given(some.integers(when(2024, 1, 1), when(2027, 1, 1)), some.integers(0, 200 * 24 * HOUR))
 def test_parts_are_the_whole(start: int, length: int) -> None:
+    """Between institutions, promise E."""
     parts = claim_parts(lend(start, start + length), A, start + length)
     assert sum(one.amount.gpus for one in parts) == length
     assert all(one.ended == other.began for one, other in itertools.pairwise(parts))
@@ -129,7 +133,53 @@ def test_review() -> None:
     assert "user" in review(claim.model_copy(update={"user": "eve"}), borrow(start, end), TERMS)
 
 
+def test_entries_go_there_and_back() -> None:
+    start, end = when(2026, 3, 1), when(2026, 3, 2)
+    (claim,) = claim_parts(lend(start, end), A, end)
+    spans = {
+        name: make_key_list(
+            KEYS[name],
+            1,
+            start,
+            (ServiceKey(key=KEYS[name].public, valid_from=start, valid_until=end + HOUR),),
+        )
+        for name in "ab"
+    }
+    known = Signers({A: spans["a"], B: spans["b"]})
+    opened = Entry(claim=claim, lender=seal(claim, KEYS["a"]))
+    agreed = answer_entry(opened, A, B, borrow(start, end), TERMS, KEYS["b"], known, end)
+    held = {claim.id: opened}
+    assert take_verdict(agreed, B, held, known, end) == agreed
+    disputed = answer_entry(opened, A, B, None, TERMS, KEYS["b"], known, end)
+    assert disputed.dispute == "no such lease is known here"
+    assert take_verdict(disputed, B, held, known, end).standing is Standing.DISPUTED
+    assert take_verdict(disputed, B, {claim.id: agreed}, known, end) == agreed, "what was agreed stays agreed"
+    with pytest.raises(Misdirected):
+        answer_entry(opened, C, B, borrow(start, end), TERMS, KEYS["b"], known, end)
+    with pytest.raises(Misdirected):
+        take_verdict(agreed, C, held, known, end)
+    with pytest.raises(NotFound):
+        take_verdict(agreed, B, {}, known, end)
+    with pytest.raises(UnknownSigner):
+        answer_entry(
+            Entry(claim=claim, lender=seal(claim, KEYS["c"])),
+            A,
+            B,
+            borrow(start, end),
+            TERMS,
+            KEYS["b"],
+            known,
+            end,
+        )
+    with pytest.raises(Forged):
+        forged = opened.lender.model_copy(update={"signature": agreed.borrower.signature})  # type: ignore[union-attr]
+        answer_entry(
+            Entry(claim=claim, lender=forged), A, B, borrow(start, end), TERMS, KEYS["b"], known, end
+        )
+
+
 def test_only_what_is_agreed_counts() -> None:
+    """Between institutions, promise E."""
     entry = agree("a", "b", 3)
     opened = entry.model_copy(update={"borrower": None})
     disputed = opened.model_copy(update={"dispute": "no such lease"})

@@ -122,6 +122,7 @@ def test_bounds(text: str) -> None:
     )
 )
 def test_what_is_read_never_fails(words: list[str]) -> None:
+    """Between institutions, promise D."""
     try:
         policy = read_policy(" ".join(words), FRIENDS)
     except InvalidSettings:

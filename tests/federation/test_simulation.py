@@ -26,6 +26,7 @@ def test_a_small_grid_with_real_signatures() -> None:
 
 
 def test_bad_weather_never_has_two_holders() -> None:
+    """Between institutions, promise F."""
     scenario = Scenario(
         members=12,
         signatures="counted",

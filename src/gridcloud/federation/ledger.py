@@ -17,8 +17,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from gridcloud.errors import Misdirected, NotFound
 from gridcloud.federation.borrowing import Borrowed
 from gridcloud.federation.encoding import digest, milliseconds, moment
+from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.keys import PrivateKey, verify
 from gridcloud.federation.leases import Terms
 from gridcloud.federation.lending import Lent
@@ -49,12 +51,14 @@ __all__ = [
     "Total",
     "Verdicts",
     "add_up",
+    "answer_entry",
     "check_seal",
     "claim_parts",
     "compare",
     "review",
     "seal",
     "summarise",
+    "take_verdict",
     "write_csv",
 ]
 
@@ -241,6 +245,52 @@ def review(claim: Claim, lease: Borrowed | None, terms: Terms) -> str:
     if lease.ended and claim.ended > lease.ended + slack:
         return f"it was left {(claim.ended - lease.ended) // 1000} s before"
     return ""
+
+
+def answer_entry(
+    entry: Entry,
+    sender: str,
+    own: str,
+    lease: Borrowed | None,
+    terms: Terms,
+    signing: PrivateKey,
+    signers: Signers,
+    now: int,
+) -> Entry:
+    """Return a lender's entry with the borrower's seal or dispute; the same entry has the same answer, however often.
+
+    Raises Misdirected where the claim is not the sender's on us, and what `Signers.check` and `check_seal` raise.
+    """
+    claim = entry.claim
+    if (claim.lender, claim.borrower) != (sender, own):
+        raise Misdirected(f"{sender} claims what {claim.lender} lent to {claim.borrower}")
+    signers.check(sender, entry.lender.key, now)
+    check_seal(claim, entry.lender)
+    if why := review(claim, lease, terms):
+        return Entry(claim=claim, lender=entry.lender, dispute=why)
+    return Entry(claim=claim, lender=entry.lender, borrower=seal(claim, signing))
+
+
+def take_verdict(
+    entry: Entry, sender: str, held: Mapping[tuple[str, str, str, int], Entry], signers: Signers, now: int
+) -> Entry:
+    """Return the entry that a lender keeps of a borrower's verdict on one that it ``held``.
+
+    Raises NotFound for one that was never claimed like this, Misdirected for another's, and what `Signers.check` and
+    `check_seal` raise. What was agreed stays agreed.
+    """
+    ours = held.get(entry.claim.id)
+    if ours is None or ours.claim != entry.claim:
+        raise NotFound(f"lease {entry.claim.lease}, part {entry.claim.part}, was not claimed like this")
+    if entry.claim.borrower != sender:
+        raise Misdirected(f"{sender} answers a claim on {entry.claim.borrower}")
+    if entry.borrower is None:
+        return (
+            ours if ours.borrower else ours.model_copy(update={"dispute": entry.dispute or "no reason given"})
+        )
+    signers.check(sender, entry.borrower.key, now)
+    check_seal(entry.claim, entry.borrower)
+    return ours.model_copy(update={"borrower": entry.borrower, "dispute": ""})
 
 
 class Difference(NamedTuple):
