@@ -106,7 +106,10 @@ TestLeases = Leases.TestCase
 
 @pytest.mark.parametrize("seed", range(6))
 def test_long_stories(seed: int) -> None:
-    """Between institutions, promises A and B. Longer than hypothesis goes: leases live through many renewals and reclaims, in calm and in storm."""
+    """Between institutions, promises A and B.
+
+    Longer than hypothesis goes: leases live through many renewals and reclaims, in calm and in storm.
+    """
     chance = random.Random(seed)
     world = World({party: chance.randint(0, TERMS.tolerance // 1000) for party in PARTIES})
     held = 0
