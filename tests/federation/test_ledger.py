@@ -172,6 +172,7 @@ def test_entries_go_there_and_back() -> None:
             end,
         )
     forged = opened.lender.model_copy(update={"signature": agreed.borrower.signature})  # type: ignore[union-attr]
+    with pytest.raises(Forged):
         answer_entry(
             Entry(claim=claim, lender=forged), A, B, borrow(start, end), TERMS, KEYS["b"], known, end
         )
