@@ -221,6 +221,18 @@ def test_time_counts_from_the_handover() -> None:
     assert given(world).until == world.clock("l0") + 400_000
 
 
+def test_a_lost_handover_is_asked_for() -> None:
+    world = begin()
+    world.accept("b0", "l0")
+    deliver_all(world)
+    world.happen("l0", Event.STARTED)
+    world.lose(0)
+    world.now += 1
+    world.look("b0")
+    deliver_all(world)
+    assert seen(world).state is BorrowedState.HELD
+
+
 def test_a_partition_within_the_ttl_is_not_felt() -> None:
     world = begin()
     hand_over(world)

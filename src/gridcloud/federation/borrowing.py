@@ -224,10 +224,12 @@ def _keep(lease: Borrowed, now: int, terms: Terms) -> Step:
         reason = Reason.RECLAIMED if lease.deadline else Reason.EXPIRED
         return leave(lease, now, terms, reason)
     do = {State.HELD: (Order.USE,), State.WARNED: (Order.SAVE,)}.get(lease.state, ())
+    # The word that it is handed over may be lost: saying the acceptance again asks for it.
+    ask: tuple[Message, ...] = (lease.accept,) if lease.state is State.WAITING else ()
     if lease.until - now >= lease.accept.offer.ttl * 2 // 3 or lease.until == lease.deadline:
-        return Step(lease, (), do)
+        return Step(lease, ask, do)
     lease = lease.model_copy(update={"turn": lease.turn + 1})
-    return Step(lease, (Renew(lease=lease.id, turn=lease.turn),), do)
+    return Step(lease, (*ask, Renew(lease=lease.id, turn=lease.turn)), do)
 
 
 def leave(lease: Borrowed, now: int, terms: Terms, reason: Reason = Reason.RETURNED) -> Step:
