@@ -33,13 +33,13 @@ Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]
 Notice = Callable[[str, Any], None]
 
 
-class Source(Protocol):
+class _Source(Protocol):
     """Where lines come from: asyncio's and asyncssh's readers both fit."""
 
     async def read(self, n: int = -1, /) -> bytes: ...
 
 
-class Target(Protocol):
+class _Target(Protocol):
     """Where lines go to."""
 
     def write(self, data: bytes, /) -> None: ...
@@ -58,8 +58,8 @@ class Exchange:
 
     def __init__(
         self,
-        source: Source,
-        target: Target,
+        source: _Source,
+        target: _Target,
         *,
         notice: Notice,
         answer: Answer = _refuse,

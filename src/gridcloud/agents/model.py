@@ -24,13 +24,13 @@ PROTOCOL = 1
 _LABELS = 32
 
 
-class Record(BaseModel):
+class _Record(BaseModel):
     """A frozen value that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Heard(BaseModel):
+class _Heard(BaseModel):
     """A frozen value that another program sent: what a later version adds is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -62,7 +62,7 @@ class State(StrEnum):
     """It is told to end everything and to leave, as soon as it connects."""
 
 
-class Caps(Record):
+class Caps(_Record):
     """How much of a machine is given at most; what is not said is all that it has."""
 
     cpus: float | None = Field(default=None, ge=0, description="CPU cores")
@@ -89,7 +89,7 @@ class Terms(Caps):
         return any(fnmatchcase(user, pattern) for pattern in self.users)
 
 
-class Report(Heard):
+class Report(_Heard):
     """What a machine says of itself, every few seconds."""
 
     protocol: int = PROTOCOL
@@ -105,7 +105,7 @@ class Report(Heard):
     labels: Labels = Field(default_factory=dict)
 
 
-class Agent(Record):
+class Agent(_Record):
     """A machine as we know it."""
 
     name: str = Field(pattern=AGENT_NAME)

@@ -41,6 +41,35 @@ Label = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="What it is; may be given again.")
 ]
 
+Service = Annotated[str, typer.Argument(metavar="URL", help="The service: https://…")]
+TokenFile = Annotated[
+    str, typer.Option("--token-file", metavar="FILE", help="File with the token; -: standard input.")
+]
+TokenText = Annotated[
+    str, typer.Option("--token", metavar="TOKEN", help="The token itself: others on this machine see it.")
+]
+Users = Annotated[
+    list[str] | None,
+    typer.Option("--users", metavar="NAME", help="Who may use it, * for anything; may be given again."),
+]
+When = Annotated[
+    str | None, typer.Option("--hours", help="When it may be used, e.g. 'Mon-Fri 18:00-08:00, Sat-Sun'.")
+]
+ContainersOnly = Annotated[bool, typer.Option("--containers-only", help="Run everything in containers.")]
+Image = Annotated[str, typer.Option("--image", help="Image of containers where none is asked for.")]
+Share = Annotated[
+    bool, typer.Option("--share", help="Several people at once: they can read each other's files.")
+]
+AsRoot = Annotated[bool, typer.Option("--as-root", help="Run as root: whoever uses it is root here.")]
+Authorities = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Authorities to believe, in place of the system's."),
+]
+Proxy = Annotated[str, typer.Option("--proxy", metavar="URL", help="HTTP proxy, in place of HTTPS_PROXY's.")]
+StateFolder = Annotated[
+    Path | None, typer.Option("--state", metavar="FOLDER", help="Private folder to keep what it needs in.")
+]
+
 
 @app.command("invite")
 @framed
@@ -85,45 +114,22 @@ async def invite(
 @framed
 async def join(
     frame: Frame,
-    service: Annotated[str, typer.Argument(metavar="URL", help="The service: https://…")],
-    token_file: Annotated[
-        str, typer.Option("--token-file", metavar="FILE", help="File with the token; -: standard input.")
-    ] = "",
-    token: Annotated[
-        str, typer.Option("--token", metavar="TOKEN", help="The token itself: others on this machine see it.")
-    ] = "",
-    users: Annotated[
-        list[str] | None,
-        typer.Option("--users", metavar="NAME", help="Who may use it, * for anything; may be given again."),
-    ] = None,
-    hours: Annotated[
-        str | None, typer.Option("--hours", help="When it may be used, e.g. 'Mon-Fri 18:00-08:00, Sat-Sun'.")
-    ] = None,
+    service: Service,
+    token_file: TokenFile = "",
+    token: TokenText = "",
+    users: Users = None,
+    hours: When = None,
     cpus: Cpus = None,
     memory: Memory = "",
     gpus: Gpus = None,
-    containers_only: Annotated[
-        bool, typer.Option("--containers-only", help="Run everything in containers.")
-    ] = False,
-    image: Annotated[str, typer.Option("--image", help="Image of containers where none is asked for.")] = "",
-    share: Annotated[
-        bool, typer.Option("--share", help="Several people at once: they can read each other's files.")
-    ] = False,
+    containers_only: ContainersOnly = False,
+    image: Image = "",
+    share: Share = False,
     label: Label = None,
-    as_root: Annotated[
-        bool, typer.Option("--as-root", help="Run as root: whoever uses it is root here.")
-    ] = False,
-    ca: Annotated[
-        Path | None,
-        typer.Option("--ca", metavar="FILE", help="Authorities to believe, in place of the system's."),
-    ] = None,
-    proxy: Annotated[
-        str, typer.Option("--proxy", metavar="URL", help="HTTP proxy, in place of HTTPS_PROXY's.")
-    ] = "",
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FOLDER", help="Private folder to keep what it needs in."),
-    ] = None,
+    as_root: AsRoot = False,
+    ca: Authorities = None,
+    proxy: Proxy = "",
+    state: StateFolder = None,
 ) -> None:
     """Join with a token and serve, in the foreground; joined already, go on serving. Ctrl-C ends it."""
     from gridcloud.agents.dialling import Way

@@ -115,12 +115,8 @@ class House:
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
-        self.clusters = clusters.Runner(
-            store,
-            ClusterProviders(self.settings, store, data / "clusters", _read_secret),
-            clock,
-            _cluster_timing(settings),
-        )
+        places = ClusterProviders(self.settings, store, data / "clusters", _read_secret)
+        self.clusters = clusters.Runner(store, places, clock, _cluster_timing(settings))
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )
