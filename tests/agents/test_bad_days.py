@@ -69,7 +69,7 @@ async def test_a_service_returns_under_many_machines(tmp_path: Path) -> None:
         "certificate": str(tmp_path / "localhost.crt"),
         "key": str(tmp_path / "localhost.key"),
     }
-    count, url = 12, f"https://localhost:{port}"
+    count, url = 50, f"https://localhost:{port}"
     tasks = []
     async with open_service(tmp_path, service=door) as service:
         there = Service(service.house, service.socket, url, service.certificate)
@@ -78,10 +78,10 @@ async def test_a_service_returns_under_many_machines(tmp_path: Path) -> None:
             dialler = Dialler(way, membership, await place.key(), Little(tmp_path))
             tasks.append(asyncio.create_task(dialler.run()))
         board = service.house.switchboard
-        await until(lambda: len(board.present()) == count)
+        await until(lambda: len(board.present()) == count, seconds=60)
     async with open_service(tmp_path, service=door) as service:
         board = service.house.switchboard
-        await until(lambda: len(board.present()) == count, seconds=45)
+        await until(lambda: len(board.present()) == count, seconds=60)
         answers = await asyncio.gather(*(board.call(f"m{number}", "look", {}) for number in range(count)))
         assert answers == [{"call": "look"}] * count
         for task in tasks:

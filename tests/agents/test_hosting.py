@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -159,6 +160,34 @@ async def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
             await host.answer(call, arguments)
     assert host.find("../../etc") is None
     await host.close()
+
+
+async def test_machines_stand_in_for_each_other(service: Service, tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        hosts = []
+        for name, users in (("closed", ("grace",)), ("open", ("*",)), ("small", ("*",))):
+            way, membership, place = await admit(service, tmp_path / name, name)
+            terms = TERMS.model_copy(update={"users": users, "cpus": 0.5 if name == "small" else 2})
+            host = Host(membership.model_copy(update={"terms": terms}), tmp_path / name)
+            hosts.append(host)
+            await stack.enter_async_context(dialling(service, way, membership, place, host))
+        driver = make_driver(service, tmp_path / "provider")
+        request = SMALL.model_copy(update={"cpus": 1.5})
+        offers = {offer.shape.name: offer for offer in await driver.offers(request)}
+        assert sorted(offers) == ["closed", "open"], "what never fits is left out where something does"
+        wish = Spec(id="t-x1", owner="ada", request=request, offer=offers["closed"])
+        with pytest.raises(Forbidden, match="does not let 'ada' use it"):
+            await driver.create(wish)
+        await driver.destroy(wish.id, None)
+        for number, raised in ((2, None), (3, NoCapacity)):
+            wish = Spec(id=f"t-x{number}", owner="ada", request=request, offer=offers["open"])
+            with pytest.raises(raised) if raised else contextlib.nullcontext():
+                await driver.create(wish)
+        assert list((tmp_path / "provider" / "made").iterdir()) == [tmp_path / "provider" / "made" / "t-x2"]
+        await driver.destroy("t-x2", None)
+        assert len(await driver.check()) >= 3
+    for host in hosts:
+        await host.close()
 
 
 async def test_a_machine_that_is_away_is_waited_for(service: Service, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ BEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 12.0
 """Seconds without a line after which the other side is taken to be dead."""
+WORDS = 1000
+"""Characters of an error's message that are passed on."""
 PENDING = 256
 """Calls of the other side that are answered at the same time."""
 
@@ -149,7 +151,7 @@ class Exchange:
                 return
             error = document.get("error")
             if isinstance(error, dict):
-                waiting.set_exception(from_problem(error))
+                waiting.set_exception(_cut(from_problem(error)))
             else:
                 waiting.set_result(document.get("answer"))
         else:
@@ -185,3 +187,9 @@ class Exchange:
                 await self._target.drain()
         except (OSError, asyncssh.Error) as error:
             raise ConnectionLost("The machine's connection was lost.") from error
+
+
+def _cut(error: GridcloudError) -> GridcloudError:
+    """Return an error of the other side as people are told it and the store keeps it: not longer than it needs."""
+    error.message, error.remedy, error.details = error.message[:WORDS], error.remedy[:WORDS], {}
+    return error

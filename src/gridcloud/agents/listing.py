@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gridcloud.agents.model import State
+from gridcloud.agents.model import Report, State
 from gridcloud.agents.registry import Registry
 from gridcloud.agents.switchboard import Switchboard
 from gridcloud.instances.driver import JoinedMachine
@@ -22,6 +22,8 @@ class Listing:
 
     async def machines(self) -> Sequence[JoinedMachine]:
         """Return all that have joined, those that were removed too."""
+        present = self._switchboard.present()
+        reports = {name: presence.report for name, presence in present.items()}
         return [
             JoinedMachine(
                 name=agent.name,
@@ -30,6 +32,7 @@ class Listing:
                 socket=str(self._switchboard.socket_to(agent.name)),
                 draining=agent.state is State.DRAINING,
                 removed=agent.state is State.REMOVED,
+                load=_load(reports.get(agent.name)),
                 why_not=self._switchboard.absence(agent.name),
             )
             for agent in await self._registry.all()
@@ -39,3 +42,7 @@ class Listing:
     async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
         """Have one do something; see `instances.driver.Agents`."""
         return await self._switchboard.call(name, call, arguments, timeout)
+
+
+def _load(report: Report | None) -> float:
+    return report.load / max(report.capacity.cpus or 1, 1) if report is not None else 0

@@ -41,6 +41,8 @@ class JoinedMachine:
     """It goes on with what it has, and takes nothing new."""
     removed: bool = False
     """It is no longer ours: what it had is, or will be, ended by itself."""
+    load: float = 0
+    """Processes that want one of its CPUs, for each CPU that it gives."""
     why_not: str = ""
     """Why it is not connected; empty when it is."""
 

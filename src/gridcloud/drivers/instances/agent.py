@@ -50,6 +50,8 @@ ASK = 6.0
 """Seconds for a machine to answer what is quickly answered."""
 MAKE = 55.0
 """Seconds for a machine to make or to end something."""
+WORDS = 500
+"""Characters of a machine's reasons that are passed on."""
 LIMIT = 64
 """Refusals told of one request."""
 
@@ -79,7 +81,7 @@ class AgentDriver(InstanceDriver):
     settings: AgentSettings
 
     async def offers(self, request: Request) -> Sequence[Offer]:
-        """Ask all connected machines at once; see the contract."""
+        """Ask all connected machines at once; those with the least load come first. See the contract."""
         machines = [one for one in await self._machines() if not one.removed and self._fits(one)]
         if not machines:
             return [self._none("no machine has joined that this provider may use", possible=True)]
@@ -87,7 +89,8 @@ class AgentDriver(InstanceDriver):
         offers = [offer for answer in answers for offer in answer]
         able = [offer for offer in offers if offer.possible]
         if able:
-            return sorted(able, key=lambda one: not one.available)[:LIMIT]
+            load = {machine.name: machine.load for machine in machines}
+            return sorted(able, key=lambda one: (not one.available, load.get(one.shape.name, 0)))[:LIMIT]
         largest = max(offers, key=lambda one: (one.shape.gpus if request.gpus else 0, one.shape.cpus))
         why = "; ".join(dict.fromkeys(f"{one.location}: {one.why_not}" for one in offers[:LIMIT]))
         return [largest.model_copy(update={"why_not": why})]
@@ -105,7 +108,12 @@ class AgentDriver(InstanceDriver):
             if machine.why_not:
                 raise Unavailable(f"The machine {name} is not connected: {machine.why_not}.")
             self._note(spec.id, name)
-        answer = await self._call(name, "create", {"spec": spec.model_dump(mode="json")}, MAKE)
+        try:
+            answer = await self._call(name, "create", {"spec": spec.model_dump(mode="json")}, MAKE)
+        except Unavailable:  # it has made nothing, and nobody will ask to end it
+            if known is None:
+                self._path(spec.id).unlink(missing_ok=True)
+            raise
         return Handle(data={"agent": name, "handle": _read(Handle, answer, name).model_dump(mode="json")})
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
@@ -196,6 +204,8 @@ class AgentDriver(InstanceDriver):
                     "provider": self.context.provider,
                     "location": " ".join(filter(None, (self.settings.location, machine.name))),
                     "choice": {"agent": machine.name},
+                    "why_not": offer.why_not[:WORDS],
+                    "steps": (),
                     "price": self.settings.price,
                     "shape": offer.shape.model_copy(update={"name": machine.name}),
                 }
