@@ -24,8 +24,9 @@ from gridcloud.drivers.instances.agent import AgentDriver, AgentSettings
 from gridcloud.errors import Forbidden, GridcloudError, NoCapacity, Unavailable, Unreachable
 from gridcloud.instances.driver import Context
 from gridcloud.instances.model import Offer, Phase, Request, Spec
-from gridcloud.testing.instances import InstanceDriverContract
+from gridcloud.testing.instances import InstanceDriverContract, read_output
 from tests.agents.machines import admit, dialling, until
+from tests.labs.containers import TINY_IMAGE, Engine
 from tests.services import Service, open_service
 
 TERMS = Terms(share=True, cpus=2, memory=512 << 20, labels={"room": "4.1"})
@@ -254,3 +255,35 @@ def test_hours_that_touch_are_one(tmp_path: Path) -> None:
     for wrong in ("Mo 8:00-9:00", "18-8", "Mon 25:00-26:00", "-Fri", "Mon 8:00"):
         with pytest.raises(ValueError, match=r"hours|days|time"):
             Hours.parse(wrong)
+
+
+@pytest.mark.needs_root
+async def test_in_containers_commands_run_and_nothing_else_is_served(
+    service: Service, tmp_path: Path, container_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", container_engine.url)
+    way, membership, place = await admit(service, tmp_path / "machine")
+    terms = Terms(containers_only=True, image=TINY_IMAGE, cpus=1, memory=256 << 20)
+    host = Host(membership.model_copy(update={"terms": terms}), tmp_path / "machine")
+    async with dialling(service, way, membership, place, host):
+        driver = make_driver(service, tmp_path / "provider")
+        offer = (await driver.offers(SMALL))[0]
+        assert offer.kind == "container"
+        wish = Spec(id="t-inside", owner="ada", request=SMALL, offer=offer)
+        handle = await driver.create(wish)
+        async with asyncio.timeout(60):
+            while (seen := (await driver.observe({wish.id: handle}))[wish.id]).address is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        connection = await driver.context.connect(seen.address)
+        try:
+            assert "t-inside" not in await read_output(connection, "ls", "/")
+            assert Path("/etc/hostname").read_text() != await read_output(connection, "hostname")
+            (tmp_path / "file").write_text("x")
+            with pytest.raises(GridcloudError):
+                await connection.put(tmp_path / "file", str(tmp_path / "escaped"))
+            assert not (tmp_path / "escaped").exists()
+        finally:
+            await connection.close()
+        await driver.destroy(wish.id, handle)
+        assert await driver.holdings() == []
+    await host.close()
