@@ -89,6 +89,23 @@ async def test_a_service_returns_under_many_machines(tmp_path: Path) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_a_machine_that_was_removed_while_away_ends_all_and_leaves(tmp_path: Path) -> None:
+    async with open_service(tmp_path, {"machines": {"driver": "agent"}}) as service:
+        way, membership, place = await admit(service, tmp_path / "machine")
+        host = Host(membership, tmp_path / "machine" / "host")
+        async with dialling(service, way, membership, place, host):
+            instance = await service.obtain(on="machines")
+            assert (await host.report()).running == (instance.id,)
+        await until(lambda: not service.house.switchboard.present())
+        await service.house.agents.remove("lab-pc", "root")
+        dialler = Dialler(way, membership, await place.key(), host)
+        async with asyncio.timeout(30):
+            await dialler.run()
+        assert (await host.report()).running == ()
+        assert (await ended(service.house, instance.id)).state is State.FAILED
+        await host.close()
+
+
 @pytest.fixture
 async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
     """An HTTP proxy that knows CONNECT alone; what it was asked for."""

@@ -91,7 +91,7 @@ async def test_another_key_is_no_machine_of_that_name(service: Service, tmp_path
     await until(lambda: told)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert "Nobody who may logged in" in told[0]
+    assert "HOST KEY MISMATCH" in told[0]
     assert not service.house.switchboard.present()
 
 

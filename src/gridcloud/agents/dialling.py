@@ -95,10 +95,14 @@ class SocketMessages:
 
     def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         self._websocket = websocket
+        self.refusal = ""
+        """Why the other side closed it, in its words, where it said so."""
 
     async def receive(self) -> bytes:
         """Return the next binary message; see `Messages`."""
         message = await self._websocket.receive()
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            self.refusal = str(message.extra or "")[:300]
         return message.data if message.type is aiohttp.WSMsgType.BINARY else b""
 
     async def send(self, data: bytes, /) -> None:
@@ -225,11 +229,14 @@ class Dialler:
     ) -> None:
         """Be an SSH server within a websocket until it ends. Raises Untrusted when nobody logs in."""
         link, reader, writer = await pair()
-        carrying = asyncio.create_task(splice(reader, writer, SocketMessages(websocket)), name="agent: link")
+        messages = SocketMessages(websocket)
+        carrying = asyncio.create_task(splice(reader, writer, messages), name="agent: link")
         try:
             await serve(link, Serving(self._key, self._membership.authority, find))
         except (asyncssh.Error, OSError) as error:
             link.close()
+            if messages.refusal:
+                raise Unreachable(f"It refuses this machine: {messages.refusal}") from error
             raise Untrusted(f"Nobody who may logged in: {error}.") from error
         finally:
             carrying.cancel()

@@ -29,8 +29,11 @@ class Messages(Protocol):
         """Close it. May be called twice."""
 
 
-async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messages: Messages) -> None:
-    """Carry both ways until either side ends; then close both. Cancelling cuts it."""
+async def splice(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messages: Messages, *, close: bool = True
+) -> None:
+    """Carry both ways until either side ends; then close both, or leave the messages to be closed with a reason where
+    ``close`` is not set. Cancelling cuts it."""
     ways = [
         asyncio.create_task(_out(reader, messages), name="agent: out"),
         asyncio.create_task(_in(writer, messages), name="agent: in"),
@@ -42,9 +45,10 @@ async def splice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, mes
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(2):
-                await messages.close()
+        if close:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await messages.close()
 
 
 async def pair() -> tuple[socket.socket, asyncio.StreamReader, asyncio.StreamWriter]:

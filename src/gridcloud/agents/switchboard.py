@@ -162,10 +162,15 @@ class Switchboard:
         )
 
     async def attend(self, agent: Agent, address: str, messages: Messages) -> None:
-        """Serve a control connection from a network address to its end. Raises what keeps it from being one."""
+        """Serve a control connection from a network address to its end; the caller closes it.
+
+        Raises what keeps it from being one.
+        """
         with self._knock(agent.name, address) as knocked:
             one, reader, writer = await pair()
-            carrying = asyncio.create_task(splice(reader, writer, messages), name="agent: control")
+            carrying = asyncio.create_task(
+                splice(reader, writer, messages, close=False), name="agent: control"
+            )
             try:
                 async with asyncio.timeout(LOGIN) as limit:
                     connection = await self._log_in(agent, one)

@@ -137,8 +137,10 @@ async def control(websocket: WebSocket, name: str) -> None:
         await websocket.close(REFUSED)
         return
     await websocket.accept()
+    messages = _Messages(websocket)
     try:
-        await switchboard.attend(agent, address, _Messages(websocket))
+        await switchboard.attend(agent, address, messages)
+        await messages.close()
     except GridcloudError as error:
         log.warning("a control connection for %s from %s: %s", name, address, error)
         text = str(error).encode()[:REASON].decode(errors="ignore")
