@@ -38,7 +38,8 @@ def reaches(network: int, host: str, port: int) -> bool:
 def test_a_machine_behind_nat_works_and_comes_back(site: Site) -> None:
     service = site.serve()
     token = site.run("agent", "invite", "lab-pc", "--label", "room=4.1").strip()
-    machine = site.join("lab-pc", token, "--cpus", "1", "--memory", "512MiB")
+    allowed = ("--cpus", "1", "--memory", "512MiB", "--users", "root", "--hours", "Mon-Sun", "--label", "a=b")
+    machine = site.join("lab-pc", token, *allowed)
     wait(lambda: connected(site, "lab-pc"), machine.said)
     assert reaches(site.machine, HUB, PORT)
     assert not reaches(site.hub, "10.99.0.2", 22)
@@ -55,8 +56,12 @@ def test_a_machine_behind_nat_works_and_comes_back(site: Site) -> None:
     died = time.monotonic()
     wait(lambda: not connected(site, "lab-pc"), seconds=20)
     assert time.monotonic() - died < 15
-    again = site.join("lab-pc")
+    again = site.join("lab-pc", "", "--hours", "Mon-Fri, Sat-Sun")
     wait(lambda: connected(site, "lab-pc"), again.said)
+    now = site.machines()["lab-pc"]
+    assert now["report"]["terms"] == "for root; Mon-Fri, Sat-Sun", "what was not said again holds"
+    assert now["report"]["capacity"]["cpus"] == 1
+    assert now["labels"] == {"room": "4.1", "owner.a": "b"}
     pid = int(site.run("instance", "ssh", at, "--", "cat", "pid"))
     os.kill(pid, 0)
 

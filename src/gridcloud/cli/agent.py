@@ -55,10 +55,14 @@ Users = Annotated[
 When = Annotated[
     str | None, typer.Option("--hours", help="When it may be used, e.g. 'Mon-Fri 18:00-08:00, Sat-Sun'.")
 ]
-ContainersOnly = Annotated[bool, typer.Option("--containers-only", help="Run everything in containers.")]
+ContainersOnly = Annotated[
+    bool | None,
+    typer.Option("--containers-only/--no-containers-only", help="Run everything in containers."),
+]
 Image = Annotated[str, typer.Option("--image", help="Image of containers where none is asked for.")]
 Share = Annotated[
-    bool, typer.Option("--share", help="Several people at once: they can read each other's files.")
+    bool | None,
+    typer.Option("--share/--no-share", help="Several people at once: they can read each other's files."),
 ]
 AsRoot = Annotated[bool, typer.Option("--as-root", help="Run as root: whoever uses it is root here.")]
 Authorities = Annotated[
@@ -122,9 +126,9 @@ async def join(
     cpus: Cpus = None,
     memory: Memory = "",
     gpus: Gpus = None,
-    containers_only: ContainersOnly = False,
+    containers_only: ContainersOnly = None,
     image: Image = "",
-    share: Share = False,
+    share: Share = None,
     label: Label = None,
     as_root: AsRoot = False,
     ca: Authorities = None,
@@ -144,15 +148,10 @@ async def join(
     url = check_url(service)
     folder = MembershipFolder(state.absolute() if state else _state_folder(frame, url))
     way = Way(url, ca=ca, proxy=proxy)
-    terms = _terms(
-        users,
-        hours,
-        _caps(cpus, memory, gpus),
-        containers_only=containers_only,
-        image=image,
-        share=share,
-        label=label,
-    )
+    said: dict[str, object] = {"users": users, "hours": hours, "image": image or None, "share": share}
+    said |= _caps(cpus, memory, gpus).model_dump()
+    said |= {"containers_only": containers_only, "labels": _labels(label) or None}
+    said = {name: value for name, value in said.items() if value is not None}
     given = _token(token_file, token)
     with _alone(folder.path):
         known = folder.read()
@@ -162,10 +161,10 @@ async def join(
                     f"This machine has not joined {url}: it needs a token.",
                     remedy="Give --token-file FILE; an administrator makes one: gridcloud agent invite NAME",
                 )
-            known = await join_now(way, given, folder, terms)
+            known = await join_now(way, given, folder, _terms(None, said))
             error_console().print(f"Joined {url} as {known.name}.")
         else:
-            known = _go_on(folder, known, url, given, terms)
+            known = _go_on(folder, known, url, given, said)
         await _serve(known, folder, way)
 
 
@@ -274,8 +273,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _go_on(
-    folder: MembershipFolder, known: Membership, url: str, given: Secret | None, terms: Terms
+    folder: MembershipFolder,
+    known: Membership,
+    url: str,
+    given: Secret | None,
+    said: dict[str, object],
 ) -> Membership:
+    """Return the membership with what was said now; what was not said holds as before."""
     from gridcloud.agents.invitations import read_token
 
     if given is not None and read_token(given.reveal()).id != known.invitation:
@@ -283,7 +287,7 @@ def _go_on(
             f"This machine has joined {known.url} as {known.name} already.",
             remedy=f"Leave the token out to go on; or have it removed there, or remove {folder.path}.",
         )
-    changed = known.model_copy(update={"url": url, "terms": terms})
+    changed = known.model_copy(update={"url": url, "terms": _terms(known.terms, said)})
     if changed != known:
         folder.write(changed)
     return changed
@@ -314,25 +318,17 @@ def _caps(cpus: float | None, memory: str, gpus: int | None) -> Caps:
         raise InvalidRequest(f"These limits cannot be: {_first(error)}.") from None
 
 
-def _terms(
-    users: list[str] | None, hours: str | None, caps: Caps, *, label: list[str] | None, **more: object
-) -> Terms:
+def _terms(before: Terms | None, said: dict[str, object]) -> Terms:
+    """Return terms: those from before, save what was said now."""
     from gridcloud.agents.model import Terms
 
-    if more["containers_only"] and not more["image"]:
-        raise InvalidRequest("Containers need an image.", remedy="Say --image IMAGE.")
     try:
-        return Terms.model_validate(
-            {
-                **caps.model_dump(),
-                "users": tuple(users or ("*",)),
-                "hours": hours or "",
-                "labels": {key: value or "" for key, value in _labels(label).items()},
-                **more,
-            }
-        )
+        terms = Terms.model_validate((before.model_dump() if before is not None else {}) | said)
     except ValueError as error:
         raise InvalidRequest(f"These terms cannot be: {_first(error)}.") from None
+    if terms.containers_only and not terms.image:
+        raise InvalidRequest("Containers need an image.", remedy="Say --image IMAGE.")
+    return terms
 
 
 def _labels(given: list[str] | None) -> dict[str, str | None]:
