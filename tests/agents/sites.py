@@ -51,6 +51,8 @@ class Site:
     """Process whose network is the service's."""
     machine: int = 0
     """Process whose network is the machine's."""
+    router: int = 0
+    """Process whose network lies between."""
     programs: list[Program] = field(default_factory=list)
 
     @property
@@ -124,6 +126,14 @@ class Site:
         self.programs.append(program)
         return program
 
+    def cut(self) -> None:
+        """Let every packet between the machine and the service vanish, both ways, without a word."""
+        _within(self.router, "iptables", "-w", "-I", "FORWARD", "-j", "DROP")
+
+    def heal(self) -> None:
+        """Undo `cut`."""
+        _within(self.router, "iptables", "-w", "-D", "FORWARD", "-j", "DROP")
+
     @staticmethod
     def _answers(path: Path) -> bool:
         import socket
@@ -171,7 +181,7 @@ def sites(folder: Path) -> Iterator[Site]:
         door = {"host": HUB, "port": PORT, "certificate": str(certificate), "key": str(key)}
         entry = {"machines": {"driver": "agent"}}
         (folder / "config.yaml").write_text(yaml.safe_dump({"providers": entry, "service": door}))
-        site = Site(folder, hub, machine)
+        site = Site(folder, hub, machine, router)
         try:
             yield site
         finally:

@@ -171,7 +171,7 @@ async def test_machines_stand_in_for_each_other(service: Service, tmp_path: Path
             terms = TERMS.model_copy(update={"users": users, "cpus": 0.5 if name == "small" else 2})
             host = Host(membership.model_copy(update={"terms": terms}), tmp_path / name)
             hosts.append(host)
-            await stack.enter_async_context(dialling(service, way, membership, place, host))
+            _ = await stack.enter_async_context(dialling(service, way, membership, place, host))
         driver = make_driver(service, tmp_path / "provider")
         request = SMALL.model_copy(update={"cpus": 1.5})
         offers = {offer.shape.name: offer for offer in await driver.offers(request)}

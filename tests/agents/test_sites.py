@@ -71,6 +71,18 @@ def test_a_machine_behind_nat_works_and_comes_back(site: Site) -> None:
     wait(lambda: connected(site, "lab-pc"), again.said)
     assert int(site.run("instance", "ssh", at, "--", "cat", "pid")) == pid
 
+    # Every packet vanishes: both sides know within 15 s, and find each other again.
+    site.cut()
+    cut = time.monotonic()
+    wait(lambda: not connected(site, "lab-pc"), seconds=20)
+    assert time.monotonic() - cut < 15
+    assert "Nothing was heard for 12 s" in site.machines()["lab-pc"]["why_not"]
+    shown = json.loads(site.run("instance", "show", at, "--json"))
+    assert shown["state"] == "ready", shown
+    site.heal()
+    wait(lambda: connected(site, "lab-pc"), again.said)
+    assert int(site.run("instance", "ssh", at, "--", "cat", "pid")) == pid
+
     # Removed, it ends what it has and leaves.
     site.run("agent", "remove", "lab-pc")
     assert again.process.wait(30) == 0, again.said()
