@@ -91,7 +91,7 @@ async def open_service(
         yield Service(house, socket_path(data), f"https://localhost:{port}", certificate)
 
 
-def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
+def make_certificate(folder: Path, name: str = "localhost", address: str = "127.0.0.1") -> tuple[Path, Path]:
     """Write a certificate that trusts itself and its key; return both files, the same each time."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     if certificate.exists():
@@ -99,7 +99,7 @@ def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]
     secret = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))]
     signed = (
         x509.CertificateBuilder()
         .subject_name(subject)

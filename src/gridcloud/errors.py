@@ -17,6 +17,18 @@
         ├── Forbidden             not allowed to this user
         │   └── NotAuthenticated  nobody knows who is asking
         ├── Untrusted             a host key, certificate or signature is not the expected one
+        │   └── MessageRefused    a message of another institution is not accepted
+        │       ├── Malformed     it is not in the protocol's form
+        │       ├── WrongVersion  it is in a version that is not spoken here
+        │       ├── Misdirected   it is for somebody else
+        │       ├── Expired       its time is over, or it has none yet
+        │       ├── ClockSkew     the clocks are too far apart
+        │       ├── TooLongLived  it wants to be valid for longer than is allowed
+        │       ├── UnknownSigner nobody known here signed it
+        │       ├── Revoked       who or what signed it was revoked
+        │       ├── Forged        the signature is not that of the signer
+        │       ├── Replayed      it was used already
+        │       └── Forked        two true documents contradict each other
         ├── NoOffer               no provider can serve the request
         ├── StorageFull           no space left at the other end
         ├── PortTaken             somebody else listens there
@@ -32,14 +44,21 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "ClockSkew",
     "ConfigurationFailed",
     "Conflict",
     "ConnectionLost",
     "DriverUnavailable",
+    "Expired",
     "Forbidden",
+    "Forged",
+    "Forked",
     "GridcloudError",
     "InvalidRequest",
     "InvalidSettings",
+    "Malformed",
+    "MessageRefused",
+    "Misdirected",
     "NoCapacity",
     "NoOffer",
     "NotAuthenticated",
@@ -47,14 +66,19 @@ __all__ = [
     "PortTaken",
     "QuotaExceeded",
     "Rejected",
+    "Replayed",
+    "Revoked",
     "StorageFull",
     "StoreTooNew",
     "Throttled",
     "TimedOut",
+    "TooLongLived",
     "Transient",
     "Unavailable",
+    "UnknownSigner",
     "Unreachable",
     "Untrusted",
+    "WrongVersion",
     "from_problem",
 ]
 
@@ -177,6 +201,77 @@ class Untrusted(Rejected):
 
     status = 502
     exit_code = 6
+
+
+class MessageRefused(Untrusted):
+    """A message or document of another institution is not accepted; `details` name who and what, for the log."""
+
+    status = 403
+
+    @property
+    def who(self) -> str:
+        """Who sent it, as far as it says; `somebody unknown` where that cannot be read."""
+        return str(self.details.get("who") or "somebody unknown")
+
+    @property
+    def what(self) -> str:
+        """What was refused, such as `lease.request 1n9k7x2c`."""
+        return str(self.details.get("what") or "a message")
+
+    @property
+    def why(self) -> str:
+        """Why, in one line."""
+        return self.message
+
+
+class Malformed(MessageRefused):
+    """A message is not in the form of the protocol."""
+
+    status = 400
+
+
+class WrongVersion(MessageRefused):
+    """A message is in a version of the protocol that is not spoken here."""
+
+    status = 400
+
+
+class Misdirected(MessageRefused):
+    """A message is for another institution."""
+
+
+class Expired(MessageRefused):
+    """The time of a message, key or document is over, or has not begun."""
+
+
+class ClockSkew(MessageRefused):
+    """The clocks of sender and receiver are too far apart; `details["seconds"]` says by how much."""
+
+
+class TooLongLived(MessageRefused):
+    """A message wants to be valid for longer than is allowed."""
+
+
+class UnknownSigner(MessageRefused):
+    """Nobody who is known here signed it."""
+
+
+class Revoked(MessageRefused):
+    """The member or the key that signed it was revoked."""
+
+
+class Forged(MessageRefused):
+    """The signature is not that of who is said to have signed."""
+
+
+class Replayed(MessageRefused):
+    """It was used already and works only once."""
+
+
+class Forked(MessageRefused):
+    """Two documents of the same version, both truly signed, contradict each other."""
+
+    status = 409
 
 
 class NoOffer(Rejected):

@@ -34,6 +34,7 @@ class _Verbs(typer.core.TyperGroup):
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",
+        "agent": "agent",
         "budget": "budget",
         "config": "config",
         "token": "token",

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from pydantic import BaseModel, ValidationError
 
+from gridcloud.client.agents import Agents
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -78,6 +79,8 @@ class AsyncClient:
     def __init__(self, wire: Wire, closing: Callable[[], Awaitable[None]] | None = None) -> None:
         self._wire = wire
         self._closing = closing
+        self.agents = Agents(wire)
+        """The machines that dial out, for administrators."""
         self._processes: WeakSet[RemoteProcess] = WeakSet()
 
     @property

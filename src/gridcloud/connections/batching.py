@@ -7,6 +7,7 @@ Joined, a put takes a third less time, and small packets no longer wake the othe
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,16 +17,25 @@ _FULL = 128 << 10  # bytes kept before they are written without waiting for the 
 
 
 class Direct:
-    """Stands where asyncssh takes a tunnel: connects straight to the host."""
+    """Stands where asyncssh takes a tunnel: connects straight to the host, or to a Unix socket that leads to it; or
+    takes over ``link``, a connected socket that does."""
+
+    def __init__(self, path: str = "", link: socket.socket | None = None) -> None:
+        self._path = path
+        self._link = link
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], host: str, port: int
     ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
         """Connect and return the transport with the protocol that ``factory`` made."""
         protocol = factory()
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: _Passing(protocol), host, port
-        )
+        loop = asyncio.get_running_loop()
+        if self._link is not None:
+            transport, _ = await loop.create_unix_connection(lambda: _Passing(protocol), sock=self._link)
+        elif self._path:
+            transport, _ = await loop.create_unix_connection(lambda: _Passing(protocol), self._path)
+        else:
+            transport, _ = await loop.create_connection(lambda: _Passing(protocol), host, port)
         return transport, protocol
 
 

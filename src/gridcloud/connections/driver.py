@@ -58,6 +58,8 @@ class Command:
     """Working directory there; empty: the instance's own folder."""
     terminal: TerminalSize | None = None
     """Run within a pseudo-terminal of this size; standard error is then part of standard output."""
+    raw: bool = False
+    """The terminal neither echoes nor gathers lines until the command has it do so. On this computer only."""
 
 
 class Process(ABC):

@@ -89,7 +89,7 @@ class LocalConnection(Connection):
         if command.terminal is None:
             process = await self._spawn(words, environment, directory)
         else:
-            process = await self._spawn_in_terminal(words, environment, directory, command.terminal)
+            process = await self._spawn_in_terminal(words, environment, directory, command)
         if self._needs_help():
             await self._help_in(process.pid)
         self._processes = {known for known in self._processes if not known.is_over()} | {process}
@@ -151,11 +151,13 @@ class LocalConnection(Connection):
             return await self._execute(told, environment, "/", asyncio.subprocess.PIPE)
 
     async def _spawn_in_terminal(
-        self, words: tuple[str, ...], environment: dict[str, str], directory: str, size: TerminalSize
+        self, words: tuple[str, ...], environment: dict[str, str], directory: str, command: Command
     ) -> LocalProcess:
         master, slave = os.openpty()
         try:
-            _set_size(master, size)
+            _set_size(master, command.terminal or TerminalSize())
+            if command.raw:
+                _set_raw(slave)
             if self._user:
                 user = pwd.getpwnam(self._user)
                 os.fchown(slave, user.pw_uid, -1)
@@ -393,6 +395,12 @@ async def _chunks(reader: asyncio.StreamReader | None) -> AsyncIterator[bytes]:
 
 def _set_size(terminal: int, size: TerminalSize) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.columns, 0, 0))
+
+
+def _set_raw(terminal: int) -> None:
+    modes = termios.tcgetattr(terminal)
+    modes[3] &= ~(termios.ICANON | termios.ECHO)
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -70,6 +70,10 @@ class SSHAddress(Record):
         description="when set, log in with a short-lived user certificate of our own authority for this principal",
     )
     jump: SSHAddress | None = Field(default=None, description="machine to go through")
+    socket: str = Field(
+        default="",
+        description="Unix socket here that leads to it, where it dialled us; host is then its name alone",
+    )
     directory: str = Field(default="", description="the instance's own folder there; empty: the login folder")
     home: str = Field(
         default="",

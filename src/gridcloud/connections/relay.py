@@ -115,7 +115,8 @@ def listen_here(endpoint: Endpoint) -> socket.socket:
         return _listen_unix(endpoint.path)
     try:
         family = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol by name: only then asyncio has what is accepted send small messages at once.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise InvalidRequest(f"{endpoint.host!r} is no address of this computer: {error}.") from error
     try:

@@ -57,6 +57,8 @@ KEEPER = (
     TREE + ' trap "" HUP TERM INT;'
     ' groups="";'
     " parent=$PPID; born=;"
+    # An agent serves all its connections itself, and ends what is left of lost ones.
+    ' if [ -n "$GRIDCLOUD_AGENT" ]; then parent=; fi;'
     ' { IFS= read -r s </proc/$parent/stat; } 2>/dev/null && { set -- ${s##*") "}; born=${20}; };'
     " IFS= read -r token || exit 0;"
     ' printf "%s %s %s\\n" "$token" "$parent" "$born";'

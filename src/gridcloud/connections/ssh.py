@@ -179,8 +179,13 @@ class SSHConnection(Connection):
         if isinstance(remote, Port):
             remote = Port(host=remote.host, port=listener.get_port())
 
+        closing = False
+
         async def close() -> None:
-            listener.close()
+            nonlocal closing
+            if not closing:  # asked twice, some servers hang up: they know of no such listener any more
+                closing = True
+                listener.close()
             for task in list(clients):
                 task.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
@@ -374,7 +379,7 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
             connection = await asyncssh.connect(
                 address.host,
                 address.port,
-                tunnel=through.connection if through is not None else Direct(),
+                tunnel=through.connection if through is not None else Direct(address.socket),
                 options=options,
             )
     except BaseException as error:

@@ -8,23 +8,61 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
-from gridcloud.errors import InvalidSettings
+from gridcloud.errors import InvalidSettings, Unreachable
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.model import Discovery, Finding, Handle, Holding, Observation, Offer, Request, Spec
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["Context", "Discovering", "Expiring", "Imaging", "InstanceDriver"]
+__all__ = ["Agents", "Context", "Discovering", "Expiring", "Imaging", "InstanceDriver", "JoinedMachine"]
 
 
 async def _no_secret(reference: str) -> Secret:
     raise InvalidSettings("Nobody here reads secrets by reference.")
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedMachine:
+    """A machine that dialled us, or did before."""
+
+    name: str
+    labels: Mapping[str, str]
+    host_key: str
+    """Its public key line, pinned."""
+    socket: str
+    """Unix socket that leads to it while it is connected."""
+    draining: bool = False
+    """It goes on with what it has, and takes nothing new."""
+    removed: bool = False
+    """It is no longer ours: what it had is, or will be, ended by itself."""
+    load: float = 0
+    """Processes that want one of its CPUs, for each CPU that it gives."""
+    why_not: str = ""
+    """Why it is not connected; empty when it is."""
+
+
+class Agents(Protocol):
+    """The machines that dial us."""
+
+    async def machines(self) -> Sequence[JoinedMachine]:
+        """Return all that have joined."""
+
+    async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
+        """Have one do something; return its answer. Raises Unreachable, TimedOut, or what it raises."""
+
+
+class _NoAgents:
+    async def machines(self) -> Sequence[JoinedMachine]:
+        return ()
+
+    async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
+        raise Unreachable(f"The machine {name} is not connected: no machine can dial in here.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +81,8 @@ class Context:
     """Public key line of the authority that signs our user certificates."""
     secret: Callable[[str], Awaitable[Secret]] = _no_secret
     """Read a secret by reference (``file:…``, ``env:…``). Raises NotFound, Forbidden, InvalidSettings."""
+    agents: Agents = field(default_factory=_NoAgents)
+    """The machines that dial us."""
 
 
 class InstanceDriver(ABC):

@@ -12,7 +12,7 @@ from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.errors import GridcloudError, TimedOut, Transient
 from gridcloud.identity.credentials import Secret
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Agents, Context, InstanceDriver
 from gridcloud.instances.entries import Entries
 from gridcloud.instances.matching import rank, unnamed
 from gridcloud.instances.model import HOLDING, SHARED, Holding, Kind, Offer, Request, Shape
@@ -38,13 +38,15 @@ class Providers(Entries[InstanceDriver]):
         user_authority: str,
         offer_seconds: float = 10.0,
         secret: Callable[[str], Awaitable[Secret]] | None = None,
+        agents: Agents | None = None,
     ) -> None:
         super().__init__(store, folder)
         self._settings = settings
         self._connect = connect
         self._user_authority = user_authority
         self._offer_seconds = offer_seconds
-        self._secret = {"secret": secret} if secret is not None else {}
+        given = {"secret": secret, "agents": agents}
+        self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     def entries(self) -> Mapping[str, ProviderSettings | GridcloudError]:
         """Return what stands under 'providers' now."""
@@ -55,7 +57,7 @@ class Providers(Entries[InstanceDriver]):
     ) -> InstanceDriver:
         """Return a new driver of a class."""
         context = Context(
-            name, self._store.installation, folder, self._connect, self._user_authority, **self._secret
+            name, self._store.installation, folder, self._connect, self._user_authority, **self._given
         )
         return kind(entry, context)
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 import gridcloud
 from gridcloud.service import (
+    agents,
     budgets,
     clusters,
     commands,
@@ -47,6 +48,7 @@ def build_app(house: House) -> FastAPI:
         providers,
         tokens,
         events,
+        agents,
     ):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)

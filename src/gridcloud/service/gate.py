@@ -25,6 +25,11 @@ BODY = 1 << 20
 PATIENCE = 30.0
 """Seconds to wait for the next part of a request's document."""
 
+OPEN = frozenset({("POST", "/v1/agents/join")})
+"""What proves by its own document who asks: nobody else is asked to, and it may have `SMALL` bytes."""
+
+SMALL = 16 << 10
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -43,6 +48,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
+        if (scope["method"], scope["path"]) in OPEN:
+            await self._app(scope, _Bounded(receive, SMALL).receive, send)
+            return
         try:
             scope["gridcloud.caller"] = await caller_of(connection)
         except GridcloudError as error:
@@ -64,8 +72,9 @@ TOO_LARGE = f"A request may have {BODY} bytes at most."
 class _Bounded:
     """Receives a body of bounded size, each part within a bounded time."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, most: int = BODY) -> None:
         self._receive = receive
+        self._most = most
         self._size = 0
         self._complete = False
 
@@ -79,6 +88,6 @@ class _Bounded:
             raise HTTPException(408, "the request did not come in time") from None
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
-        if self._size > BODY:
-            raise HTTPException(413, f"a request may have {BODY} bytes at most")
+        if self._size > self._most:
+            raise HTTPException(413, f"a request may have {self._most} bytes at most")
         return message

@@ -15,6 +15,9 @@ from typing import Any, Self
 from weakref import WeakSet, WeakValueDictionary
 
 from gridcloud import connections
+from gridcloud.agents.listing import Listing
+from gridcloud.agents.registry import Registry
+from gridcloud.agents.switchboard import Switchboard
 from gridcloud.budgets.model import People
 from gridcloud.budgets.treasury import Treasury
 from gridcloud.budgets.watching import Watching
@@ -41,7 +44,7 @@ from gridcloud.instances.model import Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
 from gridcloud.sessions import runner as sessions
-from gridcloud.settings import Settings, SettingsFile
+from gridcloud.settings import Settings, SettingsFile, short_folder
 from gridcloud.stacks import runner as stacks
 from gridcloud.store import Store, open_store
 
@@ -83,6 +86,8 @@ class House:
         self.scratch = data / "scratch"
         settings = self.settings()
         self.links = Links(self._connect_for_long)
+        self.agents = Registry(store, clock, authority.user_authority)
+        self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
         self.providers = Providers(
             self.settings,
             store,
@@ -91,6 +96,7 @@ class House:
             authority.user_authority,
             offer_seconds=settings.limits.offers,
             secret=_read_secret,
+            agents=Listing(self.agents, self.switchboard),
         )
         self.treasury = Treasury(store, clock, self.settings, self._people)
         self.instances = instances.Runner(
@@ -170,6 +176,7 @@ class House:
             await self.sessions.close()
             await self.clusters.close()
             await self.instances.close()
+            await self.switchboard.close()
             if self._fork_server is not None:
                 await self._fork_server.close()
             await self.credentials.close()

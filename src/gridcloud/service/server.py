@@ -155,7 +155,9 @@ def _https(house: House, app: FastAPI) -> list[_Door]:
                 remedy="HTTPS needs both service.certificate and service.key; leave service.host out for none.",
             )
     _check_certificate(settings.certificate, settings.key)
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol by name: only then asyncio has what is accepted send small messages at once.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keep_alive(listener)  # what is accepted inherits it
     try:

@@ -14,7 +14,7 @@ from gridcloud.settings.model import (
     Settings,
     StoreSettings,
 )
-from gridcloud.settings.paths import config_path, data_folder, socket_path
+from gridcloud.settings.paths import config_path, data_folder, short_folder, socket_path
 from gridcloud.settings.reading import SettingsFile, parse_settings, provider_settings
 from gridcloud.settings.reference import reference
 from gridcloud.settings.values import Duration, Size, format_size, parse_duration, parse_size
@@ -42,5 +42,6 @@ __all__ = [
     "provider_settings",
     "reference",
     "remove_provider",
+    "short_folder",
     "socket_path",
 ]

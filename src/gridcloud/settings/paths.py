@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gridcloud.errors import Untrusted
 
-__all__ = ["config_path", "data_folder", "socket_path"]
+__all__ = ["config_path", "data_folder", "short_folder", "socket_path"]
 
 SOCKET_BYTES = 100
 """Linux keeps 107 bytes of a socket's path; a program that listens may add a few of its own."""
@@ -63,6 +63,16 @@ def socket_path(data: Path, environment: Mapping[str, str] = os.environ) -> Path
             path = Path("/tmp", f"gridcloud-{os.getuid()}", name)  # noqa: S108 - checked below
     _make_private(path.parent)
     return path
+
+
+def short_folder(data: Path, name: str) -> Path:
+    """Return a private folder for sockets with names of up to 20 bytes: ``name`` in the data folder, or, where that
+    path would be too long, the folder of `socket_path`, which several data folders may share."""
+    folder = data / name
+    if len(os.fsencode(folder)) + 21 > SOCKET_BYTES:
+        return socket_path(data).parent
+    _make_private(folder)
+    return folder
 
 
 def _make_private(folder: Path) -> None:

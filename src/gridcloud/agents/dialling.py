@@ -1,0 +1,317 @@
+"""The machine's side: it joins, dials its control connection, and a further one for each that it is told of.
+
+Everything goes out, over TLS whose certificates are verified, directly or through an HTTP proxy; nothing listens.
+Inside each connection the machine is an SSH server with its own key, and believes certificates of the authority whose
+fingerprint stood in its invitation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import aiohttp
+import asyncssh
+from pydantic import ValidationError
+
+from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
+from gridcloud.agents.invitations import prove, read_token
+from gridcloud.agents.membership import Answer, Membership, MembershipFolder
+from gridcloud.agents.model import Report, Terms
+from gridcloud.agents.serving import Account, Serving, serve
+from gridcloud.agents.splicing import MESSAGE, pair, splice
+from gridcloud.agents.switchboard import principal_of
+from gridcloud.connections.keepalive import keep_alive
+from gridcloud.errors import (
+    ConnectionLost,
+    GridcloudError,
+    InvalidSettings,
+    Malformed,
+    Unreachable,
+    Untrusted,
+    from_problem,
+)
+from gridcloud.identity.credentials import Secret
+
+__all__ = ["Dialler", "Hosting", "SocketMessages", "Way", "join"]
+
+log = logging.getLogger(__name__)
+
+FIRST, LONGEST = 0.5, 30.0
+"""Seconds before a lost connection is dialled again: the first pause, and the longest; doubled each time, jittered."""
+STREAMS = 256
+"""Streams at the same time."""
+CONNECT = 15.0
+"""Seconds to connect."""
+
+
+class Way:
+    """How a service is reached. ``ca``: file of the authorities that are believed, in place of the system's;
+    ``proxy``: URL of an HTTP proxy, in place of the environment's (HTTPS_PROXY, NO_PROXY)."""
+
+    def __init__(self, url: str, *, ca: Path | None = None, proxy: str = "") -> None:
+        self.url = url
+        self._proxy = proxy
+        try:
+            self._ssl = ssl.create_default_context(cafile=ca)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings(f"{ca} is no file of certificates (PEM): {error}.") from error
+
+    def session(self) -> aiohttp.ClientSession:
+        """Return what connects; the caller closes it."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=self._ssl, limit=0, socket_factory=_kept_alive, resolver=aiohttp.ThreadedResolver()
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
+            trust_env=not self._proxy,
+            proxy=self._proxy or None,
+        )
+
+    async def open(
+        self, session: aiohttp.ClientSession, path: str, secret: str = ""
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket. Raises Unreachable, Untrusted."""
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        try:
+            async with asyncio.timeout(2 * CONNECT):
+                return await session.ws_connect(
+                    f"{self.url}/v1/agents/{path}", headers=headers, max_msg_size=MESSAGE + 4096
+                )
+        except (aiohttp.ClientError, OSError) as error:
+            raise _failed(self.url, error) from error
+
+
+class SocketMessages:
+    """A websocket of aiohttp, as `splice` takes it."""
+
+    def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+        self._websocket = websocket
+        self.refusal = ""
+        """Why the other side closed it, in its words, where it said so."""
+
+    async def receive(self) -> bytes:
+        """Return the next binary message; see `Messages`."""
+        message = await self._websocket.receive()
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            self.refusal = str(message.extra or "")[:300]
+        return message.data if message.type is aiohttp.WSMsgType.BINARY else b""
+
+    async def send(self, data: bytes, /) -> None:
+        """Send a binary message; see `Messages`."""
+        try:
+            await self._websocket.send_bytes(data)
+        except (aiohttp.ClientError, RuntimeError) as error:  # it was closed meanwhile
+            raise ConnectionResetError(str(error)) from error
+
+    async def close(self) -> None:
+        """Close it; see `Messages`."""
+        await self._websocket.close()
+
+
+class Hosting(Protocol):
+    """What a machine serves."""
+
+    async def report(self) -> Report:
+        """Return what is there now."""
+
+    async def answer(self, call: str, arguments: dict[str, Any]) -> Any:
+        """Do what is asked for, and answer in plain JSON. Raises GridcloudError."""
+
+    def find(self, name: str) -> Account | None:
+        """Return the account of an instance, by its id."""
+
+
+async def join(way: Way, token: Secret, folder: MembershipFolder, terms: Terms) -> Membership:
+    """Join by an invitation and keep what comes of it. May be asked again, as long as the folder is the same.
+
+    Raises NotAuthenticated, Forbidden, Untrusted, Unreachable.
+    """
+    read = read_token(token.reveal())
+    key = await folder.key()
+    token_proof, key_proof = prove(read, key)
+    wish = {
+        "invitation": read.id,
+        "public_key": key.export_public_key().decode().strip(),
+        "token_proof": token_proof,
+        "key_proof": key_proof,
+    }
+    try:
+        async with (
+            asyncio.timeout(60),
+            way.session() as session,
+            session.post(f"{way.url}/v1/agents/join", json=wish) as response,
+        ):
+            text, status = await response.content.read(1 << 16), response.status
+    except (aiohttp.ClientError, OSError) as error:
+        raise _failed(way.url, error) from error
+    try:
+        document = json.loads(text)
+        if status >= 400:
+            raise from_problem(document)
+        answer = Answer.model_validate(document)
+    except (ValueError, ValidationError, AttributeError) as error:
+        raise Malformed(
+            f"{way.url} does not answer as a gridcloud does ({status}).", remedy="Is the address right?"
+        ) from error
+    return folder.keep(way.url, read, answer, terms)
+
+
+class Dialler:
+    """Keeps a machine connected."""
+
+    def __init__(
+        self,
+        way: Way,
+        membership: Membership,
+        key: asyncssh.SSHKey,
+        hosting: Hosting,
+        *,
+        beat: float = BEAT,
+        silence: float = SILENCE,
+        tell: Callable[[str], None] = log.info,
+    ) -> None:
+        self._way = way
+        self._membership = membership
+        self._key = key
+        self._hosting = hosting
+        self._beat = beat
+        self._silence = silence
+        self._tell = tell
+        self._removed = False
+        self._connected = False
+
+    async def run(self) -> None:
+        """Stay connected until cancelled; return when the machine was removed from the gridcloud it had joined."""
+        pause, told = FIRST, ""
+        while not self._removed:
+            self._connected = False
+            why = "the connection ended"
+            try:
+                await self._stay()
+            except GridcloudError as error:
+                why = str(error)
+            if self._connected:
+                pause, told = FIRST, ""
+            if why != told and not self._removed:
+                self._tell(f"Not connected to {self._way.url}: {why} It is tried again.")
+                told = why
+            # Not all of many machines at once, when their service returns.
+            await asyncio.sleep(random.uniform(FIRST, max(FIRST, pause)))  # noqa: S311 - no secret
+            pause = min(pause * 2, LONGEST)
+
+    async def _stay(self) -> None:
+        async with self._way.session() as session:
+            websocket = await self._way.open(session, f"{quote(self._membership.name)}/control")
+            streams: set[asyncio.Task[None]] = set()
+
+            async def converse(channel: asyncssh.SSHServerProcess[bytes]) -> None:
+                await self._converse(channel, session, streams)
+
+            control = Account(principal_of(self._membership.name), subsystem=converse)
+            try:
+                await self._serve(websocket, lambda name: control if name == "gridcloud" else None)
+            finally:
+                for stream in set(streams):
+                    stream.cancel()
+                await asyncio.gather(*streams, return_exceptions=True)
+
+    async def _serve(
+        self, websocket: aiohttp.ClientWebSocketResponse, find: Callable[[str], Account | None]
+    ) -> None:
+        """Be an SSH server within a websocket until it ends. Raises Untrusted when nobody logs in."""
+        link, reader, writer = await pair()
+        messages = SocketMessages(websocket)
+        carrying = asyncio.create_task(splice(reader, writer, messages), name="agent: link")
+        try:
+            await serve(link, Serving(self._key, self._membership.authority, find))
+        except (asyncssh.Error, OSError) as error:
+            link.close()
+            if messages.refusal:
+                raise Unreachable(f"It refuses this machine: {messages.refusal}") from error
+            raise Untrusted(f"Nobody who may logged in: {error}.") from error
+        finally:
+            carrying.cancel()
+            await asyncio.gather(carrying, return_exceptions=True)
+
+    async def _converse(
+        self,
+        channel: asyncssh.SSHServerProcess[bytes],
+        session: aiohttp.ClientSession,
+        streams: set[asyncio.Task[None]],
+    ) -> None:
+        def notice(kind: str, content: Any) -> None:
+            if kind != "dial" or len(streams) >= STREAMS:
+                return
+            try:
+                stream, secret = str(content["stream"]), str(content["secret"])
+            except (KeyError, TypeError) as error:
+                raise ConnectionLost("We were told to dial without being told whom.") from error
+            task = asyncio.create_task(self._dial(session, stream, secret), name="agent: stream")
+            streams.add(task)
+            task.add_done_callback(streams.discard)
+
+        exchange = Exchange(
+            channel.stdin, channel.stdout, notice=notice, answer=self._answer, silence=self._silence
+        )
+        beating = asyncio.create_task(self._report(exchange), name="agent: reports")
+        self._connected = True
+        self._tell(f"Connected to {self._way.url} as {self._membership.name}.")
+        try:
+            await exchange.run()
+        except ConnectionLost as error:
+            self._tell(f"The connection to {self._way.url} was lost: {error}")
+            channel.channel.get_connection().abort()
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _answer(self, call: str, arguments: dict[str, Any]) -> Any:
+        answer = await self._hosting.answer(call, arguments)
+        if call == "remove":
+            self._removed = True
+            self._tell(f"This machine was removed from {self._way.url}.")
+        return answer
+
+    async def _report(self, exchange: Exchange) -> None:
+        while True:
+            try:
+                await exchange.tell("report", (await self._hosting.report()).model_dump(mode="json"))
+            except ConnectionLost:
+                return
+            await asyncio.sleep(self._beat)
+
+    async def _dial(self, session: aiohttp.ClientSession, stream: str, secret: str) -> None:
+        try:
+            websocket = await self._way.open(session, f"streams/{quote(stream, safe='')}", secret)
+            await self._serve(websocket, self._hosting.find)
+        except GridcloudError as error:
+            log.info("stream %.20s: %s", stream, error)
+
+
+def _failed(url: str, error: Exception) -> GridcloudError:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return Untrusted(
+            f"{url} shows a certificate that is not trusted: {error}.",
+            remedy="Name the file of its authority's certificate with --ca.",
+        )
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        return Unreachable(f"{url} does not let this machine connect ({error.status}).")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Unreachable(f"The proxy refuses to connect to {url}: {error.status} {error.message}.")
+    return Unreachable(f"Nobody answers at {url}: {error or type(error).__name__}.")
+
+
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    connection = socket.socket(family, kind, protocol)
+    keep_alive(connection)
+    return connection

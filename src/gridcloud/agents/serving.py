@@ -1,0 +1,267 @@
+"""The SSH server that an agent is inside the connections it dialled: commands, files and ports of its instances.
+
+A user name of this server is the id of an instance, and opens it to certificates of our authority with that
+instance's principal only. What runs, runs through the instance's own connection on this machine, within its limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import posixpath
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import asyncssh
+
+from gridcloud.connections.driver import Command, Connection, Process, Resizable, TerminalSize
+from gridcloud.errors import GridcloudError
+
+__all__ = ["Account", "Serving", "serve"]
+
+LOGIN = 15.0
+"""Seconds for the other side to log in."""
+MESSAGE = "The instance cannot be used: "
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a user name opens."""
+
+    principal: str
+    """The name that a certificate must hold."""
+    directory: str = ""
+    """Where relative paths begin; empty: nothing but `subsystem` is served."""
+    open: Callable[[], Awaitable[Connection]] | None = None
+    """Opens the connection that commands run through; it is closed with the SSH connection."""
+    subsystem: Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]] | None = None
+    """Serves what asks for the subsystem ``gridcloud``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What all connections of an agent have in common."""
+
+    host_key: asyncssh.SSHKey
+    authority: str
+    """Public key line of the authority whose certificates are accepted."""
+    find: Callable[[str], Account | None]
+    """Returns the account of a user name."""
+
+
+async def serve(link: socket.socket, serving: Serving) -> None:
+    """Serve one connected socket, which it takes over; return when that has ended, and all that ran with it.
+
+    Raises asyncssh.Error, OSError when nobody logs in within `LOGIN` seconds.
+    """
+    server = _Server(serving)
+    try:
+        connection = await asyncssh.run_server(
+            link,
+            config=(),
+            server_factory=lambda: server,
+            server_host_keys=[serving.host_key],
+            process_factory=server.handle,
+            encoding=None,
+            sftp_factory=server.files,
+            allow_scp=False,
+            password_auth=False,
+            kbdint_auth=False,
+            gss_host=None,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            login_timeout=LOGIN,
+            keepalive_interval=15,
+            keepalive_count_max=3,
+            line_editor=False,
+        )
+        try:
+            await connection.wait_closed()
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+    finally:
+        closing = asyncio.ensure_future(server.close())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+
+
+class _Server(asyncssh.SSHServer):
+    """One connection: who logged in, and what runs for them."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._account = Account("")
+        self._ssh: asyncssh.SSHServerConnection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    def files(self, channel: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
+        """Return what serves files on a channel."""
+        return _Files(channel, self._account.directory)
+
+    async def close(self) -> None:
+        """End what runs, once the connection has ended."""
+        running = set(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._opening is not None:
+            with contextlib.suppress(GridcloudError):
+                await (await self._opening).close()
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._ssh = conn
+
+    def begin_auth(self, username: str) -> bool:
+        account = self._serving.find(username)
+        if account is not None and self._ssh is not None:
+            self._account = account
+            line = f'cert-authority,principals="{account.principal}" {self._serving.authority}'
+            self._ssh.set_authorized_keys(asyncssh.import_authorized_keys(line))
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    # Ports: of this machine's own loopback and its sockets, nothing of the network around it.
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        return bool(self._account.directory) and _is_loopback(dest_host)
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        return bool(self._account.directory) and _is_loopback(listen_host)
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return bool(self._account.directory)
+
+    def unix_server_requested(self, listen_path: str) -> bool:
+        return bool(self._account.directory)
+
+    # Commands ------------------------------------------------------------------------------------------------
+
+    async def handle(self, channel: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Run what was asked for on a channel to its end."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        try:
+            if channel.subsystem == "gridcloud" and self._account.subsystem is not None:
+                await self._account.subsystem(channel)
+                channel.exit(0)
+            elif channel.subsystem or self._account.open is None:
+                channel.exit(127)
+            else:
+                await self._run(channel)
+        except GridcloudError as error:
+            channel.stderr.write(f"{MESSAGE}{error}\n".encode())
+            channel.exit(255)
+        except (asyncssh.Error, OSError):  # the other side has gone
+            channel.close()
+
+    async def _run(self, channel: asyncssh.SSHServerProcess[bytes]) -> None:
+        connection = await self._opened()
+        words = ("/bin/sh", "-c", channel.command) if channel.command else ("/bin/sh", "-l")
+        columns, rows = channel.term_size[:2] if channel.term_type else (0, 0)
+        terminal = TerminalSize(columns or 80, rows or 24) if channel.term_type else None
+        raw = channel.term_modes.get(asyncssh.PTY_ICANON) == 0
+        told = {"GRIDCLOUD_AGENT": "1"}
+        command = Command(words, told, directory=self._account.directory, terminal=terminal, raw=raw)
+        process = await _start(connection, command)
+        feeding = asyncio.create_task(_feed(channel, process), name="agent: input")
+        reading = [
+            asyncio.create_task(_pass_on(process.stdout(), channel.stdout), name="agent: output"),
+            asyncio.create_task(_pass_on(process.stderr(), channel.stderr), name="agent: errors"),
+        ]
+        try:
+            code = await process.wait()
+            # What it left running may hold its output open for as long as it likes.
+            await asyncio.wait(reading, timeout=1.0)
+            if code > 128:
+                with contextlib.suppress(ValueError):
+                    channel.exit_with_signal(_name(code - 128))
+                    return
+            channel.exit(code)
+        finally:
+            for task in (feeding, *reading):
+                task.cancel()
+            await asyncio.gather(feeding, *reading, return_exceptions=True)
+
+    async def _opened(self) -> Connection:
+        if self._opening is None:
+            assert self._account.open is not None  # noqa: S101 (asked before)
+            self._opening = asyncio.ensure_future(self._account.open())
+        return await asyncio.shield(self._opening)
+
+
+class _Files(asyncssh.SFTPServer):
+    """Files as the machine's own account may use them; relative paths begin at the instance's folder."""
+
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], directory: str) -> None:
+        if not directory:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "there are no files here"
+            )
+        super().__init__(channel)
+        self._directory = os.fsencode(directory)
+
+    def map_path(self, path: bytes) -> bytes:
+        return posixpath.join(self._directory, path)
+
+
+async def _start(connection: Connection, command: Command) -> Process:
+    """Start a command. Who is cancelled meanwhile waits for it all the same: the connection ends what it knows of."""
+    starting = asyncio.ensure_future(connection.start(command))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(GridcloudError):
+            await starting
+        raise
+
+
+async def _feed(channel: asyncssh.SSHServerProcess[bytes], process: Process) -> None:
+    while True:
+        try:
+            block = await channel.stdin.read(1 << 16)
+        except asyncssh.TerminalSizeChanged as change:
+            if isinstance(process, Resizable):
+                await process.resize(TerminalSize(change.width, change.height))
+            continue
+        except asyncssh.BreakReceived:
+            continue
+        except asyncssh.SignalReceived as received:
+            await process.signal(received.signal)
+            continue
+        if not block:
+            await process.close_input()
+            return
+        await process.write(block)
+
+
+async def _pass_on(source: AsyncIterator[bytes], target: asyncssh.SSHWriter[bytes]) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error):
+        async for block in source:
+            target.write(block)
+            await target.drain()
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name.removeprefix("SIG")

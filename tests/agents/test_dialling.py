@@ -1,0 +1,160 @@
+"""A machine that dials a service over TLS keeps the promises of a connection, through both their doors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import asyncssh
+import pytest
+
+from gridcloud import connections
+from gridcloud.agents.dialling import Dialler
+from gridcloud.connections.driver import Connection
+from gridcloud.connections.model import SSHAddress
+from gridcloud.errors import Forbidden, NotFound, TimedOut, Unreachable
+from gridcloud.testing.connections import Connect, ConnectionContract
+from tests.agents.machines import Little, admit, dialling, until
+from tests.services import Service, open_service
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with open_service(tmp_path) as opened:
+        yield opened
+
+
+def address(service: Service, folder: Path, **changes: object) -> SSHAddress:
+    presence = service.house.switchboard.present()["lab-pc"]
+    return SSHAddress.model_validate(
+        {
+            "host": "lab-pc",
+            "socket": str(service.house.switchboard.socket_to("lab-pc")),
+            "user": "i-1",
+            "principal": "gridcloud-i-1",
+            "directory": str(folder),
+            "host_keys": (presence.host_key,),
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+async def machine(service: Service, tmp_path: Path) -> AsyncIterator[Little]:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    little = Little(folder)
+    async with dialling(service, *await admit(service, tmp_path / "machine"), little):
+        yield little
+
+
+class TestDialledMachine(ConnectionContract):
+    @pytest.fixture
+    async def connect(self, service: Service, machine: Little) -> Connect:
+        async def connect() -> Connection:
+            return await connections.open(address(service, machine.folder), service.house.credentials)
+
+        return connect
+
+
+async def test_is_called_and_answers(service: Service, machine: Little) -> None:
+    board = service.house.switchboard
+    assert await board.call("lab-pc", "look", {"at": 1}) == {"call": "look", "at": 1}
+    with pytest.raises(NotFound, match="Look elsewhere"):
+        await board.call("lab-pc", "miss", {})
+    with pytest.raises(TimedOut):
+        await board.call("lab-pc", "sleep", {}, timeout=0.2)
+    with pytest.raises(Unreachable, match="has not connected since"):
+        await board.call("other", "look", {})
+    presence = board.present()["lab-pc"]
+    assert (presence.address, presence.report.version) == ("127.0.0.1", "test")
+
+
+async def test_the_socket_is_for_the_service_alone(service: Service, machine: Little) -> None:
+    socket = service.house.switchboard.socket_to("lab-pc")
+    assert socket.stat().st_mode & 0o777 == 0o600
+    assert socket.parent.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(Forbidden):
+        await connections.open(
+            address(service, machine.folder, principal="gridcloud-i-2"), service.house.credentials
+        )
+
+
+async def test_another_key_is_no_machine_of_that_name(service: Service, tmp_path: Path) -> None:
+    way, membership, _ = await admit(service, tmp_path / "machine")
+    told: list[str] = []
+    thief = asyncssh.generate_private_key("ssh-ed25519")
+    task = asyncio.create_task(Dialler(way, membership, thief, Little(tmp_path), tell=told.append).run())
+    await until(lambda: told)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert "HOST KEY MISMATCH" in told[0]
+    assert not service.house.switchboard.present()
+
+
+async def test_a_service_with_another_authority_steers_nothing(service: Service, tmp_path: Path) -> None:
+    way, membership, place = await admit(service, tmp_path / "machine")
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    told: list[str] = []
+    wrong = membership.model_copy(update={"authority": other})
+    little = Little(tmp_path)
+    task = asyncio.create_task(Dialler(way, wrong, await place.key(), little, tell=told.append).run())
+    await until(lambda: told)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert not service.house.switchboard.present()
+    assert not little.asked
+
+
+async def test_a_new_connection_takes_the_place_of_the_old(service: Service, tmp_path: Path) -> None:
+    joined = await admit(service, tmp_path / "machine")
+    first, second = Little(tmp_path), Little(tmp_path)
+    async with dialling(service, *joined, first):
+        before = service.house.switchboard.present()["lab-pc"].since
+        dialler = Dialler(joined[0], joined[1], await joined[2].key(), second)
+        task = asyncio.create_task(dialler.run())
+        await until(
+            lambda: getattr(service.house.switchboard.present().get("lab-pc"), "since", before) > before
+        )
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_streams_end_with_the_control_connection(service: Service, machine: Little) -> None:
+    connection = await connections.open(address(service, machine.folder), service.house.credentials)
+    try:
+        await service.house.switchboard.dismiss("lab-pc")
+        with pytest.raises(Unreachable):
+            await connection.check()
+    finally:
+        await connection.close()
+
+
+async def test_strangers_open_nothing(service: Service, machine: Little) -> None:
+    async with service.browser(await service.token("mallory")) as session:
+        for path in ("nobody/control", "streams/0011223344556677", "streams/%2e%2e"):
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await session.ws_connect(f"/v1/agents/{path}")
+        for path in ("", "/lab-pc"):
+            async with session.get(f"/v1/agents{path}") as response:
+                assert response.status == 403
+        waiting = [await session.ws_connect("/v1/agents/lab-pc/control") for _ in range(3)]
+        assert (await waiting[2].receive()).data == 4403, "two from one address at a time"
+        await waiting[0].send_bytes(b"SSH-2.0-none\r\n" + os.urandom(5000))
+        assert (await waiting[1].receive()).data != 4403
+        for one in waiting:
+            await one.close()
+    assert await service.house.switchboard.call("lab-pc", "look", {}) == {"call": "look"}
+
+
+async def test_silence_is_death(tmp_path: Path, service: Service) -> None:
+    board = service.house.switchboard
+    board._silence = 0.6  # twelve seconds are for others
+    way, membership, place = await admit(service, tmp_path / "machine")
+    async with dialling(service, way, membership, place, Little(tmp_path), beat=30, silence=30) as task:
+        await until(lambda: not board.present())
+        assert "Nothing was heard for 0.6 s" in board.absence("lab-pc")
+        assert not task.done()
