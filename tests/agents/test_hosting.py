@@ -21,7 +21,7 @@ from gridcloud.agents.model import Caps, Terms
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.drivers.instances.agent import AgentDriver, AgentSettings
-from gridcloud.errors import Forbidden, GridcloudError, NoCapacity, Unavailable, Unreachable
+from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NoCapacity, Unavailable, Unreachable
 from gridcloud.instances.driver import Context
 from gridcloud.instances.model import Offer, Phase, Request, Spec
 from gridcloud.testing.instances import InstanceDriverContract, read_output
@@ -161,6 +161,34 @@ async def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
             await host.answer(call, arguments)
     assert host.find("../../etc") is None
     await host.close()
+
+
+async def test_a_service_that_went_astray_gets_no_more_than_the_terms(tmp_path: Path) -> None:
+    """Limits of nothing are limits, moments without a zone stop no clock, claimed offers do not count."""
+    now = datetime(2026, 11, 20, 20, 0).astimezone()
+    nothing = member().model_copy(update={"caps": Caps(cpus=0, memory=0)})
+    host = Host(nothing, tmp_path / "nothing")
+    assert not (await host.answer("offers", {"request": {"cpus": 0.1, "memory": 1 << 20}}))[0]["possible"]
+    with pytest.raises(GridcloudError, match="never serves"):
+        await host.answer("create", spec())
+    await host.close()
+    host = Host(member(hours="Mon-Fri 18:00-08:00"), tmp_path / "clock", now=lambda: now)
+    wish = spec()
+    await host.answer("create", wish)
+    await host.start()
+    with pytest.raises(InvalidRequest, match="time zone"):
+        await host.answer("arm", {"id": wish["spec"]["id"], "at": "2026-11-20T21:00:00"})
+    now += timedelta(hours=12)
+    async with asyncio.timeout(10):
+        while (await host.report()).running:  # noqa: ASYNC110 - the machine tells nobody
+            await asyncio.sleep(0.02)
+    await host.close()
+    boxed = Host(member(containers_only=True, image="busybox"), tmp_path / "boxed")
+    offer = {"provider": "x", "kind": "container", "shape": {"cpus": 0, "memory": 0, "gpus": 9}}
+    told = boxed._narrow(Spec.model_validate({**spec("grace")["spec"], "offer": offer}))
+    assert (told.offer.shape.cpus, told.offer.shape.memory, told.offer.shape.gpus) == (0.25, 64 << 20, 0)
+    assert told.owner == "grace", "each has a home of their own"
+    await boxed.close()
 
 
 async def test_machines_stand_in_for_each_other(service: Service, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from gridcloud import connections
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.connections.driver import Connection
-from gridcloud.connections.model import LocalAddress, SSHAddress
-from gridcloud.errors import Forbidden, Untrusted
+from gridcloud.connections.model import LocalAddress, Port, SSHAddress
+from gridcloud.errors import Forbidden, PortTaken, Untrusted
 from gridcloud.testing.connections import Connect, ConnectionContract, FileCredentials
 
 
@@ -117,3 +117,15 @@ async def test_another_machines_key_is_not_believed(door: Door) -> None:
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     with pytest.raises(Untrusted):
         await connections.open(door.address().model_copy(update={"host_keys": (other,)}), door.credentials)
+
+
+async def test_nothing_listens_for_others(door: Door) -> None:
+    connection = await connections.open(door.address(), door.credentials)
+    try:
+        for everywhere in ("", "0.0.0.0", "::"):  # noqa: S104 - what is to be refused
+            with pytest.raises(PortTaken):
+                await connection.expose(Port(port=9), Port(host=everywhere))
+        there = await connection.expose(Port(port=9), Port(host="127.0.0.1"))
+        await there.close()
+    finally:
+        await connection.close()

@@ -148,14 +148,14 @@ async def join(way: Way, token: Secret, folder: MembershipFolder, terms: Terms) 
         async with (
             asyncio.timeout(60),
             way.session() as session,
-            session.post(f"{way.url}/v1/agents/join", json=wish) as response,
+            session.post(f"{way.url}/v1/agents/join", json=wish, allow_redirects=False) as response,
         ):
             text, status = await response.content.read(1 << 16), response.status
     except (aiohttp.ClientError, OSError) as error:
         raise _failed(way.url, error) from error
     try:
         document = json.loads(text)
-        if status >= 400:
+        if status >= 300:
             raise from_problem(document)
         answer = Answer.model_validate(document)
     except (ValueError, ValidationError, AttributeError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import asyncssh
 
 from gridcloud.errors import ConnectionLost, GridcloudError, InvalidRequest, TimedOut, from_problem
 
-__all__ = ["BEAT", "LINE", "SILENCE", "Exchange"]
+__all__ = ["BEAT", "LINE", "SILENCE", "Exchange", "plain"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ WORDS = 1000
 """Characters of an error's message that are passed on."""
 PENDING = 256
 """Calls of the other side that are answered at the same time."""
+UNASKED = 8 << 20
+"""Bytes that a machine may say unasked while a silence would be its death; a line counts as `LEAST` at least."""
+LEAST = 4096
+DIGITS = 18
+"""Digits of a whole number at most: it then fits into 64 bits, wherever it is counted or stored."""
 
 Answer = Callable[[str, dict[str, Any]], Awaitable[Any]]
 Notice = Callable[[str, Any], None]
@@ -55,7 +61,8 @@ async def _refuse(call: str, arguments: dict[str, Any]) -> Any:
 class Exchange:
     """One side of it. ``answer`` answers the other side's calls, ``notice`` is given its notices (kind, content).
 
-    ``silence``: seconds after which a silent other side is dead.
+    ``silence``: seconds after which a silent other side is dead. ``unasked``: bytes that it may say in that time
+    without having been asked; 0: any number.
     """
 
     def __init__(
@@ -66,7 +73,10 @@ class Exchange:
         notice: Notice,
         answer: Answer = _refuse,
         silence: float = SILENCE,
+        unasked: int = 0,
     ) -> None:
+        self._unasked = unasked
+        self._said = (0.0, 0)
         self._source = source
         self._target = target
         self._notice = notice
@@ -88,11 +98,15 @@ class Exchange:
                         block = await self._source.read(1 << 16)
                 except (OSError, asyncssh.Error) as error:
                     if not isinstance(error, TimeoutError):
-                        raise ConnectionLost(f"The connection was lost: {error}.") from error
+                        raise ConnectionLost(f"The connection was lost: {plain(str(error))}.") from error
                     raise ConnectionLost(f"Nothing was heard for {self._silence:g} s.") from None
                 if not block:
                     return
                 held += block
+                if (
+                    b"\n" not in block and len(held) <= LINE
+                ):  # a line of many small pieces is looked through once
+                    continue
                 *lines, rest = held.split(b"\n")
                 held = bytearray(rest)
                 if len(held) > LINE or any(len(line) > LINE for line in lines):
@@ -133,13 +147,16 @@ class Exchange:
 
     def _take(self, line: bytes) -> None:
         try:
-            document = json.loads(line)
-        except ValueError:
-            raise ConnectionLost("A line was no JSON.") from None
+            document = json.loads(line, parse_constant=_number, parse_float=_number, parse_int=_whole)
+            if isinstance(document, dict) and "call" not in document:
+                document = _printable(document)
+        except (ValueError, RecursionError):
+            raise ConnectionLost("A line was no JSON, or of numbers or depths that make no sense.") from None
         if not isinstance(document, dict):
             raise ConnectionLost("A line was no JSON object.")
         number = document.get("id")
         if "call" in document:
+            self._count_unasked(line)
             if len(self._answering) >= PENDING:
                 raise ConnectionLost(f"More than {PENDING} calls were open.")
             task = asyncio.create_task(self._reply(number, document), name="agent: call")
@@ -148,6 +165,7 @@ class Exchange:
         elif isinstance(number, int):
             waiting = self._waiting.get(number)
             if waiting is None or waiting.done():
+                self._count_unasked(line)
                 return
             error = document.get("error")
             if isinstance(error, dict):
@@ -155,8 +173,20 @@ class Exchange:
             else:
                 waiting.set_result(document.get("answer"))
         else:
+            self._count_unasked(line)
             for kind, content in document.items():
                 self._notice(str(kind), content)
+
+    def _count_unasked(self, line: bytes) -> None:
+        if not self._unasked:
+            return
+        since, said = self._said
+        now = asyncio.get_running_loop().time()
+        if now - since > self._silence:
+            since, said = now, 0
+        self._said = (since, said + max(len(line), LEAST))
+        if self._said[1] > self._unasked:
+            raise ConnectionLost("More was said unasked than a machine has to say.")
 
     async def _reply(self, number: Any, document: dict[str, Any]) -> None:
         arguments = document.get("arguments")
@@ -187,6 +217,34 @@ class Exchange:
                 await self._target.drain()
         except (OSError, asyncssh.Error) as error:
             raise ConnectionLost("The machine's connection was lost.") from error
+
+
+def plain(text: str) -> str:
+    """Return what the other side says as a terminal, a log and the store may have it: one line, not too long."""
+    return "".join(one if one.isprintable() else " " for one in text[:WORDS])
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isprintable() else "".join(one if one.isprintable() else " " for one in value)
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(one) for key, one in value.items()}
+    return value
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError("no number")
+    return found
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > DIGITS:
+        raise ValueError("too large a number")
+    return int(text)
 
 
 def _cut(error: GridcloudError) -> GridcloudError:

@@ -45,6 +45,8 @@ __all__ = ["Host", "describe_terms"]
 log = logging.getLogger(__name__)
 
 PROVIDER = "agent"
+LEAST = 16 << 20
+"""Bytes of memory of an instance at least: of none, a container's engine would make no limit."""
 LOOK = 2.0
 """Seconds between two looks for instances whose time is over."""
 ENORMOUS = Request(cpus=1_000_000, memory=2**60)
@@ -195,8 +197,7 @@ class Host:
                 )
                 self._keep(spec.id, held)
         try:
-            # Its driver knows one account: the agent's own. Who owns what is checked and noted here.
-            handle = await self._driver.create(spec.model_copy(update={"owner": _account()}))
+            handle = await self._driver.create(self._narrow(spec))
         except (Unavailable, InvalidRequest):
             self._keep(spec.id, None)
             raise
@@ -220,6 +221,8 @@ class Host:
 
     async def _arm(self, arguments: dict[str, Any]) -> Any:
         name, at = str(arguments["id"]), datetime.fromisoformat(arguments["at"])
+        if at.tzinfo is None:
+            raise InvalidRequest(f"{at} is no moment: its time zone is missing.")
         held = self._held.get(name)
         if held is None:
             raise NotFound(f"There is no instance {name!r:.60} here.")
@@ -248,6 +251,17 @@ class Host:
         if others and not self._terms.share and not self._terms.containers_only:
             raise NoCapacity("This machine serves one person at a time, and somebody is there.")
 
+    def _narrow(self, spec: Spec) -> Spec:
+        """Return what the driver is told: as much as was asked for and admitted, whatever offer is claimed for it.
+
+        An instance in a container has its owner's own home. Without, the driver knows one account, the agent's.
+        """
+        asked = spec.request
+        given = {"cpus": asked.cpus, "memory": max(asked.memory, LEAST), "gpus": asked.gpus}
+        offer = spec.offer.model_copy(update={"shape": spec.offer.shape.model_copy(update=given)})
+        owner = spec.owner if self._terms.containers_only else _account()
+        return spec.model_copy(update={"owner": owner, "offer": offer})
+
     def _closed(self) -> str:
         return f"may be used {self._terms.hours.text}"
 
@@ -268,13 +282,14 @@ class Host:
     async def _end_in_time(self) -> None:
         while True:
             for name, held in list(self._held.items()):
-                why = held.over(self._now())
-                if why:
-                    log.warning("%s is ended: %s", name, why)
-                    try:
+                try:
+                    if why := held.over(self._now()):
+                        log.warning("%s is ended: %s", name, why)
                         await self._end(name, held.handle)
-                    except GridcloudError as error:
-                        log.warning("%s could not be ended: %s", name, error)
+                except GridcloudError as error:
+                    log.warning("%s could not be ended: %s", name, error)
+                except Exception:  # whatever it is, the hours of the machine hold for the others
+                    log.exception("%s could not be ended", name)
             await asyncio.sleep(LOOK)
 
     async def _capacity(self) -> Shape:
@@ -318,8 +333,11 @@ def _make_driver(membership: Membership, folder: Path) -> InstanceDriver:
     terms = membership.terms
     caps = lowest(membership.caps, terms)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A limit of nothing is one: the least that a driver takes, in which nothing fits.
     given: dict[str, Any] = {
-        name: value for name, value in (("cpus", caps.cpus), ("memory", caps.memory)) if value
+        name: value or least
+        for name, value, least in (("cpus", caps.cpus, 1e-6), ("memory", caps.memory, 1))
+        if value is not None
     }
 
     async def connect(address: Address) -> Connection:

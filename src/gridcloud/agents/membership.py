@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncssh
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gridcloud.agents.invitations import Token, fingerprint, key_of
-from gridcloud.agents.model import Caps, Terms
+from gridcloud.agents.model import AGENT_NAME, Caps, Terms
 from gridcloud.errors import InvalidRequest, InvalidSettings, Untrusted
 from gridcloud.identity.keys import KeyFolder, write_whole
 
@@ -25,7 +25,7 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
+    name: str = Field(pattern=AGENT_NAME)
     installation: str
     authority: str
     """Public key line of the authority whose certificates the machine believes."""

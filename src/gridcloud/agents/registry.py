@@ -175,8 +175,8 @@ class Registry:
 
     async def saw(
         self, name: str, address: str, what: str, words: str, own_labels: Mapping[str, str] | None = None
-    ) -> None:
-        """Note that a machine came, with its owner's labels, or went."""
+    ) -> Agent:
+        """Note that a machine came, with its owner's labels, or went; return what is known of it now."""
 
         def change(agent: Agent) -> Agent:
             now = {"last_seen": self._clock.now(), "last_from": address}
@@ -184,7 +184,7 @@ class Registry:
                 update=now | ({"own_labels": dict(own_labels)} if own_labels is not None else {})
             )
 
-        await self._change(name, change, what, words)
+        return await self._change(name, change, what, words)
 
     async def _change(self, name: str, change: Any, what: str, words: str) -> Agent:
         while True:

@@ -255,7 +255,7 @@ async def _pass_on(source: AsyncIterator[bytes], target: asyncssh.SSHWriter[byte
 
 
 def _is_loopback(host: str) -> bool:
-    if host in ("localhost", ""):
+    if host == "localhost":  # an empty one means all addresses to who listens
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

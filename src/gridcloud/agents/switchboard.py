@@ -16,7 +16,6 @@ import logging
 import os
 import secrets
 import socket
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +25,7 @@ from typing import Any
 import asyncssh
 from pydantic import ValidationError
 
-from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
+from gridcloud.agents.exchange import BEAT, SILENCE, UNASKED, Exchange, plain
 from gridcloud.agents.model import PROTOCOL, Agent, Report, State
 from gridcloud.agents.registry import Registry
 from gridcloud.agents.splicing import MESSAGE, Messages, pair, splice
@@ -41,7 +40,6 @@ from gridcloud.errors import (
     GridcloudError,
     NotAuthenticated,
     NotFound,
-    Throttled,
     TimedOut,
     Unreachable,
     Untrusted,
@@ -56,7 +54,12 @@ LOGIN = 15.0
 STREAM = 30.0
 """Seconds for which the secret of a stream is good."""
 KNOCKING = 256
-"""Machines that connect and have not proved anything yet, at most; two of each name and address."""
+"""Machines that connect and have not proved anything yet, at most; `ALIKE` of each name and address.
+
+Who comes when there are as many takes the place of who has waited longest: a machine proves itself in a moment, so that
+strangers who only wait keep nobody out.
+"""
+ALIKE = 2
 STREAMS = 256
 """Streams of one machine at the same time."""
 
@@ -118,7 +121,7 @@ class Switchboard:
         self._silence = silence
         self._lines: dict[str, _Line] = {}
         self._expected: dict[str, _Expected] = {}
-        self._knocking: Counter[str] = Counter()
+        self._knocking: dict[asyncio.Timeout, str] = {}
         self._lost: dict[str, str] = {}
 
     def present(self) -> Mapping[str, Presence]:
@@ -166,25 +169,25 @@ class Switchboard:
 
         Raises what keeps it from being one.
         """
-        with self._knock(agent.name, address) as knocked:
-            one, reader, writer = await pair()
-            carrying = asyncio.create_task(
-                splice(reader, writer, messages, close=False), name="agent: control"
-            )
-            try:
-                async with asyncio.timeout(LOGIN) as limit:
+        one, reader, writer = await pair()
+        carrying = asyncio.create_task(splice(reader, writer, messages, close=False), name="agent: control")
+        try:
+            async with asyncio.timeout(LOGIN) as limit:
+                with self._knock(f"{agent.name} {address}", limit) as knocked:
                     connection = await self._log_in(agent, one)
                     try:
                         await self._converse(agent, address, connection, limit, knocked)
                     finally:
                         connection.abort()
                         await connection.wait_closed()
-            except TimeoutError:
-                raise Unreachable(f"{agent.name} did not log in within {LOGIN:g} s.") from None
-            finally:
-                one.close()
-                carrying.cancel()
-                await asyncio.gather(carrying, return_exceptions=True)
+        except TimeoutError:
+            raise Unreachable(
+                f"{agent.name} did not log in within {LOGIN:g} s, or too many came after it."
+            ) from None
+        finally:
+            one.close()
+            carrying.cancel()
+            await asyncio.gather(carrying, return_exceptions=True)
 
     def claim(self, stream: str, secret: str) -> _Expected:
         """Return the stream that a machine was told to dial, once. Raises NotAuthenticated."""
@@ -218,19 +221,16 @@ class Switchboard:
     # Their control connections -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _knock(self, name: str, address: str) -> Iterator[contextlib.ExitStack]:
-        key = f"{name} {address}"
-        if self._knocking.total() >= KNOCKING or self._knocking[key] >= 2:
-            raise Throttled("Too many machines connect at once.", remedy="Try again in a few seconds.")
-        self._knocking[key] += 1
-
-        def end() -> None:
-            self._knocking[key] -= 1
-            if not self._knocking[key]:
-                del self._knocking[key]
-
+    def _knock(self, key: str, limit: asyncio.Timeout) -> Iterator[contextlib.ExitStack]:
+        alike = [other for other, theirs in self._knocking.items() if theirs == key]
+        if len(alike) >= ALIKE or len(self._knocking) >= KNOCKING:
+            longest = alike[0] if len(alike) >= ALIKE else next(iter(self._knocking))
+            del self._knocking[longest]
+            if not longest.expired():
+                longest.reschedule(asyncio.get_running_loop().time())
+        self._knocking[limit] = key
         with contextlib.ExitStack() as stack:
-            stack.callback(end)
+            stack.callback(self._knocking.pop, limit, None)
             yield stack
 
     async def _log_in(self, agent: Agent, link: socket.socket) -> asyncssh.SSHClientConnection:
@@ -249,6 +249,7 @@ class Switchboard:
             kbdint_auth=False,
             host_based_auth=False,
             gss_host=None,
+            compression_algs=["none"],  # what a machine says could otherwise be unpacked a thousandfold
             login_timeout=LOGIN,
         )
         try:
@@ -260,7 +261,7 @@ class Switchboard:
         except (asyncssh.Error, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise Unreachable(f"{agent.name} cannot be spoken to: {error}.") from error
+            raise Unreachable(f"{agent.name} cannot be spoken to: {plain(str(error))}.") from error
 
     async def _converse(
         self,
@@ -279,7 +280,9 @@ class Switchboard:
             try:
                 report = Report.model_validate(content)
             except ValidationError as error:
-                raise ConnectionLost(f"{agent.name} reports what is no report: {error}.") from None
+                raise ConnectionLost(
+                    f"{agent.name} reports what is no report: {error.error_count()} mistakes."
+                ) from None
             if presence is not None:
                 presence.report = report
             elif not first.done():
@@ -288,8 +291,10 @@ class Switchboard:
         try:
             process = await connection.create_process(subsystem="gridcloud", encoding=None)
         except asyncssh.Error as error:
-            raise Untrusted(f"{agent.name} is no agent: {error}.") from error
-        exchange = Exchange(process.stdout, process.stdin, notice=notice, silence=self._silence)
+            raise Untrusted(f"{agent.name} is no agent: {plain(str(error))}.") from error
+        exchange = Exchange(
+            process.stdout, process.stdin, notice=notice, silence=self._silence, unasked=UNASKED
+        )
         running = asyncio.create_task(exchange.run(), name=f"agent: {agent.name}")
         try:
             waiting: set[asyncio.Future[Any]] = {running, first}
@@ -336,7 +341,11 @@ class Switchboard:
             server = await self._listen(line)
             try:
                 words, labels = f"from {presence.address}", presence.report.labels
-                await self._registry.saw(name, presence.address, "connected", words, labels)
+                known = await self._registry.saw(name, presence.address, "connected", words, labels)
+                if known.state is State.REMOVED:  # while it waited for its earlier connection to end
+                    await self._dismiss_for_good(known, exchange)
+                if known.state is State.REMOVED or known.host_key != presence.host_key:
+                    line.task.cancel()
                 line.ready = True
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({line.task})

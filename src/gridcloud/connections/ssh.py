@@ -369,6 +369,7 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
         host_based_auth=False,
         gss_host=None,
         encryption_algs=_CIPHERS,
+        compression_algs=["none"],  # what a hostile machine says would be unpacked a thousandfold
         connect_timeout=timing.connect,
         login_timeout=timing.connect,
         keepalive_interval=timing.keepalive,

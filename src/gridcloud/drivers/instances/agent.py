@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -27,6 +29,7 @@ from gridcloud.errors import (
     Unavailable,
 )
 from gridcloud.instances.driver import InstanceDriver, JoinedMachine
+from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import (
     SHARED,
     Finding,
@@ -54,6 +57,14 @@ WORDS = 500
 """Characters of a machine's reasons that are passed on."""
 LIMIT = 64
 """Refusals told of one request."""
+HOLDINGS = 1000
+"""Holdings of one machine that are looked at."""
+HANDLE = 4096
+"""Bytes of a machine's handle as JSON at most; ours adds its name."""
+LEAST = 16 << 20
+"""Bytes of memory that a machine may offer though less was asked for."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,40}")
 
 
 class AgentSettings(ProviderSettings):
@@ -114,7 +125,10 @@ class AgentDriver(InstanceDriver):
             if known is None:
                 self._path(spec.id).unlink(missing_ok=True)
             raise
-        return Handle(data={"agent": name, "handle": _read(Handle, answer, name).model_dump(mode="json")})
+        inner = _read(Handle, answer, name).model_dump(mode="json")
+        if len(json.dumps(inner)) > HANDLE:
+            raise ConnectionLost(f"The machine {name} answers with a handle of more than {HANDLE} bytes.")
+        return Handle(data={"agent": name, "handle": inner})
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Ask each machine once; see the contract. What is on a machine that is away is pending."""
@@ -129,8 +143,8 @@ class AgentDriver(InstanceDriver):
 
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:
         """Have its machine end it; see the contract. Raises Unreachable while the machine is away."""
-        if instance_id == SHARED:
-            return
+        if instance_id == SHARED or not _ID.fullmatch(instance_id):
+            return  # machines hold nothing of that name for us
         name = self._noted().get(instance_id) or (str(handle.data.get("agent")) if handle else "")
         if not name:
             return  # no machine was ever asked
@@ -149,7 +163,7 @@ class AgentDriver(InstanceDriver):
         found: dict[str, Holding] = {}
         away = {one.name for one in machines if one.why_not}
         for machine, answer in zip([one for one in machines if not one.why_not], answers, strict=True):
-            if isinstance(answer, Transient):
+            if isinstance(answer, GridcloudError):  # one that refuses hides its own only
                 away.add(machine.name)
             elif isinstance(answer, BaseException):
                 raise answer
@@ -198,6 +212,8 @@ class AgentDriver(InstanceDriver):
         except GridcloudError as error:
             waits = isinstance(error, Transient)
             return [self._none(str(error), machine.name, possible=waits)]
+        if any(_is_senseless(offer, asked) for offer in offers):
+            return [self._none("offers what makes no sense", machine.name, possible=False)]
         return [
             offer.model_copy(
                 update={
@@ -205,9 +221,12 @@ class AgentDriver(InstanceDriver):
                     "location": " ".join(filter(None, (self.settings.location, machine.name))),
                     "choice": {"agent": machine.name},
                     "why_not": offer.why_not[:WORDS],
+                    "refusal": "",
+                    "spot": False,
+                    "priced": True,
                     "steps": (),
                     "price": self.settings.price,
-                    "shape": offer.shape.model_copy(update={"name": machine.name}),
+                    "shape": _bounded(offer, asked).model_copy(update={"name": machine.name}),
                 }
             )
             for offer in offers[:LIMIT]
@@ -223,7 +242,9 @@ class AgentDriver(InstanceDriver):
         try:
             answer = await self._call(name, "observe", {"handles": inner}, ASK)
             seen = _read(dict[str, _Seen], answer, name)
-        except Transient as error:
+        except (
+            GridcloudError
+        ) as error:  # what one machine answers says nothing of the others, nor of our entry
             return dict.fromkeys(held, Observation(phase=Phase.PENDING, detail=str(error)))
         return {one: self._observation(machine, one, seen.get(one)) for one in held}
 
@@ -246,10 +267,20 @@ class AgentDriver(InstanceDriver):
 
     async def _holdings_of(self, machine: JoinedMachine) -> list[Holding]:
         answer = await self._call(machine.name, "holdings", {}, ASK)
+        noted = self._noted()
+        found = [
+            one
+            for one in _read(list[Holding], answer, machine.name)[:HOLDINGS]
+            # No name of a file elsewhere, nothing that another machine was asked to make.
+            if _ID.fullmatch(one.instance_id)
+            and one.instance_id != SHARED
+            and noted.get(one.instance_id, machine.name) == machine.name
+        ]
         return [
             holding.model_copy(
                 update={
-                    "name": f"{holding.name} on {machine.name}",
+                    "name": f"{holding.name[:WORDS]} on {machine.name}",
+                    "created": holding.created if holding.created and holding.created.tzinfo else None,
                     "handle": Handle(
                         data={
                             "agent": machine.name,
@@ -258,7 +289,7 @@ class AgentDriver(InstanceDriver):
                     ),
                 }
             )
-            for holding in _read(list[Holding], answer, machine.name)
+            for holding in found
         ]
 
     async def _check_on(self, machine: JoinedMachine) -> list[Finding]:
@@ -321,6 +352,22 @@ class AgentDriver(InstanceDriver):
             with contextlib.suppress(FileNotFoundError):
                 found[path.name] = path.read_text()
         return found
+
+
+def _is_senseless(offer: Offer, request: Request) -> bool:
+    shape = offer.shape
+    numbers = (shape.cpus, shape.memory, shape.disk, shape.gpus, shape.gpu_memory)
+    return min(numbers) < 0 or (offer.possible and bool(shortfall(request, shape)))
+
+
+def _bounded(offer: Offer, request: Request) -> Shape:
+    """Return the shape of an offer: of what can be had, as much as was asked for, however much a machine claims."""
+    if not offer.possible:
+        return offer.shape
+    most = {"cpus": request.cpus, "memory": max(request.memory, LEAST), "gpus": request.gpus}
+    return offer.shape.model_copy(
+        update={name: min(getattr(offer.shape, name), value) for name, value in most.items()}
+    )
 
 
 def _read(kind: type[T], answer: Any, name: str) -> T:
