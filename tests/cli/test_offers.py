@@ -16,6 +16,13 @@ def moto() -> Iterator[Moto]:
         yield moto
 
 
+def configure_amazon(call: Caller, moto: Moto) -> None:
+    image = moto.image()["ImageId"]
+    entry = {"driver": "ec2", "region": REGION, "endpoint": moto.url, "image": image, "price_list": False}
+    more = {"shapes": ["t3.small", "t3.medium"], "prices": {"*": 0.01}, "allow_from": ["192.0.2.0/24"]}
+    call.program.configure({"amazon": {**entry, **more}}, limits={"offers": 60})
+
+
 def test_shapes_are_named_where_they_have_names(call: Caller) -> None:
     lines = call("offers", "--cpus", "2", "--memory", "2GiB").splitlines()
     assert lines[0].split() == ["PROVIDER", "KIND", "SHAPE", "SIZE", "LOCATION", "PER", "HOUR", "NOW"]
@@ -25,10 +32,7 @@ def test_shapes_are_named_where_they_have_names(call: Caller) -> None:
 
 
 def test_zones_with_the_same_reasons_are_told_of_together(call: Caller, moto: Moto) -> None:
-    image = moto.image()["ImageId"]
-    entry = {"driver": "ec2", "region": REGION, "endpoint": moto.url, "image": image, "price_list": False}
-    more = {"shapes": ["t3.small", "t3.medium"], "prices": {"*": 0.01}, "allow_from": ["192.0.2.0/24"]}
-    call.program.configure({"amazon": {**entry, **more}}, limits={"offers": 60})
+    configure_amazon(call, moto)
     out = call("offers", "--memory", "2GiB", "--why")
     table, *blocks = out.split("\n\n")
     zones = {line.split()[7] for line in table.splitlines()[1:]}
@@ -41,3 +45,10 @@ def test_zones_with_the_same_reasons_are_told_of_together(call: Caller, moto: Mo
         (said,) = [line for line in block.splitlines() if line.split()[0] == "location"]
         assert all(zone in said for zone in zones)
         assert len([line for line in block.splitlines() if line.split()[0] == "network"]) == 1
+
+
+def test_spot_machines_are_offered_for_a_flag_that_takes_no_value(call: Caller, moto: Moto) -> None:
+    configure_amazon(call, moto)
+    out = call("offers", "--spot", "--on", "amazon")
+    assert "spot" in out, out
+    assert "spot" not in call("offers", "--on", "amazon")

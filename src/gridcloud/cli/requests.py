@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from gridcloud.errors import InvalidRequest
 from gridcloud.instances.model import Kind, Request
@@ -15,22 +16,10 @@ __all__ = ["collect", "parameters"]
 
 
 def parameters() -> list[inspect.Parameter]:
-    """Return an option for each field; all are text here, for `Request` itself reads them."""
+    """Return an option for each field; all but flags are text here, for `Request` itself reads them."""
     return [
         inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None,
-                typer.Option(
-                    _flag(name),
-                    help=_sentence(field.description or name),
-                    metavar=name.rpartition("_")[2].upper(),
-                    autocompletion=_completions.get(name),
-                    rich_help_panel="What is asked for",
-                ),
-            ],
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, field)
         )
         for name, field in Request.model_fields.items()
     ]
@@ -47,6 +36,18 @@ def collect(values: dict[str, Any]) -> Request:
             for fault in error.errors(include_url=False)
         ]
         raise InvalidRequest(" ".join(told), remedy="Options are explained by --help.") from None
+
+
+def _annotation(name: str, field: FieldInfo) -> Any:
+    switch = field.annotation is bool
+    option = typer.Option(
+        _flag(name),
+        help=_sentence(field.description or name),
+        metavar=None if switch else name.rpartition("_")[2].upper(),
+        autocompletion=_completions.get(name),
+        rich_help_panel="What is asked for",
+    )
+    return Annotated[bool | None if switch else str | None, option]
 
 
 def _flag(name: str) -> str:
