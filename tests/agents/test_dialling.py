@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import aiohttp
 import asyncssh
@@ -13,6 +14,8 @@ import pytest
 
 from gridcloud import connections
 from gridcloud.agents.dialling import Dialler
+from gridcloud.agents.model import Agent
+from gridcloud.agents.registry import Registry
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import SSHAddress
 from gridcloud.errors import Forbidden, NotFound, TimedOut, Unreachable
@@ -164,6 +167,33 @@ async def test_who_only_waits_keeps_no_machine_out(service: Service, tmp_path: P
             assert await service.house.switchboard.call("lab-pc", "look", {}) == {"call": "look"}
         for one in strangers:
             await one.close()
+
+
+class Removing:
+    """A registry of which a machine is removed just after the second look at it: it has logged in by then."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._looks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    async def get(self, name: str) -> Agent:
+        found = await self._registry.get(name)
+        self._looks += 1
+        if self._looks == 2:
+            await self._registry.remove(name, "admin")
+        return found
+
+
+async def test_one_that_is_removed_while_it_connects_is_told(service: Service, tmp_path: Path) -> None:
+    board, little = service.house.switchboard, Little(tmp_path)
+    board._registry = cast(Registry, Removing(service.house.agents))  # the moment is not to be had otherwise
+    async with dialling(service, *await admit(service, tmp_path / "machine"), little) as task:
+        await asyncio.wait_for(task, 20)
+    assert ("remove", {}) in little.asked
+    assert not board.present()
 
 
 async def test_silence_is_death(tmp_path: Path, service: Service) -> None:

@@ -41,7 +41,14 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def offer(**shape: Any) -> dict[str, Any]:
     whole = {"cpus": 0.25, "memory": 64 << 20} | shape
-    return {"provider": "x", "kind": "bare_metal", "shape": whole, "why_not": "a\x1b[2Jb", "spot": True}
+    return {
+        "provider": "x",
+        "kind": "bare_metal",
+        "shape": whole,
+        "why_not": "a\x1b[2Jb",
+        "spot": True,
+        "wait": 10**17,
+    }
 
 
 async def test_what_a_liar_says_stays_with_it(service: Service, tmp_path: Path) -> None:
@@ -55,6 +62,7 @@ async def test_what_a_liar_says_stays_with_it(service: Service, tmp_path: Path) 
         liar.lies["offers"] = [offer(cpus=10**9, memory=2**50, gpus=8)]
         (made,) = [one for one in await driver.offers(SMALL) if one.shape.name == "liar"]
         assert (made.shape.cpus, made.shape.memory, made.shape.gpus) == (0.25, 64 << 20, 0)
+        assert made.wait <= 30 * 86400
         assert (made.why_not, made.spot, made.location) == ("a [2Jb", False, "liar")
         for wrong in ({"memory": -5}, {"cpus": 0.1}, {"gpus": -8}):
             liar.lies["offers"] = [offer(**wrong)]

@@ -344,9 +344,9 @@ class Switchboard:
                 known = await self._registry.saw(name, presence.address, "connected", words, labels)
                 if known.state is State.REMOVED:  # while it waited for its earlier connection to end
                     await self._dismiss_for_good(known, exchange)
-                if known.state is State.REMOVED or known.host_key != presence.host_key:
+                line.ready = known.state is not State.REMOVED and known.host_key == presence.host_key
+                if not line.ready:
                     line.task.cancel()
-                line.ready = True
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({line.task})
                     why = _reason(line)

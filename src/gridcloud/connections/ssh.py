@@ -37,6 +37,7 @@ _CIPHERS = (
     "aes128-ctr",
     "aes256-ctr",
 )
+_CLIENTS = 512  # connections at the same time through a port exposed there: each takes one of our files
 _CHECK = 10.0  # seconds that `check` may take
 
 
@@ -165,9 +166,11 @@ class SSHConnection(Connection):
 
         async def serve(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
             task = asyncio.current_task()
-            if task is not None:
-                clients.add(task)
-                task.add_done_callback(clients.discard)
+            if task is None or len(clients) >= _CLIENTS:
+                writer.channel.abort()
+                return
+            clients.add(task)
+            task.add_done_callback(clients.discard)
             try:
                 near_reader, near_writer = await dial_here(local)
             except OSError:

@@ -57,6 +57,8 @@ WORDS = 500
 """Characters of a machine's reasons that are passed on."""
 LIMIT = 64
 """Refusals told of one request."""
+LONGEST = 30 * 86400
+"""Seconds until it is free that a machine may tell of."""
 HOLDINGS = 1000
 """Holdings of one machine that are looked at."""
 HANDLE = 4096
@@ -221,6 +223,8 @@ class AgentDriver(InstanceDriver):
                     "location": " ".join(filter(None, (self.settings.location, machine.name))),
                     "choice": {"agent": machine.name},
                     "why_not": offer.why_not[:WORDS],
+                    "image": offer.image[:WORDS],
+                    "wait": min(offer.wait, LONGEST),
                     "refusal": "",
                     "spot": False,
                     "priced": True,
@@ -308,7 +312,16 @@ class AgentDriver(InstanceDriver):
                     remedy=error.remedy or "Look there.",
                 )
             ]
-        return [one.model_copy(update={"subject": machine.name}) for one in found]
+        return [
+            one.model_copy(
+                update={
+                    "subject": machine.name,
+                    "message": one.message[:WORDS],
+                    "remedy": one.remedy[:WORDS],
+                }
+            )
+            for one in found[:LIMIT]
+        ]
 
     async def _call(self, name: str, call: str, arguments: dict[str, Any], timeout: float) -> Any:
         return await self.context.agents.call(name, call, arguments, timeout)
