@@ -20,6 +20,13 @@ def test_what_a_provider_has_to_choose_from(call: Caller) -> None:
     assert "nothing to choose from" in call.err
 
 
+def test_a_cloud_whose_shapes_have_prices_is_not_shown_as_free(call: Caller) -> None:
+    entry = {"driver": "ec2", "region": "eu-north-1", "image": "a", "allow_from": "192.0.2.0/24"}
+    call.program.configure({"here": {"driver": "local"}, "amazon": entry})
+    listed = {one["name"]: one["price"] for one in call.json("provider", "list")["providers"]}
+    assert listed == {"here": "0", "amazon": ""}
+
+
 def test_costs_are_shown(call: Caller, service: object) -> None:
     first = call("instance", "start", "--on", "cloud").strip()
     free = call("instance", "start", "--on", "here").strip()

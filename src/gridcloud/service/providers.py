@@ -25,7 +25,7 @@ from gridcloud.service.documents import (
     Providers,
     Trouble,
 )
-from gridcloud.settings import add_provider, remove_provider
+from gridcloud.settings import ProviderSettings, add_provider, remove_provider
 
 __all__ = ["router"]
 
@@ -162,6 +162,12 @@ async def _check_prices(house: TheHouse, driver: InstanceDriver, found: Sequence
     ]
 
 
+def _price(entry: ProviderSettings) -> str:
+    """Return a provider's price per hour; empty where it is not one, for each shape or part has its own."""
+    own = any(name.startswith("price_") or name == "prices" for name in type(entry).model_fields)
+    return "" if own and not entry.price else str(entry.price)
+
+
 async def _describe(house: TheHouse, name: str, images: bool, caller: Caller) -> Provider:
     entry = house.settings().providers.get(name)
     if entry is None:
@@ -169,7 +175,7 @@ async def _describe(house: TheHouse, name: str, images: bool, caller: Caller) ->
     if isinstance(entry, GridcloudError):
         problem = str(entry) if caller.admin else "It is not set up rightly; an administrator sees why."
         return Provider(name=name, driver=str(entry.details.get("driver", "")), problem=problem)
-    provider = Provider(name=name, driver=entry.driver, location=entry.location, price=str(entry.price))
+    provider = Provider(name=name, driver=entry.driver, location=entry.location, price=_price(entry))
     try:
         driver = house.providers.get(name)
         if images and isinstance(driver, Imaging):
