@@ -13,7 +13,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, print_table, until
-from gridcloud.errors import Conflict, Forbidden, InvalidRequest
+from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest
 
 if TYPE_CHECKING:
     from gridcloud.agents.dialling import Way
@@ -109,9 +109,14 @@ async def invite(
     if frame.json:
         frame.show(made)
         return
-    error_console().print(f"The token for {name}, shown this once; it is good {until(made.machine.expires)}.")
+    error_console().print(f"The token for {name}, shown this once; it expires {until(made.machine.expires)}.")
     error_console().print("There, with the token in a file: gridcloud agent join https://… --token-file FILE")
     print(made.token)
+    if not frame.is_remote and not _has_door(frame):
+        error_console().print(
+            "No machine can join yet: the service has no HTTPS door. Set service.host, certificate and key, "
+            "and start it anew."
+        )
 
 
 @app.command("join")
@@ -357,13 +362,20 @@ def _state(machine: Machine) -> str:
     return f"{machine.state}, away" if machine.state in ("joined", "draining") else str(machine.state)
 
 
+def _has_door(frame: Frame) -> bool:
+    with contextlib.suppress(GridcloudError):  # a file that went bad meanwhile is told of elsewhere
+        return bool(frame.settings_file().current()[0].service.host)
+    return True
+
+
 def _capacity(machine: Machine) -> str:
+    from gridcloud.instances.matching import count_cpus
     from gridcloud.settings import format_size
 
     if machine.report is None:
         return ""
     free = machine.report.free
-    words = [f"{free.cpus or 0:g} CPUs", format_size(free.memory or 0)]
+    words = [count_cpus(free.cpus or 0), format_size(free.memory or 0)]
     words += [f"{free.gpus} {machine.report.gpu_model or 'GPUs'}"] if free.gpus else []
     return ", ".join(words)
 

@@ -167,9 +167,10 @@ async def forget(
 def _discovered(
     heading: str, things: Sequence[Found], currency: str
 ) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return headings and rows."""
+    """Return headings and rows; details have a column where there are any."""
+    more = "MORE" if any(one.detail for one in things) else ""
     if heading != "SHAPE":
-        return (heading, "NAME", ""), [
+        return (heading, "NAME", more), [
             (one.id, one.name if one.name != one.id else "", one.detail) for one in things
         ]
     rows: list[Sequence[object]] = [
@@ -181,7 +182,7 @@ def _discovered(
         )
         for one in things
     ]
-    return (heading, "SIZE", "PER HOUR", ""), rows
+    return (heading, "SIZE", "PER HOUR", more), rows
 
 
 async def write_provider(frame: Frame, name: str, entry: dict[str, Any]) -> None:

@@ -22,9 +22,11 @@ def serve(frame: Frame) -> None:
     from gridcloud.settings import socket_path
 
     log_here(frame.verbose)
-    data = frame.data_folder
-    error_console().print(f"Serving {data} at {socket_path(data)}; Ctrl-C ends it.")
-    asyncio.run(run(frame.settings_file(), data))
+    data, file = frame.data_folder, frame.settings_file()
+    door = file.current()[0].service
+    where = f", by HTTPS at {door.host} port {door.port or 'any'}" if door.host else ""
+    error_console().print(f"Serving {data} at {socket_path(data)}{where}; Ctrl-C ends it.")
+    asyncio.run(run(file, data))
 
 
 def log_here(verbose: bool) -> None:
