@@ -270,8 +270,8 @@ async def test_check_tells_what_is_wrong(make: Make) -> None:
     assert "subnet-0123456789abcdef0" in finding.message
     assert finding.remedy
     wrong = {one.subject: one for one in await make(prices={}, image="nonesuch-*").check()}
-    assert not wrong["image"].ok
-    for subject, said in (("prices", "budgets"), ("quota", "refused")):
+    assert [one.subject for one in wrong.values() if not one.ok] == ["image"], "one cause is told once"
+    for subject, said in (("prices", "budgets"), ("quota", "refused"), ("rights", "not tried")):
         assert not wrong[subject].known
         assert said in wrong[subject].message
         assert wrong[subject].remedy

@@ -166,7 +166,8 @@ def offer_of(instance: Instance) -> Offer:
 def describe_request(request: Request) -> str:
     """Return a request in a few words."""
     words = [f"{request.cpus:g} CPU{'s' if request.cpus != 1 else ''}", format_size(request.memory)]
-    words += [f"{request.gpus} {request.gpu_model} GPUs".replace("  ", " ")] if request.gpus else []
+    plural = "" if request.gpus == 1 else "s"
+    words += [f"{request.gpus} {request.gpu_model} GPU{plural}".replace("  ", " ")] if request.gpus else []
     words += [f"kind {request.kind}"] if request.kind else []
     words += [f"image {request.image}"] if request.image else []
     words += [f"on {request.on}"] if request.on else []

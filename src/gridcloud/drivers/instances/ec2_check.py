@@ -25,12 +25,20 @@ def examine(
     found = _found("credentials", lambda: _credentials(wire, settings))
     if not found.ok:
         return [found]
-    return [
-        found,
+    parts = [
         _found("image", lambda: _image(choices, settings)),
         _found("shapes", lambda: _shapes(choices, settings)),
         _found("network", lambda: ", ".join(f"{one.id} in {one.location}" for one in choices.networks()[:6])),
-        _found("rights", lambda: _rights(wire, choices, settings, tags)),
+    ]
+    wrong = [part.subject for part in parts if not part.ok]
+    if wrong:  # a launch needs them all: the same would be said again
+        rights = _unknown("rights", "not tried", f"First mend what is wrong: {', '.join(wrong)}.")
+    else:
+        rights = _found("rights", lambda: _rights(wire, choices, settings, tags))
+    return [
+        found,
+        *parts,
+        rights,
         _found("quota", lambda: _quota(choices)),
         _found("prices", lambda: _prices(prices, settings)),
     ]
