@@ -98,9 +98,11 @@ async def test_a_machine_that_was_removed_while_away_ends_all_and_leaves(tmp_pat
             assert (await host.report()).running == (instance.id,)
         await until(lambda: not service.house.switchboard.present())
         await service.house.agents.remove("lab-pc", "root")
-        dialler = Dialler(way, membership, await place.key(), host)
+        told: list[str] = []
+        dialler = Dialler(way, membership, await place.key(), host, tell=told.append)
         async with asyncio.timeout(30):
             await dialler.run()
+        assert told[-1] == f"This machine was removed from {service.url}."
         assert (await host.report()).running == ()
         assert (await ended(service.house, instance.id)).state is State.FAILED
         await host.close()

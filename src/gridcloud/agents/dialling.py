@@ -268,7 +268,8 @@ class Dialler:
         try:
             await exchange.run()
         except ConnectionLost as error:
-            self._tell(f"The connection to {self._way.url} was lost: {error}")
+            if not self._removed:  # the service hangs up on whom it removed
+                self._tell(f"The connection to {self._way.url} was lost: {error}")
             channel.channel.get_connection().abort()
         finally:
             beating.cancel()

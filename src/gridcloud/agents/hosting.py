@@ -263,7 +263,7 @@ class Host:
         return spec.model_copy(update={"owner": owner, "offer": offer})
 
     def _closed(self) -> str:
-        return f"may be used {self._terms.hours.text}"
+        return f"may only be used {self._terms.hours.text}"
 
     async def _look(self, handles: Mapping[str, Handle]) -> dict[str, Observation]:
         seen = dict(await self._driver.observe(handles))
