@@ -18,6 +18,7 @@ from gridcloud.connections import archives
 from gridcloud.connections.container import ContainerConnection
 from gridcloud.connections.driver import Command
 from gridcloud.connections.engine import Engine as EngineAPI
+from gridcloud.connections.engine import _translate
 from gridcloud.connections.model import ContainerAddress, Port
 from gridcloud.errors import ConnectionLost, Forbidden, InvalidSettings, Rejected, StorageFull
 from gridcloud.testing.connections import Connect, ConnectionContract
@@ -110,3 +111,9 @@ def test_nothing_is_unpacked_through_a_link_of_the_stream(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError):
         archives.unpack(stream, tmp_path / "it", True)
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_container_that_goes_while_it_is_looked_at_is_not_found() -> None:
+    text = '{"cause":"no such container","message":"container f0f1 does not exist in database: no such container"}'
+    assert isinstance(_translate(500, text, "unix:///engine.sock"), NotFound)
+    assert not isinstance(_translate(500, '{"message":"out of space"}', "unix:///engine.sock"), NotFound)

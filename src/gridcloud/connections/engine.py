@@ -140,7 +140,8 @@ def _translate(status: int, text: str, url: str) -> GridcloudError:
     except ValueError:
         said = text.strip()
     message = f"The container engine at {url} says: {said or status}"
-    if status == 404:
+    # Podman answers 500 where a container goes while it is being looked at.
+    if status == 404 or (status == 500 and said.endswith("no such container")):
         return NotFound(message)
     if status in (401, 403):
         return Forbidden(message)
