@@ -20,7 +20,7 @@ from gridcloud.connections.driver import Command
 from gridcloud.connections.engine import Engine as EngineAPI
 from gridcloud.connections.engine import _translate
 from gridcloud.connections.model import ContainerAddress, Port
-from gridcloud.errors import ConnectionLost, Forbidden, InvalidSettings, Rejected, StorageFull
+from gridcloud.errors import ConnectionLost, Forbidden, InvalidSettings, NotFound, Rejected, StorageFull
 from gridcloud.testing.connections import Connect, ConnectionContract
 
 pytestmark = pytest.mark.needs_root
