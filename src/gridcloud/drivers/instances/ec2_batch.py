@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from gridcloud.errors import GridcloudError
 
@@ -18,32 +19,20 @@ class Batch:
         self._perform = perform
         self._most = most
         self._changed = threading.Condition()
-        self._waiting: dict[str, int] = {}
-        """Names, with how many wait for each."""
+        self._waiting: dict[str, Future[None]] = {}
+        """What those are told who asked for a name since it was last taken up: never an earlier call's outcome."""
         self._performing = False
-        self._done: dict[str, tuple[int, BaseException | None]] = {}
-        """Outcomes that have not been fetched yet, with how many will fetch them."""
 
     def add(self, name: str) -> None:
         """Have it done to one thing. Blocking; raises what doing it to this thing raises."""
         with self._changed:
-            # An outcome that is still to be fetched belongs to a call from before this one.
-            while name in self._done:
-                self._changed.wait()
-            self._waiting[name] = self._waiting.get(name, 0) + 1
-            while name not in self._done:
+            told = self._waiting.setdefault(name, Future())
+            while not told.done():
                 if self._performing:
                     self._changed.wait()
                 else:
                     self._perform_next()
-            left, error = self._done[name]
-            if left > 1:
-                self._done[name] = (left - 1, error)
-            else:
-                del self._done[name]
-                self._changed.notify_all()
-        if error is not None:
-            raise error
+        told.result()
 
     def _perform_next(self) -> None:
         """Do it to those that wait, the lock being held before and after but not while it is done."""
@@ -56,7 +45,11 @@ class Batch:
         finally:
             self._changed.acquire()
             self._performing = False
-        self._done |= {name: (count, outcomes[name]) for name, count in waiting.items()}
+        for name, told in waiting.items():
+            if error := outcomes[name]:
+                told.set_exception(error)
+            else:
+                told.set_result(None)
         self._changed.notify_all()
 
     def _try(self, names: Sequence[str]) -> dict[str, BaseException | None]:
