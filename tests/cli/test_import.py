@@ -119,4 +119,12 @@ def test_stacks_are_imported_and_plans_are_explained(call: Caller, tmp_path: Pat
     plan = tmp_path / "test_plan.yml"
     plan.write_text("orchestrator: {provider: {name: cloud}}\n")
     call("config", "import", str(plan), code=2)
-    assert f"--plan test_plan={plan}" in call.err
+    advice = f"config import STACK --plan test_plan={plan}"
+    assert advice in call.err
+    stack.write_text("instances: {node: {plan: test_plan}}\npools: {all: [node]}\n")
+    call("config", "import", str(stack), "--dry-run", code=2)
+    assert "--plan NAME=FILE" in call.err
+    words = advice.replace("STACK", str(stack)).split()
+    assert call(*words, "--dry-run") == "A stack lab of 1 instance and 1 pool.\n"
+    call(*words, "--name", "planned")
+    assert list(call.json("stack", "show", "planned")["members"]) == ["node"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gridcloud.cli.frame import Frame, framed
-from gridcloud.cli.printing import plain
+from gridcloud.cli.printing import count, plain
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, NotFound
 
 __all__ = ["app"]
@@ -96,6 +96,12 @@ async def import_(
             help="A setting that the file lacks, e.g. oci.allow_from=192.0.2.0/24.",
         ),
     ] = None,
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plan", metavar="NAME=FILE", help="A plan that a stack's file names and does not hold."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="The stack's name; the file's when not given.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only say what would become of each key.")
@@ -105,6 +111,7 @@ async def import_(
 
     Every key is told of: what it became, or why it is not needed. Nothing is written when one is not known.
     """
+    from gridcloud.cli.stack import read_plans
     from gridcloud.settings.corc import is_corc
     from gridcloud.stacks.reading import read_definition, read_file
 
@@ -115,12 +122,13 @@ async def import_(
     if "orchestrator" in document:
         raise InvalidSettings(
             f"{file} is a plan: it says how one instance of a stack is made.",
-            remedy=f"Give it with the stack: gridcloud stack create NAME --file STACK --plan {file.stem}={file}",
+            remedy=f"Give it with the stack: gridcloud config import STACK --plan {file.stem}={file}",
         )
-    definition = read_definition(document)
+    definition = read_definition(document, read_plans(plan))
     name = name or file.stem
     if dry_run:
-        print(f"A stack {name} of {len(definition.instances)} instances and {len(definition.pools)} pools.")
+        held = f"{count(len(definition.instances), 'instance')} and {count(len(definition.pools), 'pool')}"
+        print(f"A stack {name} of {held}.")
         return
     async with await frame.connect() as client:
         stack = await client.define_stack(name, definition)

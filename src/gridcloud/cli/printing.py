@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ago", "error_console", "output_console", "plain", "print_table", "until"]
+__all__ = ["ago", "count", "error_console", "output_console", "plain", "print_table", "until"]
 
 _WIDE = 240
 """Columns where nobody looks: a script that greps a table finds whole words in it."""
@@ -61,6 +61,11 @@ def print_table(
 def ago(moment: datetime | None) -> str:
     """Return how long ago something was, in one unit."""
     return "" if moment is None else f"{_span((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def count(number: int, noun: str) -> str:
+    """Return how many there are of something, whose plural ends in s: ``1 pool``, ``2 pools``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def until(moment: datetime | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ from gridcloud.errors import Conflict, InvalidRequest, Unavailable
 if TYPE_CHECKING:
     from gridcloud.stacks.model import Definition, Stack
 
-__all__ = ["app"]
+__all__ = ["app", "read_plans"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Several instances as one thing.")
 pools = typer.Typer(add_completion=False, no_args_is_help=True, help="Named sets of a stack's instances.")
@@ -34,6 +34,19 @@ Plans = Annotated[
 ]
 Instances = Annotated[list[str], typer.Argument(metavar="INSTANCE…", help="Names of instances of the stack.")]
 Pool = Annotated[str, typer.Argument(metavar="POOL", help="The pool's name.")]
+
+
+def read_plans(words: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Return the plans that ``--plan NAME=FILE`` names. Raises InvalidRequest for what is not that."""
+    from gridcloud.stacks.reading import read_file
+
+    named = {}
+    for word in words or ():
+        name, has_file, path = word.partition("=")
+        if not name or not has_file:
+            raise InvalidRequest(f"--plan {word!r} is no NAME=FILE.")
+        named[name] = read_file(Path(path).expanduser())
+    return named
 
 
 @app.command("create")
@@ -257,14 +270,8 @@ async def _change(
 def _read(file: Path | None, plans: Sequence[str] | None) -> Definition:
     from gridcloud.stacks.reading import read_definition, read_file
 
-    named = {}
-    for word in plans or ():
-        name, has_file, path = word.partition("=")
-        if not name or not has_file:
-            raise InvalidRequest(f"--plan {word!r} is no NAME=FILE.")
-        named[name] = read_file(Path(path).expanduser())
     document = read_file(file.expanduser()) if file is not None else {}
-    return read_definition(document, named)
+    return read_definition(document, read_plans(plans))
 
 
 def _count(stack: Stack) -> str:
