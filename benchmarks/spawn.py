@@ -10,7 +10,7 @@ both. Ready is when the session answers through the proxy. Each spawned once bef
   of two tries;
 - CPU: user and system seconds of the server's process tree until ready, and of everything that the hub consists of
   (hub, proxy, service, fork server and servers) over the spawn;
-- memory: of those started together, once all are ready: USS and PSS of the server's process tree. A forked server
+- memory: of those started together, ten seconds after all are ready: USS and PSS of the server's process tree. A forked server
   shares pages with the fork server, so "per session" counts the fork server too: PSS of all servers and of the fork
   server, divided by the servers. The peer's is PSS of all servers, divided likewise.
 
@@ -71,6 +71,10 @@ c.Spawner.args = ["--ServerApp.allow_root=True"]
 """
 
 ACCOUNT = {"allow_root": True} if os.geteuid() == 0 else {"share_account": True}
+
+
+SETTLE = 10.0
+"""Seconds until a server that answers has done with what it does once: jupyter-lsp asks npm for its folder, for example."""
 
 
 class Hub:
@@ -243,6 +247,7 @@ async def _many(hub: Hub, together: int, number: int) -> dict[str, float]:
     cpus = (os.cpu_count() or 1) / together
     async with hub.client() as client:
         walls = await asyncio.gather(*(hub.spawn(client, user, cpus) for user in users))
+        await asyncio.sleep(SETTLE)
         uss, pss = _memory([one for user in users for one in await hub.server(user)])
         source = hub.fork_server()
         shared = _memory([source] if source else [])[1]
