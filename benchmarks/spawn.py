@@ -10,9 +10,9 @@ both. Ready is when the session answers through the proxy. Each spawned once bef
   of two tries;
 - CPU: user and system seconds of the server's process tree until ready, and of everything that the hub consists of
   (hub, proxy, service, fork server and servers) over the spawn;
-- memory: of those started together, ten seconds after all are ready: USS and PSS of the server's process tree. A forked server
-  shares pages with the fork server, so "per session" counts the fork server too: PSS of all servers and of the fork
-  server, divided by the servers. The peer's is PSS of all servers, divided likewise.
+- memory: of those started together, ten seconds after all are ready: USS and PSS of the server's process tree. A
+  forked server shares pages with the fork server, so "per session" counts the fork server too: PSS of all servers and
+  of the fork server, divided by the servers. The peer's is PSS of all servers, divided likewise.
 
 Ours run within limits, one CPU each in a row and an equal share of the computer together; the peer has none.
 
@@ -74,7 +74,7 @@ ACCOUNT = {"allow_root": True} if os.geteuid() == 0 else {"share_account": True}
 
 
 SETTLE = 10.0
-"""Seconds until a server that answers has done with what it does once: jupyter-lsp asks npm for its folder, for example."""
+"""Seconds until a server that answers has done what it does once: jupyter-lsp asks npm for its folder, say."""
 
 
 class Hub:
