@@ -205,8 +205,13 @@ async def test_projects_pay_for_those_who_may_charge_them(tmp_path: Path) -> Non
     async with open_house(tmp_path, ManualClock(START), budgets, groups={"lab": ["ada"]}) as house:
         with pytest.raises(NoOffer, match=r"The budget ada is 0\.00 EUR"):
             await submit(house)
-        with pytest.raises(NoOffer, match="bob may not charge the project 'wind': they may charge none"):
+        with pytest.raises(
+            NoOffer, match="bob may not charge the project 'wind': they may charge none"
+        ) as told:
             await submit(house, "bob", project="wind")
+        assert "leave --project out" in str(told.value)
+        assert "'gridcloud budget list'" in str(told.value)
+        assert "again later" not in str(told.value)
         with pytest.raises(NoOffer, match="ada may not charge the project 'sun': they may charge wind"):
             await submit(house, project="sun")
         ready = await submit(house, project="wind")

@@ -79,7 +79,7 @@ def test_nobody_charges_anothers_project() -> None:
     assert may_charge(BUDGETS, "eve", "wind", PEOPLE) == ""
     assert may_charge(BUDGETS, "bob", "open", PEOPLE) == ""
     assert may_charge(BUDGETS, "bob", "wind", PEOPLE) == (
-        "bob may not charge the project 'wind': they may charge open"
+        "bob may not charge the project 'wind': they may charge open; name one of these, or none"
     )
     assert "no-such" in may_charge(BUDGETS, "ada", "no-such", PEOPLE)
     assert may_charge([Budget("b", money=Decimal(1))], "ada", "a word", PEOPLE) == ""

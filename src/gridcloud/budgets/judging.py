@@ -50,7 +50,9 @@ def may_charge(budgets: Iterable[Budget], owner: str, project: str, people: Peop
     if any(budget.project == project and budget.has_member(owner, people) for budget in of_projects):
         return ""
     theirs = sorted({budget.project for budget in of_projects if budget.has_member(owner, people)})
-    known = f"they may charge {', '.join(theirs)}" if theirs else "they may charge none"
+    known = "they may charge none; leave --project out, or have an administrator name them in its budget"
+    if theirs:
+        known = f"they may charge {', '.join(theirs)}; name one of these, or none"
     return f"{owner} may not charge the project {project!r}: {known}"
 
 

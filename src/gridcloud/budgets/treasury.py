@@ -11,14 +11,12 @@ from gridcloud.budgets.ledger import Ledger
 from gridcloud.budgets.model import Account, Ask, Budget, People, Pot, Standing, Usage, read_budgets
 from gridcloud.budgets.periods import Span
 from gridcloud.clock import Clock
+from gridcloud.instances.matching import BUDGET
 from gridcloud.instances.model import Instance, Offer, Request
 from gridcloud.settings import Settings
 from gridcloud.store import Store
 
 __all__ = ["Treasury"]
-
-REFUSAL = "Budget"
-"""What an offer was refused with that a budget forbids: no error of a provider."""
 
 
 class Treasury:
@@ -83,7 +81,7 @@ class Treasury:
         judged = []
         for offer in offers:
             why = self._refusal(_ask(owner, request, offer)) if offer.available else ""
-            changes = {"available": False, "why_not": why, "refusal": REFUSAL}
+            changes = {"available": False, "why_not": why, "refusal": BUDGET}
             judged.append(offer.model_copy(update=changes) if why else offer)
         return sorted(judged, key=lambda offer: not offer.available)
 

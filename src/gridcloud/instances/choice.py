@@ -18,7 +18,7 @@ from gridcloud.errors import (
     Rejected,
 )
 from gridcloud.instances.lifecycle import Event
-from gridcloud.instances.matching import describe, unnamed, unserved
+from gridcloud.instances.matching import BUDGET, describe, unnamed, unserved
 from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
@@ -92,7 +92,7 @@ class Choice:
         while left:
             offer = left.pop(0)
             if self.judge is not None and (why := await self.judge(instance, offer)):
-                refused.append(await self._pass_over(instance, offer, why, "Budget"))
+                refused.append(await self._pass_over(instance, offer, why, BUDGET))
                 continue
             async with contextlib.AsyncExitStack() as stack:
                 try:

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from gridcloud.errors import NoOffer
 from gridcloud.instances.model import Offer, Request, Shape, format_size
 
-__all__ = ["count_cpus", "describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
+__all__ = ["BUDGET", "count_cpus", "describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
+
+BUDGET = "Budget"
+"""What an offer was refused with that a budget forbids: no error of a provider."""
 
 
 def shortfall(request: Request, shape: Shape) -> str:
@@ -72,9 +75,10 @@ def explain(request: Request, offers: Sequence[Offer]) -> str:
         return f"No provider can serve this request ({reasons})." + (
             best if _is_small(request, offers) else ""
         )
-    reasons = "; ".join(
-        f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available
-    )
+    found = (f"{offer.provider}: {offer.why_not or 'refused'}" for offer in offers if not offer.available)
+    reasons = "; ".join(dict.fromkeys(found))
+    if _is_forbidden(offers):
+        return f"Nothing may be taken for this request ({reasons})."
     return f"Nothing is free for this request now ({reasons})."
 
 
@@ -89,6 +93,8 @@ def unserved(request: Request, offers: Sequence[Offer]) -> NoOffer:
             )
     elif not offers:
         remedy = "See 'gridcloud provider list' and 'gridcloud provider add'."
+    elif _is_forbidden(offers):
+        remedy = "'gridcloud budget list' shows what you may use and what is left; an administrator sets the budgets."
     else:
         remedy = "Try again later, ask for less, or ask elsewhere: 'gridcloud offers' shows what is free."
     return NoOffer(explain(request, offers), remedy=remedy)
@@ -107,6 +113,11 @@ def _limit(request: Request, offer: Offer) -> Offer:
     elif lacking := shortfall(request, offer.shape):
         why = lacking
     return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
+
+
+def _is_forbidden(offers: Sequence[Offer]) -> bool:
+    """Return whether all that could serve are there, and a budget forbids each: no waiting for room mends that."""
+    return all(offer.refusal == BUDGET for offer in offers if offer.possible)
 
 
 def _is_small(request: Request, offers: Sequence[Offer]) -> bool:
