@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.edit import add_provider, remove_provider
+from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.model import (
     DefaultSettings,
     HubSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "BudgetSettings",
     "DefaultSettings",
     "Duration",
+    "GridSettings",
     "HubSettings",
     "LimitSettings",
     "ProviderSettings",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gridcloud.errors import GridcloudError
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
+from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.values import Duration, Size
 
 __all__ = [
@@ -200,3 +201,4 @@ class Settings(Section):
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="the service's HTTPS door")
     session: SessionSettings = Field(default_factory=SessionSettings, description="sessions on instances")
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
+    grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
