@@ -82,6 +82,7 @@ def test_what_it_costs_is_shown_and_counted(call: Caller, program: Program) -> N
     assert "standard" in shown
     call("cluster", "scale", "lab", "--nodes", "4")
     assert "8.5 EUR per hour" in call("cluster", "show", "lab")
+    assert "at 6.5 EUR per hour." in call("cluster", "events", "lab")
     assert "4 × standard" in call("budget", "ledger")
     call("cluster", "start", "other", "--nodes", "2", "--time", "200h", code=4)
     assert "The budget all is 100.00 EUR" in call.err

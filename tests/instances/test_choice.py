@@ -74,11 +74,11 @@ async def test_the_story_tells_of_every_provider_that_refused(tmp_path: Path) ->
         instance = await obtain(house)
         told = await story(house, instance.id)
         places = [
-            told.index("Chose 4 CPUs, 16GiB on scarce at 0.1 per hour (2 more to fall back on)."),
+            told.index("Chose 4 CPUs, 16GiB on scarce at 0.1 EUR per hour (2 more to fall back on)."),
             told.index("scarce refused: scarce has no machine left"),
-            told.index("Chose 4 CPUs, 16GiB on full at 0.2 per hour (1 more to fall back on)."),
+            told.index("Chose 4 CPUs, 16GiB on full at 0.2 EUR per hour (1 more to fall back on)."),
             told.index("full refused: the quota at full is used up"),
-            told.index("Chose 4 CPUs, 16GiB on good at 0.3 per hour."),
+            told.index("Chose 4 CPUs, 16GiB on good at 0.3 EUR per hour."),
             told.index("ready: Ready"),
         ]
         assert places == sorted(places)

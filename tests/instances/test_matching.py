@@ -28,7 +28,13 @@ def test_free_and_cheap_comes_first() -> None:
         offer("impossible", available=False, possible=False, why_not="no GPUs"),
         offer("later", wait=60, price=Decimal(1)),
     ]
-    assert [o.provider for o in rank(Request(), offers)] == ["cheap", "later", "dear", "taken", "impossible"]
+    assert [o.provider for o in rank(Request(), offers, "EUR")] == [
+        "cheap",
+        "later",
+        "dear",
+        "taken",
+        "impossible",
+    ]
 
 
 def test_of_equal_price_the_tighter_fit_wins_and_gpus_are_not_wasted() -> None:
@@ -37,7 +43,7 @@ def test_of_equal_price_the_tighter_fit_wins_and_gpus_are_not_wasted() -> None:
         offer("gpu", shape=Shape(cpus=2, memory=4 * GIB, gpus=1)),
         offer("fits", shape=Shape(cpus=2, memory=4 * GIB)),
     ]
-    assert [o.provider for o in rank(Request(), offers)] == ["fits", "huge", "gpu"]
+    assert [o.provider for o in rank(Request(), offers, "EUR")] == ["fits", "huge", "gpu"]
 
 
 def test_the_requests_limits_hold_whatever_a_driver_offers() -> None:
@@ -52,12 +58,13 @@ def test_the_requests_limits_hold_whatever_a_driver_offers() -> None:
             offer("small", kind=Kind.CONTAINER, location="bergen"),
             offer("good", kind=Kind.CONTAINER, location="Bergen, hall 2", shape=good),
         ],
+        "EUR",
     )
     assert [o.provider for o in ranked if o.available] == ["good"]
     reasons = {o.provider: o.why_not for o in ranked}
     assert "container was asked" in reasons["kind"]
     assert "bergen" in reasons["place"].lower()
-    assert "2 per hour" in reasons["price"]
+    assert "costs 2 EUR per hour, 1 at most" in reasons["price"]
     assert "16GiB of memory asked, 8GiB at most" in reasons["small"]
 
 
@@ -75,6 +82,7 @@ def test_what_no_provider_can_serve_names_the_largest_there_is() -> None:
                 shape=Shape(cpus=96, memory=512 * GIB, gpus=8, gpu_model="H100", gpu_memory=80 * GIB),
             ),
         ],
+        "EUR",
     )
     error = unserved(request, offers)
     assert isinstance(error, NoOffer)

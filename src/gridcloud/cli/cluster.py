@@ -17,6 +17,7 @@ from gridcloud.client import AsyncClient
 from gridcloud.clusters.model import FINAL, Cluster, ClusterRequest, Reason
 from gridcloud.errors import Forbidden, InvalidRequest, Unavailable
 from gridcloud.instances.costs import describe_cost
+from gridcloud.instances.matching import describe_price
 
 __all__ = ["app"]
 
@@ -243,7 +244,7 @@ def _price(cluster: Cluster, currency: str) -> str:
         return ""
     if not charge.priced:
         return "not known"
-    return f"{charge.price.normalize():f} {currency} per hour" if charge.price else ""
+    return describe_price(charge.price, currency) if charge.price else ""
 
 
 def _show(frame: Frame, cluster: Cluster, currency: str) -> None:

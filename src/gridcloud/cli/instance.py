@@ -19,7 +19,7 @@ from gridcloud.cli.steps import Steps, print_story
 from gridcloud.cli.streams import run_command
 from gridcloud.errors import InvalidRequest
 from gridcloud.instances.costs import describe_cost
-from gridcloud.instances.matching import describe
+from gridcloud.instances.matching import describe, describe_price
 from gridcloud.instances.model import Instance, Offer, Request
 
 __all__ = ["app"]
@@ -219,7 +219,7 @@ async def events(
 def _price(offer: Offer, currency: str) -> str:
     if not offer.priced:
         return "not known"
-    return f"{offer.price.normalize():f} {currency} per hour" if offer.price else ""
+    return describe_price(offer.price, currency) if offer.price else ""
 
 
 async def _await_end(steps: Steps, client: Any, instance: Instance) -> Instance:

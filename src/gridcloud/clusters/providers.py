@@ -34,6 +34,11 @@ class ClusterProviders(Entries[ClusterDriver]):
         self._settings = settings
         self._secret = secret
 
+    @property
+    def currency(self) -> str:
+        """The currency of all prices."""
+        return self._settings().currency
+
     def entries(self) -> Mapping[str, ProviderSettings | GridcloudError]:
         """Return what stands under 'clusters' now."""
         return self._settings().clusters

@@ -47,6 +47,7 @@ from gridcloud.errors import (
     Unavailable,
 )
 from gridcloud.instances.costs import close_charges
+from gridcloud.instances.matching import describe_price
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -267,7 +268,7 @@ class Runner:
         async with self.providers.remembering(cluster.provider):
             if self.providers.get(cluster.provider) is not driver:
                 return  # its entry was changed meanwhile: it is asked anew
-            price = f" at {charge.price.normalize():f} per hour" if charge.price else ""
+            price = f" at {describe_price(charge.price, self.providers.currency)}" if charge.price else ""
             message = f"Asking {cluster.provider} for {charge.shape}{price}."
             changes = {"rate": rate, "charges": (charge,), "nodes_paid": cluster.nodes}
             await self._happen(cluster, Event.BEGUN, message, deadline=self._deadline(), **changes)

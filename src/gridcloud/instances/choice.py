@@ -18,7 +18,7 @@ from gridcloud.errors import (
     Rejected,
 )
 from gridcloud.instances.lifecycle import Event
-from gridcloud.instances.matching import BUDGET, describe, unnamed, unserved
+from gridcloud.instances.matching import BUDGET, describe, describe_price, unnamed, unserved
 from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
@@ -123,7 +123,7 @@ class Choice:
             instance,
             Event.OFFERED,
             f"Chose {describe(offer.shape)} on {offer.provider}"
-            + (f" at {offer.price.normalize():f} per hour" if offer.price else "")
+            + (f" at {describe_price(offer.price, self._providers.currency)}" if offer.price else "")
             + (f" ({others} more to fall back on)." if others else "."),
             {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},
             offer=offer,

@@ -122,15 +122,15 @@ def shape_step(chosen: PricedShape, fitting: Sequence[PricedShape], spot: bool =
     """Return why this one of the fitting shapes was chosen."""
     place = next(index for index, one in enumerate(fitting) if one.shape.name == chosen.shape.name)
     price = chosen.spot_price if spot else chosen.price
-    cost = f"{price.normalize():f} per hour" if price is not None else "price not known"
+    cost = "" if price is not None else ", price not known"  # else the offer tells it, with its currency
     if len(fitting) == 1:
         rank = "the only one that fits"
     elif place == 0:
         rank = f"the best of {len(fitting)} that fit, by price and then by what is left over"
     else:
         rank = f"number {place + 1} of {len(fitting)} that fit"
-    kind = "spot, " if spot else ""
-    return Step(step="shape", chosen=chosen.shape.name, why=f"{describe(chosen.shape)}, {kind}{cost}: {rank}")
+    kind = ", spot" if spot else ""
+    return Step(step="shape", chosen=chosen.shape.name, why=f"{describe(chosen.shape)}{kind}{cost}: {rank}")
 
 
 def choose_locations(request: Request, locations: Sequence[str], preferred: Sequence[str] = ()) -> list[str]:

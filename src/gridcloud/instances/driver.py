@@ -45,6 +45,12 @@ class JoinedMachine:
     """Processes that want one of its CPUs, for each CPU that it gives."""
     why_not: str = ""
     """Why it is not connected; empty when it is."""
+    instance_of: str = ""
+    """The provider that invited it to be one of its instances: no other gives it work."""
+    directory: str = ""
+    """As its instance: the instance's own folder, once it has said so."""
+    home: str = ""
+    """As its instance: where the owner's own files lie."""
 
 
 class Agents(Protocol):
@@ -56,6 +62,17 @@ class Agents(Protocol):
     async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
         """Have one do something; return its answer. Raises Unreachable, TimedOut, or what it raises."""
 
+    async def invite(
+        self, name: str, provider: str, *, seconds: int, caps: Mapping[str, float], addresses: Sequence[str] = ()
+    ) -> Secret:
+        """Return a token for what is to run as the instance ``name`` of a provider: used once, within ``seconds``, from
+        networks (CIDR) where some are named. ``caps``: cpus, memory (bytes), gpus. An earlier one of that name is worth
+        nothing then. Raises Conflict while another machine has the name, InvalidRequest."""
+
+    async def forget(self, name: str, provider: str) -> None:
+        """Cut off what runs as an instance of a provider, and know it no longer; nothing where none is known.
+        Raises Forbidden where the name is another's."""
+
 
 class _NoAgents:
     async def machines(self) -> Sequence[JoinedMachine]:
@@ -63,6 +80,14 @@ class _NoAgents:
 
     async def call(self, name: str, call: str, arguments: Mapping[str, Any], timeout: float = 8.0) -> Any:
         raise Unreachable(f"The machine {name} is not connected: no machine can dial in here.")
+
+    async def invite(
+        self, name: str, provider: str, *, seconds: int, caps: Mapping[str, float], addresses: Sequence[str] = ()
+    ) -> Secret:
+        raise InvalidSettings("No machine can dial in here.")
+
+    async def forget(self, name: str, provider: str) -> None:
+        return
 
 
 @dataclass(frozen=True, slots=True)

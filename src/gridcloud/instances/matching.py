@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 from gridcloud.errors import NoOffer
 from gridcloud.instances.model import Offer, Request, Shape, format_size
 
-__all__ = ["BUDGET", "count_cpus", "describe", "explain", "rank", "shortfall", "unnamed", "unserved"]
+__all__ = [
+    "BUDGET",
+    "count_cpus",
+    "describe",
+    "describe_price",
+    "explain",
+    "rank",
+    "shortfall",
+    "unnamed",
+    "unserved",
+]
 
 BUDGET = "Budget"
 """What an offer was refused with that a budget forbids: no error of a provider."""
@@ -33,12 +44,20 @@ def shortfall(request: Request, shape: Shape) -> str:
     return "; ".join(lacks)
 
 
-def rank(request: Request, offers: Iterable[Offer]) -> list[Offer]:
+def describe_price(price: Decimal, currency: str) -> str:
+    """Return what something costs, for people: ``0.5 EUR per hour``."""
+    return f"{price.normalize():f} {currency} per hour"
+
+
+def rank(request: Request, offers: Iterable[Offer], currency: str) -> list[Offer]:
     """Return all offers, best first: free ones by price, then wait, then least left over; then the others.
 
-    Those that pass the request's limits (provider, price, location, kind) but not more are marked as unavailable.
+    Those that pass the request's limits (provider, price, location, kind) but not more are marked as unavailable;
+    ``currency`` is that of their prices.
     """
-    return sorted((_limit(request, offer) for offer in offers), key=lambda offer: _score(request, offer))
+    return sorted(
+        (_limit(request, offer, currency) for offer in offers), key=lambda offer: _score(request, offer)
+    )
 
 
 def count_cpus(number: float) -> str:
@@ -100,7 +119,7 @@ def unserved(request: Request, offers: Sequence[Offer]) -> NoOffer:
     return NoOffer(explain(request, offers), remedy=remedy)
 
 
-def _limit(request: Request, offer: Offer) -> Offer:
+def _limit(request: Request, offer: Offer, currency: str) -> Offer:
     if not offer.available:
         return offer
     why = ""
@@ -109,7 +128,7 @@ def _limit(request: Request, offer: Offer) -> Offer:
     elif request.location and request.location.lower() not in offer.location.lower():
         why = f"is in {offer.location or 'no named location'}, {request.location} was asked"
     elif request.max_price is not None and offer.price > request.max_price:
-        why = f"costs {offer.price} per hour, {request.max_price} at most was asked"
+        why = f"costs {describe_price(offer.price, currency)}, {request.max_price} at most was asked"
     elif lacking := shortfall(request, offer.shape):
         why = lacking
     return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer

@@ -48,6 +48,11 @@ class Providers(Entries[InstanceDriver]):
         given = {"secret": secret, "agents": agents}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
+    @property
+    def currency(self) -> str:
+        """The currency of all prices."""
+        return self._settings().currency
+
     def entries(self) -> Mapping[str, ProviderSettings | GridcloudError]:
         """Return what stands under 'providers' now."""
         return self._settings().providers
@@ -81,7 +86,7 @@ class Providers(Entries[InstanceDriver]):
         if request.on and not names:
             self.get(request.on)
         answers = await asyncio.gather(*(self._ask(name, request) for name in names))
-        return rank(request, (offer for answer in answers for offer in answer))
+        return rank(request, (offer for answer in answers for offer in answer), self.currency)
 
     async def _ask(self, name: str, request: Request) -> Sequence[Offer]:
         try:
