@@ -5,6 +5,7 @@ from __future__ import annotations
 from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.edit import add_provider, remove_provider
 from gridcloud.settings.grid import GridSettings
+from gridcloud.settings.lending import LendingSettings, LentLimit, LentRoom
 from gridcloud.settings.model import (
     DefaultSettings,
     HubSettings,
@@ -26,6 +27,9 @@ __all__ = [
     "Duration",
     "GridSettings",
     "HubSettings",
+    "LendingSettings",
+    "LentLimit",
+    "LentRoom",
     "LimitSettings",
     "ProviderSettings",
     "ServiceSettings",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gridcloud.errors import GridcloudError
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.grid import GridSettings
+from gridcloud.settings.lending import LendingSettings
 from gridcloud.settings.values import Duration, Size
 
 __all__ = [
@@ -202,3 +203,6 @@ class Settings(Section):
     session: SessionSettings = Field(default_factory=SessionSettings, description="sessions on instances")
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
+    lending: LendingSettings = Field(
+        default_factory=LendingSettings, description="what is lent to other institutions, and to whom"
+    )

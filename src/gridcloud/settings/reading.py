@@ -249,9 +249,11 @@ def _help(kind: type[BaseModel], location: tuple[str | int, ...]) -> str:
 
 
 def _inner(annotation: Any) -> tuple[Any, bool]:
-    """Return the model that a key's value is, or the values of its entries by name are, and which of both."""
+    """Return the model that a key's value is, or its entries by name or number are, and which of both."""
     if get_origin(annotation) is dict:
         return get_args(annotation)[1], True
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0], True
     return annotation, False
 
 
