@@ -92,19 +92,36 @@ def test_users_come_by_day_and_in_weeks_of_exams() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "said"),
     [
-        ("member: 5", "member"),
-        ("members: 5000", "members"),
-        ("loss: wet", "loss"),
-        ("- 1", "no list of names"),
-        ("members: [", "not YAML"),
-        ("cuts: [{begins: 1}]", "cuts.0.ends"),
+        ("member: 5", "office.yaml:1:1: member: unknown key; did you mean 'members'?"),
+        ("members: 5000", "office.yaml:1:1: members: "),
+        ("seed: 1\n\nloss: wet", "office.yaml:3:1: loss: .*; found 'wet'"),
+        ("- 1", "office.yaml:1:1: expected keys with values, such as 'members: 100'"),
+        ("members: [", "office.yaml:1:11: this is no YAML"),
+        ("[" * 5000, "office.yaml: this is no YAML"),
+        ("members: 5\nmembers: 6", "office.yaml:2:1: members: given twice"),
+        ("cuts: [{begins: 1}]", "office.yaml:1:8: cuts.0.ends: this key is missing"),
+        ("cuts: [{begins: 1, ends: 2, par: 1}]", "office.yaml:1:29: cuts.0.par: .* did you mean 'part'"),
+        ("cuts:\n- {begins: 2, ends: 1}", "office.yaml:2:3: cuts.0: it ends before it begins"),
+        ("rooms: [5, 1]", "office.yaml:1:1: rooms: the least comes first"),
+        ("rooms: [0, 1]", "office.yaml:1:9: rooms.0: "),
+        ("latency: [.inf, .inf]", "office.yaml:1:11: latency.0: "),
+        ("hours: .nan", "office.yaml:1:1: hours: "),
+        ("policy: favour >> 1", "office.yaml:1:1: policy: "),
+        ("policy: True", "office.yaml:1:1: policy: input should be a valid string"),
     ],
 )
-def test_scenarios_that_are_none(text: str, word: str) -> None:
-    with pytest.raises(InvalidSettings, match=word):
-        read_scenario(text)
+def test_scenarios_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(InvalidSettings, match=said):
+        read_scenario(text, "office.yaml")
+
+
+def test_all_faults_of_a_scenario_are_told_at_once() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        read_scenario("members: 1\nloss: 2\n", "office.yaml")
+    places = [fault["place"] for fault in refused.value.details["faults"]]
+    assert places == ["office.yaml:1:1", "office.yaml:2:1"]
 
 
 def test_scenarios() -> None:

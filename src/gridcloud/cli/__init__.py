@@ -35,6 +35,7 @@ class _Verbs(typer.core.TyperGroup):
         "cluster": "cluster",
         "provider": "provider",
         "agent": "agent",
+        "grid": "grid",
         "budget": "budget",
         "config": "config",
         "token": "token",

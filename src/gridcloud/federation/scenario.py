@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
 import random
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from gridcloud.errors import InvalidSettings
+from gridcloud.federation.policy import read_policy
+from gridcloud.settings.document import Document, Fault, read_document
 
 __all__ = ["Cut", "Scenario", "draw_arrivals", "read_scenario"]
 
 WEEK = 7 * 24.0
-_STRICT = ConfigDict(extra="forbid")
+Seconds = Annotated[float, Field(ge=0)]
+Rooms = Annotated[int, Field(ge=1, le=10_000)]
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -26,6 +32,12 @@ class Cut:
     """Hours after the lending begins."""
     ends: float = Field(ge=0)
     part: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ends < self.begins:
+            raise ValueError("it ends before it begins")
+        return self
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -39,7 +51,7 @@ class Scenario:
     the others' keys from the beginning."""
     loss: float = Field(default=0.01, ge=0, lt=1)
     """Part of the messages that is lost."""
-    latency: tuple[float, float] = (0.01, 0.1)
+    latency: tuple[Seconds, Seconds] = (0.01, 0.1)
     """Seconds that a message takes, at least and at most."""
     skew: float = Field(default=20, ge=0)
     """Seconds that clocks are wrong by, at most, either way."""
@@ -54,7 +66,7 @@ class Scenario:
     """Hours of lending."""
     begins: float = 8.0
     """Hour of the week at which it begins: 0 is Monday, midnight."""
-    rooms: tuple[int, int] = (4, 40)
+    rooms: tuple[Rooms, Rooms] = (4, 40)
     """Sessions that an institution has room for, at least and at most."""
     load: float = Field(default=0.6, ge=0)
     """Part of its room that an institution's own users need on average."""
@@ -78,23 +90,61 @@ class Scenario:
     patience: float = Field(default=0.25, ge=0)
     """Hours that a user waits for room before giving up."""
 
+    @field_validator("latency", "rooms")
+    @classmethod
+    def _in_order(cls, pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] > pair[1]:
+            raise ValueError("the least comes first, the most second")
+        return pair
 
-def read_scenario(text: str) -> Scenario:
-    """Return the scenario in a YAML text; raises `InvalidSettings` naming the first value that is wrong."""
-    import yaml
+    @field_validator("policy")
+    @classmethod
+    def _readable(cls, policy: str) -> str:
+        try:
+            read_policy(policy)
+        except InvalidSettings as error:
+            raise ValueError(str(error)) from error
+        return policy
 
-    try:
-        found: Any = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InvalidSettings(f"the scenario is not YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise InvalidSettings("the scenario is no list of names with values", remedy="Write `members: 100`.")
-    try:
-        return TypeAdapter(Scenario).validate_python(found)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InvalidSettings(f"the scenario's {place}: {first['msg']}") from error
+
+def read_scenario(text: str, name: str = "the scenario") -> Scenario:
+    """Return the scenario in a YAML text; ``name`` is its file's, for messages.
+
+    Raises InvalidSettings with everything that is wrong, one fault in a line with its place.
+    """
+    document = read_document(name, text, example="members: 100")
+    if not document.faults:
+        try:
+            return TypeAdapter(Scenario).validate_python(document.values)
+        except ValidationError as error:
+            _explain(document, error)
+    faults = sorted(document.faults, key=_position)
+    raise InvalidSettings(
+        "\n".join(map(str, faults)), details={"faults": [dataclasses.asdict(fault) for fault in faults]}
+    )
+
+
+def _position(fault: Fault) -> tuple[int, ...]:
+    """Return the line and the column; nothing for the whole text."""
+    return tuple(int(part) for part in fault.place.split(":")[-2:] if part.isdigit())
+
+
+def _explain(document: Document, error: ValidationError) -> None:
+    """Note pydantic's errors in our words, each at the place of its key."""
+    for fault in error.errors(include_url=False):
+        key = fault["loc"]
+        if fault["type"] == "unexpected_keyword_argument":
+            known = [field.name for field in dataclasses.fields(Cut if len(key) > 1 else Scenario)]
+            near = difflib.get_close_matches(str(key[-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            document.fault(key, f"unknown key; {hint}")
+        elif fault["type"] == "missing":
+            document.fault(key, "this key is missing")
+        else:
+            said = str(fault["msg"]).removeprefix("Value error, ")
+            found = fault["input"]
+            told = f"; found {found!r:.60}" if isinstance(found, str | int | float) else ""
+            document.fault(key, f"{said[:1].lower()}{said[1:]}{told}")
 
 
 def draw_arrivals(

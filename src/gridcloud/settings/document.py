@@ -47,8 +47,11 @@ class Document:
         self.faults.append(Fault(self.place(key), ".".join(str(part) for part in key), message))
 
 
-def read_document(name: str, text: str) -> Document:
-    """Read a YAML mapping. What is wrong with it is in the document's faults; raises nothing."""
+def read_document(name: str, text: str, *, example: str = "hub:") -> Document:
+    """Read a YAML mapping. What is wrong with it is in the document's faults; raises nothing.
+
+    ``example``: a key with its value, for who wrote no mapping.
+    """
     import yaml
 
     document = Document(name)
@@ -60,7 +63,7 @@ def read_document(name: str, text: str) -> Document:
                 document.values = _Walk(document, loader).value((), node)
             elif node is not None:
                 document.faults.append(
-                    Fault(_spell(name, node), "", "expected keys with values, such as 'hub:'")
+                    Fault(_spell(name, node), "", f"expected keys with values, such as {example!r}")
                 )
         finally:
             loader.dispose()
@@ -95,7 +98,11 @@ class _Walk:
             if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
                 return self._mapping(key, node)
             if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-                return [self.value((*key, number), item) for number, item in enumerate(node.value)]
+                places = {(*key, number): item for number, item in enumerate(node.value)}
+                self.document.places |= {
+                    inner: _spell(self.document.name, item) for inner, item in places.items()
+                }
+                return [self.value(inner, item) for inner, item in places.items()]
             if isinstance(node, yaml.ScalarNode):
                 return self._scalar(key, node)
             self.document.fault(key, f"the tag {node.tag!r} is not allowed")
