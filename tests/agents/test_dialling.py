@@ -13,14 +13,23 @@ import asyncssh
 import pytest
 
 from gridcloud import connections
-from gridcloud.agents.dialling import Dialler
-from gridcloud.agents.model import Agent
+from gridcloud.agents.dialling import Dialler, Way, join
+from gridcloud.agents.membership import MembershipFolder
+from gridcloud.agents.model import Agent, Terms
 from gridcloud.agents.registry import Registry
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import SSHAddress
-from gridcloud.errors import Forbidden, NotFound, TimedOut, Unreachable
+from gridcloud.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotAuthenticated,
+    NotFound,
+    TimedOut,
+    Unreachable,
+    Untrusted,
+)
 from gridcloud.testing.connections import Connect, ConnectionContract
-from tests.agents.machines import Little, admit, dialling, until
+from tests.agents.machines import Little, admit, dialling, enter, until
 from tests.services import Service, open_service
 
 
@@ -61,6 +70,45 @@ class TestDialledMachine(ConnectionContract):
             return await connections.open(address(service, machine.folder), service.house.credentials)
 
         return connect
+
+
+async def test_who_writes_http_is_told_that_tls_is_spoken(service: Service, tmp_path: Path) -> None:
+    _, token = await service.house.agents.invite("lab-pc", "admin")
+    place, port = MembershipFolder(tmp_path / "machine"), service.url.rpartition(":")[2]
+    with pytest.raises(InvalidRequest, match=rf"speaks TLS\. Write https://127\.0\.0\.1:{port}\."):
+        await join(Way(f"http://127.0.0.1:{port}"), token, place, Terms())
+    assert not place.path.exists()
+    assert (await enter(service, place.path, token))[1].name == "lab-pc"
+
+
+async def test_who_may_not_join_keeps_no_key(service: Service, tmp_path: Path) -> None:
+    way, place = Way(service.url, ca=service.certificate), MembershipFolder(tmp_path / "machine")
+    nowhere = Way("https://127.0.0.1:9")
+    _, token = await service.house.agents.invite("one", "admin")
+    await enter(service, tmp_path / "first", token)
+    with pytest.raises((Forbidden, NotAuthenticated)):
+        await join(way, token, place, Terms())
+    assert not place.path.exists()
+    for stranger in (Way(service.url), nowhere):
+        with pytest.raises((Untrusted, Unreachable)):
+            await join(stranger, token, place, Terms())
+        assert not place.path.exists()
+    (tmp_path / "first" / "membership.json").unlink()  # as if its answer had been lost
+    with pytest.raises(Unreachable):
+        await join(nowhere, token, MembershipFolder(tmp_path / "first"), Terms())
+    assert (await enter(service, tmp_path / "first", token))[1].name == "one", "with the key of before"
+
+
+async def test_where_no_tls_is_spoken_it_is_said(service: Service, tmp_path: Path) -> None:
+    def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\r\n")
+        writer.close()
+
+    _, token = await service.house.agents.invite("lab-pc", "admin")
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as plain:
+        url = f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}"
+        with pytest.raises(Unreachable, match="does not speak TLS"):
+            await join(Way(url), token, MembershipFolder(tmp_path / "machine"), Terms())
 
 
 async def test_is_called_and_answers(service: Service, machine: Little) -> None:

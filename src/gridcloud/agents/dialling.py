@@ -16,14 +16,14 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import asyncssh
 from pydantic import ValidationError
 
 from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
-from gridcloud.agents.invitations import prove, read_token
+from gridcloud.agents.invitations import Token, prove, read_token
 from gridcloud.agents.membership import Answer, Membership, MembershipFolder
 from gridcloud.agents.model import Report, Terms
 from gridcloud.agents.serving import Account, Serving, serve
@@ -33,8 +33,11 @@ from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import (
     ConnectionLost,
     GridcloudError,
+    InvalidRequest,
     InvalidSettings,
     Malformed,
+    Rejected,
+    Throttled,
     Unreachable,
     Untrusted,
     from_problem,
@@ -87,7 +90,7 @@ class Way:
                     f"{self.url}/v1/agents/{path}", headers=headers, max_msg_size=MESSAGE + 4096
                 )
         except (aiohttp.ClientError, OSError) as error:
-            raise _failed(self.url, error) from error
+            raise await _failed(self.url, error) from error
 
 
 class SocketMessages:
@@ -133,10 +136,26 @@ class Hosting(Protocol):
 async def join(way: Way, token: Secret, folder: MembershipFolder, terms: Terms) -> Membership:
     """Join by an invitation and keep what comes of it. May be asked again, as long as the folder is the same.
 
-    Raises NotAuthenticated, Forbidden, Untrusted, Unreachable.
+    The key that was made for it is gone again when it came to nothing; it is kept where its answer may have been lost.
+    Raises NotAuthenticated, Forbidden, Untrusted, Unreachable, InvalidRequest.
     """
     read = read_token(token.reveal())
-    key = await folder.key()
+    fresh = not folder.has_key()
+    try:
+        answer = await _ask_to_join(way, read, await folder.key())
+    except GridcloudError as error:
+        refused = isinstance(error, Rejected | Throttled) and not isinstance(error, Malformed)
+        if fresh and (refused or isinstance(error.__cause__, _NOT_SENT)):
+            await asyncio.to_thread(folder.forget_key)
+        raise
+    return folder.keep(way.url, read, answer, terms)
+
+
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError)
+"""Errors after which nobody has read what we had to say."""
+
+
+async def _ask_to_join(way: Way, read: Token, key: asyncssh.SSHKey) -> Answer:
     token_proof, key_proof = prove(read, key)
     wish = {
         "invitation": read.id,
@@ -152,17 +171,16 @@ async def join(way: Way, token: Secret, folder: MembershipFolder, terms: Terms) 
         ):
             text, status = await response.content.read(1 << 16), response.status
     except (aiohttp.ClientError, OSError) as error:
-        raise _failed(way.url, error) from error
+        raise await _failed(way.url, error) from error
     try:
         document = json.loads(text)
         if status >= 300:
             raise from_problem(document)
-        answer = Answer.model_validate(document)
+        return Answer.model_validate(document)
     except (ValueError, ValidationError, AttributeError) as error:
         raise Malformed(
             f"{way.url} does not answer as a gridcloud does ({status}).", remedy="Is the address right?"
         ) from error
-    return folder.keep(way.url, read, answer, terms)
 
 
 class Dialler:
@@ -298,7 +316,11 @@ class Dialler:
             log.info("stream %.20s: %s", stream, error)
 
 
-def _failed(url: str, error: Exception) -> GridcloudError:
+async def _failed(url: str, error: Exception) -> GridcloudError:
+    if isinstance(error, aiohttp.ClientConnectorSSLError) and "WRONG_VERSION_NUMBER" in str(error):
+        return Unreachable(
+            f"{url} does not speak TLS.", remedy="Is the port right? It is that of the service's HTTPS door."
+        )
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
         return Untrusted(
             f"{url} shows a certificate that is not trusted: {error}.",
@@ -308,7 +330,27 @@ def _failed(url: str, error: Exception) -> GridcloudError:
         return Unreachable(f"{url} does not let this machine connect ({error.status}).")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Unreachable(f"The proxy refuses to connect to {url}: {error.status} {error.message}.")
+    if not isinstance(error, _NOT_SENT) and await _speaks_tls(url):
+        return InvalidRequest(f"{url} speaks TLS.", remedy=f"Write https://{url.removeprefix('http://')}.")
     return Unreachable(f"Nobody answers at {url}: {error or type(error).__name__}.")
+
+
+async def _speaks_tls(url: str) -> bool:
+    """Return whether TLS is spoken where an http:// address leads."""
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        return False
+    try:
+        async with asyncio.timeout(CONNECT):
+            _, writer = await asyncio.open_connection(
+                parts.hostname, parts.port or 80, ssl=ssl.create_default_context()
+            )
+    except ssl.SSLCertVerificationError:
+        return True  # it showed one: whether it is to be trusted is not the question here
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:

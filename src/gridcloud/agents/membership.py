@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import shutil
@@ -90,6 +91,16 @@ class MembershipFolder:
         """Keep it as given."""
         self._make()
         write_whole(self._file, json.dumps(membership.model_dump(mode="json"), indent=1).encode(), 0o600)
+
+    def has_key(self) -> bool:
+        """Return whether the machine's key was made."""
+        return (self.path / "key").exists()
+
+    def forget_key(self) -> None:
+        """Forget the key of a machine that has not joined, and the folder where nothing else is in it."""
+        shutil.rmtree(self.path / "key", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def remove(self) -> None:
         """Forget everything. Removing what is not there succeeds."""

@@ -267,7 +267,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone. Raises Conflict."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0, mode=0o600):
             yield
