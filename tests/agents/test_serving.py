@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncssh
@@ -13,22 +13,24 @@ import pytest
 from gridcloud import connections
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.connections.driver import Connection
-from gridcloud.connections.model import LocalAddress, Port, SSHAddress
+from gridcloud.connections.model import Address, ContainerAddress, LocalAddress, Port, SSHAddress
 from gridcloud.errors import Forbidden, PortTaken, Untrusted
 from gridcloud.testing.connections import Connect, ConnectionContract, FileCredentials
+from tests.connections.test_container import container
+from tests.labs.containers import Engine
 
 
 class Door:
     """A Unix socket behind which an agent's server answers."""
 
-    def __init__(self, folder: Path, directory: Path) -> None:
+    def __init__(self, folder: Path, instance: Address) -> None:
         self.socket = folder / "agent.sock"
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.authority = asyncssh.generate_private_key("ssh-ed25519")
         (folder / "authority").write_bytes(self.authority.export_private_key())
         (folder / "authority").chmod(0o600)
         self.credentials = FileCredentials(folder / "none", folder / "authority")
-        self._directory = directory
+        self._instance = instance
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
 
@@ -38,7 +40,7 @@ class Door:
             "socket": str(self.socket),
             "user": "i-1",
             "principal": "gridcloud-i-1",
-            "directory": str(self._directory),
+            "directory": self._instance.directory,
         } | changes
         key = self.key.export_public_key().decode().strip()
         return SSHAddress.model_validate({**words, "host_keys": (key,)})
@@ -46,9 +48,10 @@ class Door:
     def find(self, name: str) -> Account | None:
         if name != "i-1":
             return None
-        address = LocalAddress(directory=str(self._directory))
         return Account(
-            "gridcloud-i-1", str(self._directory), lambda: connections.open(address, self.credentials)
+            "gridcloud-i-1",
+            self._instance.directory,
+            lambda: connections.open(self._instance, self.credentials),
         )
 
     async def open(self) -> None:
@@ -92,7 +95,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def door(tmp_path: Path, folder: Path) -> AsyncIterator[Door]:
-    door = Door(tmp_path, folder)
+    door = Door(tmp_path, LocalAddress(directory=str(folder)))
     await door.open()
     yield door
     await door.close()
@@ -105,6 +108,28 @@ class TestAgentServer(ConnectionContract):
             return await connections.open(door.address(), door.credentials)
 
         return connect
+
+
+@pytest.fixture(scope="module")
+def address(podman_engine: Engine) -> Iterator[ContainerAddress]:
+    with container(podman_engine, tmpfs={"/tmp": "mode=1777"}) as made:
+        yield made
+
+
+@pytest.mark.needs_root
+class TestAgentServerOfContainers(ConnectionContract):
+    """Of a container without a network: all goes through what its engine runs within."""
+
+    @pytest.fixture
+    async def connect(self, tmp_path: Path, address: ContainerAddress) -> AsyncIterator[Connect]:
+        door = Door(tmp_path, address)
+        await door.open()
+
+        async def connect() -> Connection:
+            return await connections.open(door.address(), door.credentials)
+
+        yield connect
+        await door.close()
 
 
 async def test_only_the_instances_own_principal_comes_in(door: Door) -> None:

@@ -170,7 +170,7 @@ class Host:
         async def open() -> Connection:  # noqa: A001 - what the account calls it
             return await connections.open(address, _Keys())
 
-        return Account(f"gridcloud-{name}", _directory(address), open)
+        return Account(f"gridcloud-{name}", address.directory, open)
 
     # Calls ---------------------------------------------------------------------------------------------------
 
@@ -356,11 +356,6 @@ def _make_driver(membership: Membership, folder: Path) -> InstanceDriver:
 
 def _account() -> str:
     return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def _directory(address: Address) -> str:
-    # Files and ports of a container are not this machine's own: what is served is its commands.
-    return address.directory if isinstance(address, LocalAddress) else ""
 
 
 def _tell(seen: Observation) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The SSH server that an agent is inside the connections it dialled: commands, files and ports of its instances.
 
 A user name of this server is the id of an instance, and opens it to certificates of our authority with that
-instance's principal only. What runs, runs through the instance's own connection on this machine, within its limits.
+instance's principal only. All that is asked for goes through the instance's own connection, whichever driver made it:
+what runs, runs within its limits, and files and ports are its own, with the rights of its user.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
-import posixpath
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import asyncssh
 
+from gridcloud.agents.files import open_files
+from gridcloud.agents.ports import Ports
 from gridcloud.connections.driver import Command, Connection, Process, Resizable, TerminalSize
+from gridcloud.connections.model import Port, Socket
 from gridcloud.errors import GridcloudError
 
 __all__ = ["Account", "Serving", "serve"]
+
+T = TypeVar("T")
 
 LOGIN = 15.0
 """Seconds for the other side to log in."""
@@ -35,9 +40,11 @@ class Account:
     principal: str
     """The name that a certificate must hold."""
     directory: str = ""
-    """Where relative paths begin; empty: nothing but `subsystem` is served."""
+    """Where commands begin, and relative paths; empty: where the connection has them begin."""
     open: Callable[[], Awaitable[Connection]] | None = None
-    """Opens the connection that commands run through; it is closed with the SSH connection."""
+    """Opens the connection that commands, files and ports go through; it is closed with the SSH connection.
+
+    Without, nothing but `subsystem` is served."""
     subsystem: Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]] | None = None
     """Serves what asks for the subsystem ``gridcloud``."""
 
@@ -65,10 +72,7 @@ async def serve(link: socket.socket, serving: Serving) -> None:
             config=(),
             server_factory=lambda: server,
             server_host_keys=[serving.host_key],
-            process_factory=server.handle,
             encoding=None,
-            sftp_factory=server.files,
-            allow_scp=False,
             password_auth=False,
             kbdint_auth=False,
             gss_host=None,
@@ -102,10 +106,7 @@ class _Server(asyncssh.SSHServer):
         self._ssh: asyncssh.SSHServerConnection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._running: set[asyncio.Task[None]] = set()
-
-    def files(self, channel: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
-        """Return what serves files on a channel."""
-        return _Files(channel, self._account.directory)
+        self._ports = Ports(self._opened)
 
     async def close(self) -> None:
         """End what runs, once the connection has ended."""
@@ -113,6 +114,7 @@ class _Server(asyncssh.SSHServer):
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._ports.close()
         if self._opening is not None:
             with contextlib.suppress(GridcloudError):
                 await (await self._opening).close()
@@ -131,19 +133,39 @@ class _Server(asyncssh.SSHServer):
     def public_key_auth_supported(self) -> bool:
         return True
 
-    # Ports: of this machine's own loopback and its sockets, nothing of the network around it.
+    def session_requested(self) -> asyncssh.SSHServerSession[bytes]:
+        return _Session(self.handle)
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        return bool(self._account.directory) and _is_loopback(dest_host)
+    # Ports: of the instance's own loopback and its sockets, nothing of the network around it.
 
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        return bool(self._account.directory) and _is_loopback(listen_host)
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]] | bool:
+        if self._account.open is None or not _is_loopback(dest_host) or not 0 < dest_port < 65536:
+            return False
+        return self._ports.dial(Port(host=dest_host, port=dest_port))
 
-    def unix_connection_requested(self, dest_path: str) -> bool:
-        return bool(self._account.directory)
+    def server_requested(
+        self, listen_host: str, listen_port: int
+    ) -> Awaitable[asyncssh.SSHListener | bool] | bool:
+        if (
+            self._account.open is None
+            or not _is_loopback(listen_host)
+            or self._ssh is None
+            or listen_port > 65535
+        ):
+            return False
+        return self._ports.listen(Port(host=listen_host, port=listen_port), self._ssh)
 
-    def unix_server_requested(self, listen_path: str) -> bool:
-        return bool(self._account.directory)
+    def unix_connection_requested(self, dest_path: str) -> Awaitable[asyncssh.SSHUNIXSession[bytes]] | bool:
+        if self._account.open is None:
+            return False
+        return self._ports.dial_socket(Socket(path=dest_path))
+
+    def unix_server_requested(self, listen_path: str) -> Awaitable[asyncssh.SSHListener | bool] | bool:
+        if self._account.open is None or self._ssh is None:
+            return False
+        return self._ports.listen_socket(Socket(path=listen_path), self._ssh)
 
     # Commands ------------------------------------------------------------------------------------------------
 
@@ -157,8 +179,10 @@ class _Server(asyncssh.SSHServer):
             if channel.subsystem == "gridcloud" and self._account.subsystem is not None:
                 await self._account.subsystem(channel)
                 channel.exit(0)
-            elif channel.subsystem or self._account.open is None:
+            elif self._account.open is None or channel.subsystem not in (None, "sftp"):
                 channel.exit(127)
+            elif channel.subsystem:
+                await self._serve_files(channel)
             else:
                 await self._run(channel)
         except GridcloudError as error:
@@ -175,10 +199,22 @@ class _Server(asyncssh.SSHServer):
         raw = channel.term_modes.get(asyncssh.PTY_ICANON) == 0
         told = {"GRIDCLOUD_AGENT": "1"}
         command = Command(words, told, directory=self._account.directory, terminal=terminal, raw=raw)
-        process = await _start(connection, command)
+        process = await _finish(connection.start(command))
+        await self._carry(channel, process, process.stdout())
+
+    async def _serve_files(self, channel: asyncssh.SSHServerProcess[bytes]) -> None:
+        connection = await self._opened()
+        client = str(channel.get_extra_info("client_version", ""))
+        process, output = await _finish(open_files(connection, self._account.directory, client))
+        await self._carry(channel, process, output)
+
+    async def _carry(
+        self, channel: asyncssh.SSHServerProcess[bytes], process: Process, output: AsyncIterator[bytes]
+    ) -> None:
+        """Have a channel be a process's input and output until that ends."""
         feeding = asyncio.create_task(_feed(channel, process), name="agent: input")
         reading = [
-            asyncio.create_task(_pass_on(process.stdout(), channel.stdout), name="agent: output"),
+            asyncio.create_task(_pass_on(output, channel.stdout), name="agent: output"),
             asyncio.create_task(_pass_on(process.stderr(), channel.stderr), name="agent: errors"),
         ]
         try:
@@ -202,24 +238,26 @@ class _Server(asyncssh.SSHServer):
         return await asyncio.shield(self._opening)
 
 
-class _Files(asyncssh.SFTPServer):
-    """Files as the machine's own account may use them; relative paths begin at the instance's folder."""
+class _Session(asyncssh.SSHServerProcess[bytes]):
+    """A command or a subsystem. asyncssh itself would serve this machine's files to who asks for files."""
 
-    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], directory: str) -> None:
-        if not directory:
-            raise asyncssh.ChannelOpenError(
-                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "there are no files here"
-            )
-        super().__init__(channel)
-        self._directory = os.fsencode(directory)
+    def __init__(self, handle: Callable[[asyncssh.SSHServerProcess[bytes]], Awaitable[None]]) -> None:
+        super().__init__(handle, None, 3, False)
 
-    def map_path(self, path: bytes) -> bytes:
-        return posixpath.join(self._directory, path)
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return True
+
+    def session_started(self) -> None:
+        stdin, stdout = asyncssh.SSHReader(self, self._chan), asyncssh.SSHWriter(self, self._chan)
+        stderr = asyncssh.SSHWriter(self, self._chan, asyncssh.EXTENDED_DATA_STDERR)
+        handling = self._start_process(stdin, stdout, stderr)
+        if handling is not None:
+            _ = self._chan.get_connection().create_task(handling, self._chan.logger)
 
 
-async def _start(connection: Connection, command: Command) -> Process:
-    """Start a command. Who is cancelled meanwhile waits for it all the same: the connection ends what it knows of."""
-    starting = asyncio.ensure_future(connection.start(command))
+async def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Await what starts something. Who is cancelled meanwhile waits all the same: the connection ends what it knows."""
+    starting = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
