@@ -36,6 +36,7 @@ from gridcloud.errors import (
     InvalidRequest,
     InvalidSettings,
     Malformed,
+    NotAuthenticated,
     Rejected,
     Throttled,
     Unreachable,
@@ -82,7 +83,7 @@ class Way:
     async def open(
         self, session: aiohttp.ClientSession, path: str, secret: str = ""
     ) -> aiohttp.ClientWebSocketResponse:
-        """Open a websocket. Raises Unreachable, Untrusted."""
+        """Open a websocket. Raises Unreachable, Untrusted, NotAuthenticated where we are not known."""
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
         try:
             async with asyncio.timeout(2 * CONNECT):
@@ -196,6 +197,7 @@ class Dialler:
         beat: float = BEAT,
         silence: float = SILENCE,
         tell: Callable[[str], None] = log.info,
+        forsaken: float = 0,
     ) -> None:
         self._way = way
         self._membership = membership
@@ -204,21 +206,29 @@ class Dialler:
         self._beat = beat
         self._silence = silence
         self._tell = tell
+        self._forsaken = forsaken
         self._removed = False
         self._connected = False
 
     async def run(self) -> None:
-        """Stay connected until cancelled; return when the machine was removed from the gridcloud it had joined."""
+        """Stay connected until cancelled; return when the machine was removed from the gridcloud it had joined, or has
+        not been known there for ``forsaken`` seconds (0: it is waited for)."""
         pause, told = FIRST, ""
+        unknown: float | None = None
         while not self._removed:
             self._connected = False
-            why = "the connection ended"
+            why, now = "the connection ended", asyncio.get_running_loop().time()
             try:
                 await self._stay()
+            except NotAuthenticated as error:
+                why, unknown = str(error), now if unknown is None else unknown
+                if self._forsaken and now - unknown >= self._forsaken:
+                    self._tell(f"{self._way.url} does not know this machine any more.")
+                    return
             except GridcloudError as error:
                 why = str(error)
             if self._connected:
-                pause, told = FIRST, ""
+                pause, told, unknown = FIRST, "", None
             if why != told and not self._removed:
                 self._tell(f"Not connected to {self._way.url}: {why} It is tried again.")
                 told = why
@@ -327,7 +337,8 @@ async def _failed(url: str, error: Exception) -> GridcloudError:
             remedy="Name the file of its authority's certificate with --ca.",
         )
     if isinstance(error, aiohttp.WSServerHandshakeError):
-        return Unreachable(f"{url} does not let this machine connect ({error.status}).")
+        kind = NotAuthenticated if error.status in (401, 403) else Unreachable
+        return kind(f"{url} does not let this machine connect ({error.status}).")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Unreachable(f"The proxy refuses to connect to {url}: {error.status} {error.message}.")
     if not isinstance(error, _NOT_SENT) and await _speaks_tls(url):

@@ -100,6 +100,10 @@ class Report(_Heard):
     gpu_model: Text = ""
     load: float = Field(default=0, ge=0, description="mean number of processes that want a CPU, of a minute")
     running: tuple[Text, ...] = Field(default=(), max_length=1000, description="ids of instances that it has")
+    directory: Text = Field(
+        default="", description="where it is one instance itself: the instance's own folder"
+    )
+    home: Text = Field(default="", description="and where the owner's own files lie")
     open: bool = Field(default=True, description="whether its hours allow it to be used now")
     terms: Text = Field(default="", description="what its owner allows, in words")
     labels: Labels = Field(default_factory=dict)
@@ -115,6 +119,10 @@ class Agent(_Record):
         default_factory=dict, description="labels that its owner gave, as last reported"
     )
     caps: Caps = Field(default=Caps(), description="limits of its invitation")
+    instance_of: str = Field(
+        default="",
+        description="provider that invited it to be one of its instances; empty: a machine of its own",
+    )
     invitation: str = Field(default="", description="id of the token that it was, or is to be, admitted by")
     token_key: str = Field(default="", description="public key of that token, in hexadecimal", repr=False)
     expires: datetime | None = Field(default=None, description="when the token is worth nothing any more")

@@ -40,11 +40,13 @@ class Registry:
         caps: Caps | None = None,
         labels: Mapping[str, str] | None = None,
         addresses: Sequence[str] = (),
+        instance_of: str = "",
     ) -> tuple[Agent, Secret]:
         """Make a token for one machine of that name; return its record and the token, to show once.
 
         A name that waits for a machine, or whose machine was removed, may be invited again: the earlier token is worth
-        nothing then. Raises InvalidRequest, Conflict when a machine has the name.
+        nothing then. ``instance_of``: the provider whose instance it is to be. Raises InvalidRequest, Conflict when a
+        machine has the name.
         """
         if not re.fullmatch(AGENT_NAME, name) or name in RESERVED:
             raise InvalidRequest(
@@ -64,6 +66,7 @@ class Registry:
             token_key=token_key,
             expires=now + timedelta(seconds=seconds),
             addresses=tuple(_network(one) for one in addresses),
+            instance_of=instance_of,
         )
         told = [Entry("invited", f"by {by}, until {agent.expires:%Y-%m-%d %H:%M} UTC")]
         try:
@@ -71,7 +74,9 @@ class Registry:
         except NotFound:
             await self._store.insert(KIND, name, by, agent.state, _body(agent), told)
             return agent, secret
-        if record.state not in (State.INVITED, State.REMOVED):
+        if record.state not in (State.INVITED, State.REMOVED) or (
+            instance_of and _agent(record).instance_of != instance_of
+        ):
             raise Conflict(
                 f"There is a machine {name} already.",
                 remedy="Take another name, or remove that machine first.",
@@ -172,6 +177,25 @@ class Registry:
             "removed",
             f"by {by}",
         )
+
+    async def forget(self, name: str, instance_of: str) -> None:
+        """Know what was an instance of a provider no longer; nothing where none is known.
+
+        Raises Forbidden where the name is not that of an instance of this provider.
+        """
+        while True:
+            try:
+                record = await self._store.get(KIND, name)
+                if not instance_of or _agent(record).instance_of != instance_of:
+                    raise Forbidden(f"The machine {name} is no instance of {instance_of!r:.60}.")
+                await self._store.delete(
+                    record, [Entry("forgotten", f"its instance of {instance_of} has ended")]
+                )
+                return
+            except Conflict:
+                continue
+            except NotFound:
+                return
 
     async def saw(
         self, name: str, address: str, what: str, words: str, own_labels: Mapping[str, str] | None = None

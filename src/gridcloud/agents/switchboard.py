@@ -213,6 +213,11 @@ class Switchboard:
             line.task.cancel()
             await line.over.wait()
 
+    async def forget(self, name: str) -> None:
+        """Cut the connection of what is no machine any more, and know nothing of it."""
+        await self.dismiss(name)
+        self._lost.pop(name, None)
+
     async def close(self) -> None:
         """Cut all. May be called twice."""
         for name in list(self._lines):

@@ -13,7 +13,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, print_table, until
-from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest
+from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Transient
 
 if TYPE_CHECKING:
     from gridcloud.agents.dialling import Way
@@ -32,6 +32,9 @@ app = typer.Typer(
 
 TOKEN = "GRIDCLOUD_AGENT_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable that a token may come in."""
+
+FORSAKEN = 60.0
+"""Seconds after which an instance ends itself when its service says that it knows it no longer."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The machine's name.")]
 Cpus = Annotated[float | None, typer.Option("--cpus", help="CPU cores that are used at most.")]
@@ -173,6 +176,59 @@ async def join(
         await _serve(known, folder, way)
 
 
+@app.command("bootstrap")
+@framed
+async def bootstrap(
+    frame: Frame,
+    service: Service,
+    token_file: TokenFile = "",
+    home: Annotated[
+        str, typer.Option("--home", metavar="FOLDER", help="Where the owner's own files lie.")
+    ] = "",
+    as_root: AsRoot = False,
+    ca: Authorities = None,
+    proxy: Proxy = "",
+    state: StateFolder = None,
+) -> None:
+    """Be one instance, all that is here, until its end: what a provider has a batch job, a pod or a machine run."""
+    import asyncio
+
+    from gridcloud.agents.bootstrap import Bootstrap
+    from gridcloud.agents.dialling import Dialler, Way
+    from gridcloud.agents.membership import MembershipFolder, check_url
+
+    if os.geteuid() == 0 and not as_root:
+        raise Forbidden("This is root's account.", remedy="Run it as an ordinary user, or say --as-root.")
+    url = check_url(service)
+    folder = MembershipFolder(state.absolute() if state else _state_folder(frame, url))
+    way = Way(url, ca=ca, proxy=proxy)
+    os.umask(0o077)
+    with _alone(folder.path):
+        known = folder.read() or await _join_patiently(way, _token(token_file, ""), folder)
+        here = Bootstrap(known, folder.path, home)
+        tell = error_console().print
+        dialler = Dialler(
+            way,
+            known,
+            await folder.key(),
+            here,
+            tell=lambda text: tell(text, highlight=False),
+            forsaken=FORSAKEN,
+        )
+        try:
+            await here.start()
+            working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
+            try:
+                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for work in working:
+                    work.cancel()
+                await asyncio.gather(*working, return_exceptions=True)
+        finally:
+            await here.close()
+            folder.remove()
+
+
 @app.command("list")
 @framed
 async def list_(
@@ -254,6 +310,27 @@ async def _serve(membership: Membership, folder: MembershipFolder, way: Way) -> 
     finally:
         await host.close()
     folder.remove()
+
+
+async def _join_patiently(way: Way, token: Secret | None, folder: MembershipFolder) -> Membership:
+    """Join; a service that does not answer is waited for, for whoever started us ends us when it is too long."""
+    import asyncio
+    import random
+
+    from gridcloud.agents.dialling import join as join_now
+    from gridcloud.agents.model import Terms
+
+    if token is None:
+        raise InvalidRequest("An instance needs its token.", remedy="Give --token-file FILE.")
+    told = ""
+    while True:
+        try:
+            return await join_now(way, token, folder, Terms())
+        except Transient as error:
+            if str(error) != told:
+                told = str(error)
+                error_console().print(f"Not joined {way.url}: {told} It is tried again.", highlight=False)
+            await asyncio.sleep(random.uniform(1, 5))  # noqa: S311 - no secret
 
 
 def _state_folder(frame: Frame, url: str) -> Path:

@@ -63,7 +63,13 @@ class Agents(Protocol):
         """Have one do something; return its answer. Raises Unreachable, TimedOut, or what it raises."""
 
     async def invite(
-        self, name: str, provider: str, *, seconds: int, caps: Mapping[str, float], addresses: Sequence[str] = ()
+        self,
+        name: str,
+        provider: str,
+        *,
+        seconds: int,
+        caps: Mapping[str, float],
+        addresses: Sequence[str] = (),
     ) -> Secret:
         """Return a token for what is to run as the instance ``name`` of a provider: used once, within ``seconds``, from
         networks (CIDR) where some are named. ``caps``: cpus, memory (bytes), gpus. An earlier one of that name is worth
@@ -82,7 +88,13 @@ class _NoAgents:
         raise Unreachable(f"The machine {name} is not connected: no machine can dial in here.")
 
     async def invite(
-        self, name: str, provider: str, *, seconds: int, caps: Mapping[str, float], addresses: Sequence[str] = ()
+        self,
+        name: str,
+        provider: str,
+        *,
+        seconds: int,
+        caps: Mapping[str, float],
+        addresses: Sequence[str] = (),
     ) -> Secret:
         raise InvalidSettings("No machine can dial in here.")
 

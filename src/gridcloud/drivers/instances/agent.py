@@ -327,7 +327,8 @@ class AgentDriver(InstanceDriver):
         return await self.context.agents.call(name, call, arguments, timeout)
 
     async def _machines(self) -> Sequence[JoinedMachine]:
-        return await self.context.agents.machines()
+        # What another provider made of a machine is that provider's.
+        return [one for one in await self.context.agents.machines() if not one.instance_of]
 
     def _fits(self, machine: JoinedMachine) -> bool:
         return all(
