@@ -1,0 +1,327 @@
+"""What is stored of us and of our communities, and what follows: whom we believe, and where they are reached."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+from gridcloud.clock import Clock
+from gridcloud.errors import Conflict, InvalidRequest, NotFound
+from gridcloud.federation.communities import MemberList, read_list
+from gridcloud.federation.encoding import Json, milliseconds
+from gridcloud.federation.envelopes import Signers
+from gridcloud.federation.gossip import Gossip
+from gridcloud.federation.invitations import InvitationBook
+from gridcloud.federation.keys import KeyList, newer_key_list
+from gridcloud.federation.membership import Membership, signers
+from gridcloud.federation.records import Profile, Record
+from gridcloud.grid.seal import good_keys
+from gridcloud.store import Store
+from gridcloud.store.model import Record as Stored
+
+__all__ = ["Circle", "Held"]
+
+SELF, COMMUNITY, HEARD, BOOK = "grid.self", "grid.community", "grid.heard", "grid.invitations"
+"""Kinds of what is stored. `HEARD` holds members' records, which come again by gossip; it is written now and then."""
+OWNER = "grid"
+ONLY = "self"
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """One community as it is held here. Change it, then `Circle.save` it before anybody is told."""
+
+    gossip: Gossip
+    proposals: dict[str, MemberList] = field(default_factory=dict)
+    """Lists that wait for signatures, by digest."""
+    hosts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Where who invited us is reached, by its invitation."""
+    forked: str = ""
+    stored: Stored | None = None
+    saved: object = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def membership(self) -> Membership:
+        """Its lists."""
+        return self.gossip.membership
+
+    @property
+    def community(self) -> str:
+        """Its id."""
+        return self.gossip.membership.community
+
+    def drop_stale(self) -> None:
+        """Forget proposals that do not follow on the newest list any more."""
+        current = self.membership.digest
+        self.proposals = {
+            digest: draft for digest, draft in self.proposals.items() if draft.previous == current
+        }
+
+    def state(self) -> Json:
+        """Return it as it is stored; records of members are stored by themselves."""
+        return {
+            "membership": self.membership.state(),
+            "keys": [keys.document() for keys in self.gossip.keys.values()],
+            "proposals": [draft.document() for draft in self.proposals.values()],
+            "hosts": {who: list(addresses) for who, addresses in self.hosts.items()},
+            "forked": self.forked,
+        }
+
+    def mark(self) -> object:
+        """Return what differs when `state` does, quickly."""
+        return (
+            self.membership.digest,
+            tuple(one.institution for one in self.membership.leaves),
+            str(self.membership.state()["signed"]) if self.proposals else "",
+            tuple(sorted((who, keys.serial) for who, keys in self.gossip.keys.items())),
+            tuple(sorted((digest, len(draft.signatures)) for digest, draft in self.proposals.items())),
+            tuple(sorted(self.hosts.items())),
+            self.forked,
+        )
+
+
+class Circle:
+    """We and our communities, in the store. `load` it first."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._self: Stored | None = None
+        self._book_stored: Stored | None = None
+        self._book_lock = asyncio.Lock()
+        self._listeners: list[Callable[[str], Awaitable[None]]] = []
+        self._heard: dict[str, Stored] = {}
+        self.keys: KeyList | None = None
+        """Our key list in force; None before `begin`."""
+        self.name = ""
+        self.held: dict[str, Held] = {}
+        self.book = InvitationBook()
+
+    async def load(self) -> None:
+        """Read everything; what ended meanwhile is forgotten."""
+        for one in await self._store.find(SELF):
+            self._self, self.keys, self.name = one, KeyList.of(one.body["keys"]), one.body["name"]
+        for one in await self._store.find(BOOK):
+            self._book_stored, self.book = one, InvitationBook.of(one.body)
+        self._heard = {one.id: one for one in await self._store.find(HEARD)}
+        for one in await self._store.find(COMMUNITY):
+            records = self._heard[one.id].body["records"] if one.id in self._heard else []
+            body = one.body
+            held = Held(
+                Gossip.of(
+                    self.me,
+                    {"membership": body["membership"], "keys": body["keys"], "records": records},
+                ),
+                {draft.digest(): draft for draft in map(read_list, body["proposals"])},
+                {who: tuple(addresses) for who, addresses in body["hosts"].items()},
+                body["forked"],
+                one,
+            )
+            held.saved = held.mark()
+            self.held[one.id] = held
+        await self.forget_ended()
+
+    # Ourselves -------------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> str:
+        """Our id. Raises InvalidRequest before `begin`."""
+        return self.our_keys().institution
+
+    def our_keys(self) -> KeyList:
+        """Return our key list. Raises InvalidRequest before `begin`."""
+        if self.keys is None:
+            raise InvalidRequest(
+                "This gridcloud does not take part in the grid.", remedy="gridcloud grid init NAME"
+            )
+        return self.keys
+
+    async def begin(self, name: str, keys: KeyList) -> None:
+        """Store who we are. Raises Conflict when that was done before."""
+        self._self = await self._store.insert(SELF, ONLY, OWNER, "here", _ourselves(name, keys))
+        self.name, self.keys = name, keys
+
+    async def set_keys(self, keys: KeyList) -> None:
+        """Store a new key list of ours, in all communities too."""
+        if self._self is None:
+            raise InvalidRequest("There are no keys to follow on.")
+        self._self = await self._store.update(self._self, body=_ourselves(self.name, keys))
+        self.keys = keys
+        for held in list(self.held.values()):
+            held.gossip.learn(keys)
+            await self.save(held)
+
+    # Communities -----------------------------------------------------------------------------------------------
+
+    async def add(self, held: Held) -> None:
+        """Store a new community. Raises Conflict when it is here."""
+        if held.community in self.held:
+            raise Conflict(f"{held.membership.current.name} is a community of ours already.")
+        held.gossip.learn(self.our_keys())
+        held.stored = await self._store.insert(COMMUNITY, held.community, OWNER, "here", held.state())
+        held.saved = held.mark()
+        self.held[held.community] = held
+
+    async def save(self, held: Held) -> bool:
+        """Store what changed in a community, before anybody is told; say whether anything had."""
+        async with held.lock:
+            if held.mark() == held.saved or self.held.get(held.community) is not held or held.stored is None:
+                return False
+            mark, state = held.mark(), held.state()
+            held.stored = await self._store.update(held.stored, body=state)
+            held.saved = mark
+            return True
+
+    async def save_book(self) -> None:
+        """Store the invitations."""
+        async with self._book_lock:
+            state = self.book.state()
+            if self._book_stored is None:
+                self._book_stored = await self._store.insert(BOOK, ONLY, OWNER, "here", state)
+            else:
+                self._book_stored = await self._store.update(self._book_stored, body=state)
+
+    async def save_heard(self) -> None:
+        """Store the records of members, where there are other ones than before."""
+        for name, held in list(self.held.items()):
+            body = {"records": [record.document() for record in held.gossip.records.values()]}
+            stored = self._heard.get(name)
+            if stored is None:
+                self._heard[name] = await self._store.insert(HEARD, name, OWNER, "here", body)
+            elif stored.body != body:
+                self._heard[name] = await self._store.update(stored, body=body)
+
+    def get(self, name: str) -> Held:
+        """Return a community by its id or name. Raises NotFound, InvalidRequest when several have the name."""
+        found = [one for one in self.held.values() if name in (one.community, one.membership.current.name)]
+        if not found:
+            raise NotFound(f"There is no community {name!r:.80} of ours.", remedy="gridcloud grid members")
+        if len(found) > 1:
+            raise InvalidRequest(f"{len(found)} communities are called {name!r:.80}.", remedy="Give its id.")
+        return found[0]
+
+    async def forget(self, community: str) -> None:
+        """Keep nothing of a community."""
+        held = self.held.pop(community, None)
+        if held is not None and held.stored is not None:
+            async with held.lock:
+                await self._store.delete(held.stored)
+        heard = self._heard.pop(community, None)
+        if heard is not None:
+            await self._store.delete(heard)
+        state = self.book.state()
+        mine = [one for one in state["written"] if one["community"] == community]
+        if mine:
+            ids, guests = {one["id"] for one in mine}, {one["guest"] for one in mine}
+            guests -= {one["guest"] for one in state["written"] if one["community"] != community}
+            self.book = InvitationBook.of(
+                {
+                    "written": [one for one in state["written"] if one["id"] not in ids],
+                    "spent": {one: why for one, why in state["spent"].items() if one not in ids},
+                    "guests": {who: keys for who, keys in state["guests"].items() if who not in guests},
+                }
+            )
+            await self.save_book()
+        for told in self._listeners:
+            await told(community)
+
+    async def forget_ended(self) -> list[str]:
+        """Keep nothing of communities whose date has come; return their names."""
+        now = self.now()
+        over = [one for one in self.held.values() if one.membership.has_ended(now)]
+        for held in over:
+            await self.forget(held.community)
+        return [held.membership.current.name for held in over]
+
+    def when_forgotten(self, told: Callable[[str], Awaitable[None]]) -> None:
+        """Have `told` called with the id of each community that is forgotten."""
+        self._listeners.append(told)
+
+    # What follows ----------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """Return the time in milliseconds, as documents hold it."""
+        return milliseconds(self._clock.now())
+
+    def memberships(self) -> list[Membership]:
+        """Return all lists of members."""
+        return [held.membership for held in self.held.values()]
+
+    def known_keys(self) -> dict[str, KeyList]:
+        """Return the newest key list of each institution, from whichever community it came."""
+        found: dict[str, KeyList] = {}
+        for held in self.held.values():
+            for who, keys in held.gossip.keys.items():
+                if who not in found or found[who].serial < keys.serial:
+                    found[who] = keys
+        return found
+
+    def signers(self) -> Signers:
+        """Return whose messages and documents are believed now."""
+        return signers(self.memberships(), self.known_keys(), self.now())
+
+    def trusted_keys(self) -> dict[str, str]:
+        """Return whose each good service key of a member is now."""
+        now = self.now()
+        believed = self.signers().keys
+        return {key: who for who, keys in believed.items() if who != self.me for key in good_keys(keys, now)}
+
+    def records(self) -> dict[str, Record]:
+        """Return the newest record of each member now that is in force."""
+        now = self.now()
+        found: dict[str, Record] = {}
+        for held in self.held.values():
+            members = held.membership.members(now)
+            for who, record in held.gossip.records.items():
+                newer = who not in found or found[who].serial < record.serial
+                if newer and who in members and record.expires > now:
+                    found[who] = record
+        return found
+
+    def profile(self, institution: str) -> Profile | None:
+        """Return what the newest record of a member says; None when there is none."""
+        record = self.records().get(institution)
+        return record.read_profile() if record is not None else None
+
+    def addresses(self, institution: str) -> tuple[str, ...]:
+        """Return where a member is reached directly: by its record, and by its invitation where it gave us one."""
+        profile = self.profile(institution)
+        found = list(profile.addresses) if profile else []
+        for held in self.held.values():
+            found += held.hosts.get(institution, ())
+        return tuple(dict.fromkeys(found))
+
+    def members(self) -> dict[str, str]:
+        """Return who else is a member of any community of ours now, with its name, by id."""
+        now = self.now()
+        found: dict[str, str] = {}
+        for membership in self.memberships():
+            found |= {who: one.name for who, one in membership.members(now).items()}
+        found.pop(self.me if self.keys else "", None)
+        return found
+
+    def shares(self, one: str, other: str) -> bool:
+        """Say whether two institutions are in one community of ours now."""
+        now = self.now()
+        return any({one, other} <= set(membership.members(now)) for membership in self.memberships())
+
+    def learn_guests(self, held: Held) -> None:
+        """Take the keys of guests of ours whom a list took in meanwhile."""
+        for who, keys in self.book.guests().items():
+            if held.membership.is_listed(who) and who not in held.gossip.keys:
+                held.gossip.learn(keys)
+
+    def learn_keys(self, found: Iterable[KeyList]) -> None:
+        """Take true key lists of members into every community that they are in."""
+        for keys in found:
+            for held in self.held.values():
+                if held.membership.is_listed(keys.institution):
+                    held.gossip.keys[keys.institution] = newer_key_list(
+                        held.gossip.keys.get(keys.institution), keys
+                    )
+
+
+def _ourselves(name: str, keys: KeyList) -> Json:
+    return {"name": name, "keys": keys.document()}

@@ -1,0 +1,133 @@
+"""How we stand with each other member: when it was heard, by which way it is reached, what of it was refused."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from gridcloud.clock import Clock
+from gridcloud.errors import GridcloudError, MessageRefused
+from gridcloud.federation.encoding import milliseconds
+from gridcloud.grid.model import Link, Refusal, Way
+
+__all__ = ["LinkBook"]
+
+log = logging.getLogger(__name__)
+
+KEPT = 200
+"""Refusals that are shown."""
+FIRST, LONGEST = 5.0, 300.0
+"""Seconds that a member who did not answer is left alone by gossip; doubled each time."""
+MEMBERS = 4096
+
+
+@dataclass(slots=True)
+class _Tie:
+    way: Way = Way.UNTRIED
+    address: str = ""
+    heard: datetime | None = None
+    failure: str = ""
+    failures: int = 0
+    again: float = 0.0
+    skew: float | None = None
+    counts: dict[str, int] = field(default_factory=lambda: {"sent": 0, "received": 0, "refused": 0})
+
+
+class LinkBook:
+    """What happened with each member since this service started."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ties: dict[str, _Tie] = {}
+        self._refusals: deque[Refusal] = deque(maxlen=KEPT)
+
+    def heard(self, institution: str, issued: int) -> None:
+        """Note a message that was accepted; `issued`: when by the sender's clock, in milliseconds."""
+        tie = self._tie(institution)
+        now = self._clock.now()
+        tie.heard = now
+        tie.skew = (issued - milliseconds(now)) / 1000
+        tie.counts["received"] += 1
+
+    def reached(self, institution: str, way: Way, address: str) -> None:
+        """Note that a member was reached."""
+        tie = self._tie(institution)
+        if tie.way is not way:
+            log.info("%s is reached: %s, %s", institution, way, address)
+        tie.way, tie.address, tie.failure, tie.failures, tie.again = way, address, "", 0, 0.0
+        tie.counts["sent"] += 1
+
+    def failed(self, institution: str, why: str) -> None:
+        """Note that a member was not reached."""
+        tie = self._tie(institution)
+        if tie.way is not Way.UNREACHABLE:
+            log.warning("%s is not reached: %s", institution, why)
+        pause = min(LONGEST, FIRST * 2.0 ** min(tie.failures, 10))
+        tie.way, tie.failure, tie.failures = Way.UNREACHABLE, why, tie.failures + 1
+        tie.again = self._clock.monotonic() + pause
+
+    def refused(self, error: GridcloudError, who: str = "", what: str = "") -> None:
+        """Log what was not accepted, on one line; `who`: as the connection proved, where it did."""
+        named = who or str(error.details.get("who") or "somebody unknown")
+        told = Refusal(
+            when=self._clock.now(),
+            who=_line(named),
+            what=_line(what or str(error.details.get("what") or "a message")),
+            why=_line(error.message),
+            error=type(error).__name__,
+        )
+        log.warning("refused %s of %s: %s: %s", told.what, told.who, told.error, told.why)
+        self._refusals.append(told)
+        if who:
+            tie = self._tie(who)
+            tie.counts["refused"] += 1
+            if isinstance(error, MessageRefused) and isinstance(error.details.get("seconds"), int):
+                tie.skew = float(error.details["seconds"])
+
+    def away(self) -> set[str]:
+        """Return who did not answer lately and is left alone for now."""
+        now = self._clock.monotonic()
+        return {who for who, tie in self._ties.items() if tie.again > now}
+
+    def reachable(self, institution: str) -> None:
+        """Let a member be tried at once: it was heard of again."""
+        if institution in self._ties:
+            self._ties[institution].again = 0.0
+
+    def forget(self, members: set[str]) -> None:
+        """Keep only what is of these."""
+        self._ties = {who: tie for who, tie in self._ties.items() if who in members}
+
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Return the latest refusals, newest last."""
+        return tuple(self._refusals)
+
+    def links(self, names: Mapping[str, str]) -> tuple[Link, ...]:
+        """Return how we stand with these members, whose names are given by id."""
+        return tuple(self._link(who, name) for who, name in sorted(names.items(), key=lambda one: one[1]))
+
+    def _link(self, who: str, name: str) -> Link:
+        tie = self._ties.get(who, _Tie())
+        return Link(
+            institution=who,
+            name=name,
+            way=tie.way,
+            address=tie.address,
+            last_heard=tie.heard,
+            last_failure=tie.failure,
+            skew=tie.skew,
+            **tie.counts,
+        )
+
+    def _tie(self, who: str) -> _Tie:
+        if len(self._ties) > MEMBERS:
+            self._ties.clear()  # only what was seen of members comes here; this bounds what is forgotten late
+        return self._ties.setdefault(who, _Tie())
+
+
+def _line(text: str) -> str:
+    """Return what may stand in a log: one line that nobody else can make look like another."""
+    return "".join(one if one.isprintable() else "�" for one in text)[:400]
