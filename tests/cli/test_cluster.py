@@ -74,6 +74,20 @@ def test_check(call: Caller, program: Program) -> None:
     assert "No provider of clusters is configured" in call.err
 
 
+def test_a_provider_that_is_gone_is_forgotten(call: Caller, program: Program) -> None:
+    call("cluster", "start", "lab")
+    call("cluster", "forget", "pretend", code=2)
+    assert "Take pretend out of 'clusters:'" in call.err
+    program.configure(PROVIDERS)
+    call("cluster", "forget", "pretend", code=2)
+    stop = call.err.split("Stop them first: gridcloud ")[1].split()
+    call(*stop)
+    call("cluster", "forget", "pretend")
+    assert "Forgot pretend." in call.err
+    call("cluster", "forget", "pretend", code=3)
+    assert "remembered" in call.err
+
+
 def test_what_it_costs_is_shown_and_counted(call: Caller, program: Program) -> None:
     priced = {"pretend": {"driver": "fake", "nodes": 8, "price": 0.5, "prices": {"*": 2}}}
     program.configure(PROVIDERS, clusters=priced, budgets=[{"name": "all", "money": 100, "period": "year"}])

@@ -214,6 +214,29 @@ async def check(
     return 0 if all(finding.ok for findings in found.values() for finding in findings) else 1
 
 
+@app.command("forget")
+@framed
+async def forget(
+    frame: Frame,
+    name: Annotated[
+        str, typer.Argument(metavar="PROVIDER", help="An entry that was taken out of 'clusters'.")
+    ],
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Also give up what may be left there; it is named.")
+    ] = False,
+) -> None:
+    """Never again ask an entry that left the configuration. Refused while something may be left there."""
+    async with await frame.connect() as client:
+        with waiting(frame, f"Asking {plain(name)} what it holds"):
+            done = await client.forget_cluster_provider(name, give_up=yes)
+    if frame.json:
+        frame.show(done)
+        return
+    error_console().print(plain(f"Forgot {name}."))
+    for one in done.given_up:
+        error_console().print(plain(f"Given up: {one}."))
+
+
 def _request(fields: dict[str, Any]) -> ClusterRequest:
     from pydantic import ValidationError
 

@@ -383,6 +383,11 @@ class AsyncClient:
         """Try what makes clusters without making any."""
         return (await self._wire.ask("GET", _path("cluster-providers", name, "check"), Findings)).findings
 
+    async def forget_cluster_provider(self, name: str, *, give_up: bool = False) -> ForgottenProvider:
+        """Have what makes clusters, and left the configuration, never asked again; see `forget_provider`."""
+        place, order = _path("cluster-providers", name, "forget"), ForgetOrder(give_up=give_up)
+        return await self._wire.ask("POST", place, ForgottenProvider, order)
+
     # Budgets -------------------------------------------------------------------------------------------------
 
     async def budgets(self, *, user: str | None = None) -> Budgets:

@@ -197,6 +197,14 @@ class Runner:
                 self._carry(cluster_id)
             return stopped or cluster
 
+    async def give_up(self, cluster: Cluster, detail: str) -> None:
+        """Take what is left of an ending cluster for gone, unseen: for a provider that will never be asked again."""
+        if cluster.kubeconfig:
+            await asyncio.to_thread(Path(cluster.kubeconfig).unlink, missing_ok=True)
+        with contextlib.suppress(Conflict):
+            await self._note_gone(cluster, detail, detail=detail)
+            self._carry(cluster.id)  # whoever was removing it sees that it is over
+
     async def accounts(self) -> list[Account]:
         """Return the accounts of all clusters that have not ended."""
         return [account_of(cluster) for cluster in await self.lives.live()]
@@ -397,10 +405,13 @@ class Runner:
                 break
             attempt = 0
             await self.clock.sleep(self.timing.poll)
+        await self._note_gone(cluster, "Nothing is left of it.")
+
+    async def _note_gone(self, cluster: Cluster, message: str, **changes: Any) -> None:
         now = self.clock.now()
-        changes = {"handle": None, "kubeconfig": "", "nodes_there": 0, "ended_at": now}
-        charges = close_charges(cluster.charges, now)
-        await self._happen(cluster, Event.REMOVED, "Nothing is left of it.", charges=charges, **changes)
+        changes |= {"handle": None, "kubeconfig": "", "nodes_there": 0, "ended_at": now}
+        changes["charges"] = close_charges(cluster.charges, now)
+        await self._happen(cluster, Event.REMOVED, message, **changes)
 
     async def _lose(self, cluster: Cluster, detail: str) -> None:
         with contextlib.suppress(Conflict):

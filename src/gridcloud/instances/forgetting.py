@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
+from gridcloud.instances.entries import Entries
 from gridcloud.instances.matching import unnamed
 from gridcloud.instances.model import SHARED, Instance, State
 from gridcloud.instances.runner import Runner
 
-__all__ = ["ENDING", "Forgotten", "forget"]
+__all__ = ["ENDING", "PATIENCE", "Forgotten", "check_left", "describe_forgotten", "forget", "not_forgotten"]
 
 ENDING = frozenset({State.STOPPING, State.FAILING, State.DISCARDING})
 """States of instances that nobody uses: what is left of them is being removed, again and again."""
@@ -36,7 +38,7 @@ async def forget(runner: Runner, name: str, give_up: bool = False) -> Forgotten:
     is left there; NotFound for a name that is not remembered. With ``give_up`` instances that were ending there are
     taken for gone: their records say so, and they count as costs no longer.
     """
-    await _check_left(runner, name)
+    await check_left(runner.providers, name, f"First: gridcloud provider remove {name}")
     ours = [
         one
         for one in await runner.records.live()
@@ -53,33 +55,46 @@ async def forget(runner: Runner, name: str, give_up: bool = False) -> Forgotten:
     if why:
         unseen.append("whatever else carries our tag there")
     left = [*held, *unseen]
-    told = f"It cannot be seen what {name} holds: {why}" if why else f"{name} still holds something."
     if left and not give_up:
-        installation = runner.records.store.installation
-        raise InvalidRequest(
-            f"{told} Forgetting it gives up {'; '.join(left)}. What is left there may go on costing money.",
-            remedy=("Have a look there yourself" if why else "Try 'gridcloud doctor --mend' first")
-            + f" (our tag: {installation}), then: gridcloud provider forget {name} --yes",
-        )
+        command = f"gridcloud provider forget {name} --yes"
+        raise not_forgotten(name, left, why, runner.records.store.installation, command)
     for one in ours:
         await _give_up(runner, one, name)
-    message = f"{name} is forgotten." + (f" {told} Given up: {'; '.join(left)}." if left else "")
+    message = describe_forgotten(name, left, why)
     await runner.providers.forget(name, message, {"given_up": left})
     await runner.records.store.set_meta(f"unused:{name}", "")
     return Forgotten(name, tuple(left))
 
 
-async def _check_left(runner: Runner, name: str) -> None:
+async def check_left(entries: Entries[Any], name: str, remedy: str) -> None:
+    """Raise InvalidRequest, with this remedy, while an entry is configured; NotFound where it is not remembered."""
     try:
-        left = await runner.providers.left(name)
+        left = await entries.left(name)
     except NotFound:
         raise NotFound(
             f"No provider named {name!r:.100} is remembered: nothing was ever started there, or it was forgotten."
         ) from None
     if not left:
-        raise InvalidRequest(
-            f"{name} is in the configuration.", remedy=f"First: gridcloud provider remove {name}"
-        )
+        raise InvalidRequest(f"{name} is in the configuration.", remedy=remedy)
+
+
+def not_forgotten(name: str, left: Sequence[str], why: str, tag: str, command: str) -> InvalidRequest:
+    """Return the refusal to forget a provider where something may be left: what, in words, and ``why`` it cannot be
+    seen; ``command`` gives it up."""
+    return InvalidRequest(
+        f"{_told(name, why)} Forgetting it gives up {'; '.join(left)}. What is left there may go on costing money.",
+        remedy=("Have a look there yourself" if why else "Try 'gridcloud doctor --mend' first")
+        + f" (our tag: {tag}), then: {command}",
+    )
+
+
+def describe_forgotten(name: str, left: Sequence[str], why: str) -> str:
+    """Return what the story of a provider says at its end."""
+    return f"{name} is forgotten." + (f" {_told(name, why)} Given up: {'; '.join(left)}." if left else "")
+
+
+def _told(name: str, why: str) -> str:
+    return f"It cannot be seen what {name} holds: {why}" if why else f"{name} still holds something."
 
 
 async def _look(runner: Runner, name: str) -> tuple[Sequence[str], str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 
 from gridcloud import plugins
+from gridcloud.clusters import forgetting
 from gridcloud.clusters.model import FINAL, Cluster, State
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
 from gridcloud.instances.model import Finding
@@ -20,7 +21,7 @@ from gridcloud.service.cluster_documents import (
     ClusterWish,
     Scaling,
 )
-from gridcloud.service.documents import Findings
+from gridcloud.service.documents import Findings, ForgetOrder, ForgottenProvider
 
 __all__ = ["owned", "router"]
 
@@ -106,6 +107,14 @@ async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
         return Findings(
             findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
         )
+
+
+@router.post("/cluster-providers/{name}/forget")
+async def forget(name: str, order: ForgetOrder, caller: Admin, house: TheHouse) -> ForgottenProvider:
+    """Ask what makes clusters, and left the configuration, never again; refused while something may be left there,
+    unless that is given up."""
+    done = await forgetting.forget(house.clusters, name, order.give_up)
+    return ForgottenProvider(provider=name, given_up=list(done.given_up))
 
 
 async def owned(house: TheHouse, caller: Caller, word: str) -> Cluster:
