@@ -99,7 +99,9 @@ class ContainerConnection(RelayedConnection):
     async def _begin(self, command: Command) -> ContainerProcess:
         terminal = command.terminal is not None
         directory = posixpath.join(self.address.directory, command.directory)
-        header = b"gridcloud\n" + encode_command(command.words, command.environment, directory)
+        header = b"gridcloud\n" + encode_command(
+            command.words, command.environment, directory, raw=command.raw
+        )
         process = await self._execute(TERMINAL_START if terminal else START, terminal)
         try:
             if command.terminal:

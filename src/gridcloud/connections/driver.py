@@ -59,7 +59,7 @@ class Command:
     terminal: TerminalSize | None = None
     """Run within a pseudo-terminal of this size; standard error is then part of standard output."""
     raw: bool = False
-    """The terminal neither echoes nor gathers lines until the command has it do so. On this computer only."""
+    """The terminal neither echoes nor gathers lines until the command has it do so."""
 
 
 class Process(ABC):

@@ -82,11 +82,18 @@ def check_command(words: Iterable[str], environment: Mapping[str, str]) -> None:
             raise InvalidRequest(f"The value of {name} holds a NUL character, which no variable can have.")
 
 
-def encode_command(words: Iterable[str], environment: Mapping[str, str], directory: str) -> bytes:
-    """Return the lines that `shell.START` reads from its standard input before it becomes the command."""
+def encode_command(
+    words: Iterable[str], environment: Mapping[str, str], directory: str, *, raw: bool = False
+) -> bytes:
+    """Return the lines that `shell.START` reads from its standard input before it becomes the command.
+
+    ``raw``: the terminal is left as it was for these lines, see `Command.raw`.
+    """
     lines = [b"E" + name.encode() + b"=" + escape(value) for name, value in environment.items()]
     if directory:
         lines.append(b"D" + escape(directory if directory.startswith("/") else f"./{directory}"))
+    if raw:
+        lines.append(b"R")
     lines += [b"W" + escape(word) for word in words]
     return b"".join(line + b"\n" for line in [*lines, b""])
 

@@ -41,6 +41,7 @@ class PodProcess(Process):
         size = [command.terminal.columns, command.terminal.rows] if command.terminal else None
         wanted = {
             "words": command.words, "environment": dict(command.environment), "directory": directory, "terminal": size,
+            "raw": command.raw,
         }  # fmt: skip
         opened: list[Streams] = []
         try:

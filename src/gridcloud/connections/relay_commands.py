@@ -5,7 +5,7 @@ one exec runs this program, and everything else goes through it. `pod_process` i
 `python3` there, so it uses the standard library of Python 3.8 only.
 
 A command has three channels, which name it by the near end's own key. On ``control`` the near end sends the command
-(length in 8 digits, then JSON: words, environment, directory, terminal), and then lines (``signal NAME``, ``resize
+(length in 8 digits, then JSON: words, environment, directory, terminal, raw), and then lines (``signal NAME``, ``resize
 COLUMNS ROWS``); this end answers with lines: ``no-directory``, or ``started`` and later ``exit CODE``. Once started,
 ``output`` is standard input and output, ``error`` standard error. What is sent on the channel ``echo`` comes back.
 """
@@ -146,7 +146,7 @@ async def _start(command: Any) -> _Started:
     environment = {**os.environ, **command["environment"]}
     try:
         if size is not None:
-            return await _start_in_terminal(words, environment, directory, size)
+            return await _start_in_terminal(words, environment, directory, size, command.get("raw", False))
         return await _start_with_pipes(words, environment, directory)
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
@@ -163,10 +163,12 @@ async def _start_with_pipes(words: list[str], environment: dict[str, str], direc
 
 
 async def _start_in_terminal(
-    words: list[str], environment: dict[str, str], directory: str, size: list[int]
+    words: list[str], environment: dict[str, str], directory: str, size: list[int], raw: bool
 ) -> _Started:
     terminal = _Terminal()
     terminal.resize(size[0], size[1])
+    if raw:
+        terminal.make_raw()
     environment.setdefault("TERM", "xterm")
     words = ["/bin/sh", "-c", IN_TERMINAL, os.ttyname(terminal.slave), *words]
     nothing = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.DEVNULL}
@@ -203,6 +205,12 @@ class _Terminal:
         """Set its size; nothing happens once it is closed."""
         if self.master >= 0:
             fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def make_raw(self) -> None:
+        """Neither echo nor gather lines."""
+        modes = termios.tcgetattr(self.slave)
+        modes[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(self.slave, termios.TCSANOW, modes)
 
     async def carry(self, ended: asyncio.Future[int]) -> Streams:
         """Return streams to it. ``ended``: of the process that it was made for."""

@@ -33,13 +33,14 @@ TREE = (
 
 START = (
     "IFS= read -r gc_token || exit 255;"
-    ' gc_directory="";'
+    ' gc_directory=""; gc_raw="";'
     " set --;"
     " while IFS= read -r gc_line; do"
     " case $gc_line in"
     ' E*) gc_line=${gc_line#E}; gc_value=$(printf "%b." "${gc_line#*=}"); export "${gc_line%%=*}=${gc_value%.}";;'
     ' D*) gc_value=$(printf "%b." "${gc_line#D}"); gc_directory=${gc_value%.};;'
     ' W*) gc_value=$(printf "%b." "${gc_line#W}"); set -- "$@" "${gc_value%.}";;'
+    " R*) gc_raw=yes;;"
     " *) break;;"
     " esac; done;"
     ' if [ -n "$gc_directory" ] && ! cd -- "$gc_directory" 2>/dev/null; then'
@@ -47,7 +48,7 @@ START = (
     ' printf "%s %s\\n" "$gc_token" $$;'
     " IFS= read -r gc_line || exit 255;"
     ' if [ "$gc_line" != go ]; then exit 255; fi;'
-    " if [ -t 0 ]; then stty icanon echo; fi;"
+    ' if [ -t 0 ] && [ -z "$gc_raw" ]; then stty icanon echo; fi;'
     ' exec "$@"'
 )
 """Reads a token, then environment, directory and words as `encode_command` writes them; answers with the token and

@@ -254,7 +254,7 @@ async def open_process(
     enter: tuple[str, ...],
 ) -> SSHProcess:
     """Start a command. Raises NotFound for the directory, ConnectionLost, TimedOut, asyncssh.ChannelOpenError."""
-    header = encode_command((*enter, *command.words), command.environment, directory)
+    header = encode_command((*enter, *command.words), command.environment, directory, raw=command.raw)
     channel, answer = await _open(connection, shell.START, header, command.terminal)
     if not answer.isdecimal():
         raise NotFound(f"There is no folder {directory!r} to work in.", remedy="Make it first.")

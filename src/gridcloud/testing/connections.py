@@ -241,6 +241,13 @@ class ConnectionContract:
         assert seen.endswith(b"v" * 9000)
         assert await process.wait() == 0
 
+    async def test_a_raw_terminal_takes_long_lines_and_repeats_nothing(self, connection: Connection) -> None:
+        command = Command(("sh", "-c", "head -n 1 | wc -c"), terminal=TerminalSize(), raw=True)
+        process = await connection.start(command)
+        await process.write(b"x" * 9000 + b"\n")
+        said = b"".join([chunk async for chunk in process.stdout()])
+        assert (said.strip(), await process.wait()) == (b"9001", 0)
+
     async def test_run_kills_what_takes_too_long_or_says_too_much(self, connection: Connection) -> None:
         with pytest.raises(GridcloudError, match="did not end"):
             await connections.run(connection, Command(("sleep", "63")), timeout=0.2)
