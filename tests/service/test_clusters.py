@@ -9,7 +9,7 @@ import pytest
 
 from gridcloud.clusters.model import ClusterRequest, State
 from gridcloud.errors import Forbidden, NotFound, QuotaExceeded
-from tests.services import FAKE, open_service
+from tests.services import FAKE, SMALL, open_service
 
 
 async def test_users_see_their_own(tmp_path: Path) -> None:
@@ -41,6 +41,40 @@ async def test_users_see_their_own(tmp_path: Path) -> None:
         await ada.stop_cluster("lab")
         async with asyncio.timeout(20):
             assert (await ada.wait_cluster(made.id)).state is State.STOPPED
+
+
+async def test_nodes_count_as_instances_do(tmp_path: Path) -> None:
+    entry = {"driver": "fake", "nodes": 100}
+    async with (
+        open_service(tmp_path, FAKE, clusters={"pretend": entry}, limits={"instances": 5}) as service,
+        await service.user("ada") as ada,
+        await service.user("grace") as grace,
+    ):
+        with pytest.raises(QuotaExceeded, match="5 at once are allowed"):
+            await ada.start_cluster("large", ClusterRequest(nodes=6))
+        made = await ada.start_cluster("lab", ClusterRequest(nodes=3))
+        assert (await ada.wait_cluster(made.id)).state is State.READY
+        first = await ada.start(SMALL)
+        with pytest.raises(QuotaExceeded, match="ada has 1 instances, and clusters with nodes: 3; 5 at once"):
+            await ada.scale_cluster(made.id, 5)
+        tried = [
+            ada.scale_cluster(made.id, 4),
+            ada.start(SMALL),
+            ada.start_cluster("other"),
+            ada.start(SMALL),
+        ]
+        done = await asyncio.gather(*tried, return_exceptions=True)
+        assert sum(not isinstance(one, BaseException) for one in done) == 1, "there was room for one more"
+        assert all(isinstance(one, QuotaExceeded) for one in done if isinstance(one, BaseException))
+        await ada.wait_cluster(made.id)
+        assert (await ada.scale_cluster(made.id, 1)).nodes == 1, "who is at the limit may have less"
+        assert (await ada.wait_cluster(made.id)).nodes_there == 1
+        await ada.scale_cluster(made.id, 2)
+        other = await grace.start_cluster("hers", ClusterRequest(nodes=5))
+        for client, one in ((ada, made.id), (grace, other.id)):
+            await client.stop_cluster(one)
+            await client.wait_cluster(one)
+        await ada.stop(first.id)
 
 
 async def test_users_are_held_to_budgets(tmp_path: Path) -> None:

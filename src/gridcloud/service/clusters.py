@@ -32,7 +32,9 @@ router = APIRouter(tags=["clusters"])
 async def start(wish: ClusterWish, caller: Asking, house: TheHouse) -> Cluster:
     """Ask for a cluster; answers at once."""
     house.check_cluster(wish.request)
-    return await house.clusters.submit(caller.owner(wish.owner), wish.name, wish.request)
+    owner = caller.owner(wish.owner)
+    async with house.admitting(owner, wish.request.nodes):
+        return await house.clusters.submit(owner, wish.name, wish.request)
 
 
 @router.get("/clusters")
@@ -52,7 +54,8 @@ async def show(cluster_id: str, caller: Asking, house: TheHouse) -> Cluster:
 async def scale(cluster_id: str, scaling: Scaling, caller: Asking, house: TheHouse) -> Cluster:
     """Have it get so many nodes; answers at once."""
     cluster = await owned(house, caller, cluster_id)
-    return await house.clusters.scale(cluster.id, scaling.nodes)
+    async with house.admitting(cluster.owner, scaling.nodes, cluster=cluster.id):
+        return await house.clusters.scale(cluster.id, scaling.nodes)
 
 
 @router.post("/clusters/{cluster_id}/stop")

@@ -236,11 +236,12 @@ class House:
             self.providers.get(name)
 
     @contextlib.asynccontextmanager
-    async def admitting(self, owner: str, count: int = 1) -> AsyncIterator[None]:
-        """Let ``count`` more instances be asked for within, one at a time of an owner, so that the count holds.
+    async def admitting(self, owner: str, count: int = 1, *, cluster: str = "") -> AsyncIterator[None]:
+        """Let ``count`` more instances or nodes be asked for within, one at a time of an owner, so that the count
+        holds; or let a ``cluster`` of theirs, by its id, get ``count`` nodes in all.
 
-        Raises QuotaExceeded when the owner would have more instances than the limits allow, counting those that
-        sessions and stacks are about to ask for.
+        Raises QuotaExceeded when the owner would have more machines than the limits allow, counting those that sessions
+        and stacks are about to ask for, and the nodes of clusters.
         """
         most = self.settings().limits.instances
         if not most:
@@ -251,9 +252,15 @@ class House:
             there |= {one.instance_id for one in await self.sessions.lives.live(owner)}
             for stack in await self.stacks.lives.live(owner):
                 there |= {one.instance_id for one in stack.members.values() if one.instance_id}
-            if len(there) + count > most:
+            theirs = await self.clusters.lives.live(owner)
+            # What shrinks is counted as it is until its nodes are gone.
+            nodes = {one.id: max(one.nodes, one.nodes_there) for one in theirs}
+            before = sum(one.nodes for one in theirs if one.id == cluster)
+            if count > before and len(there) + sum(nodes.values()) - nodes.get(cluster, 0) + count > most:
+                beside = f", and clusters with nodes: {sum(nodes.values())}" if nodes else ""
                 raise QuotaExceeded(
-                    f"{owner} has {len(there)} instances; {most} at once are allowed.", remedy="Stop one."
+                    f"{owner} has {len(there)} instances{beside}; {most} at once are allowed.",
+                    remedy="Ask for fewer, or stop one." if cluster else "Stop one.",
                 )
             yield
 

@@ -69,7 +69,9 @@ class LimitSettings(Section):
     )
     warning: Duration = Field(default=600, description="time between the warning and the end of an instance")
     instances: int = Field(
-        default=0, ge=0, description="instances that one owner may have at once; 0: any number"
+        default=0,
+        ge=0,
+        description="instances and nodes of clusters that one owner may have at once; 0: any number",
     )
     offers: Duration = Field(default=10, ge=1, description="longest wait for a provider's offers")
     start: Duration = Field(
