@@ -1,8 +1,7 @@
-"""The ledger: what is claimed, sealed, disputed, added up, compared and exported; and favours from it."""
+"""The ledger: what is claimed, sealed, disputed, added up and compared; and favours from it."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -33,7 +32,6 @@ from gridcloud.federation.ledger import (
     seal,
     summarise,
     take_verdict,
-    write_csv,
 )
 from gridcloud.federation.lending import Lent
 from gridcloud.federation.wishes import Capacity, Wish
@@ -205,20 +203,6 @@ def test_books_of_two_sides() -> None:
     assert compare([one, two], [two, one]) == ((), (), ())
     assert compare([one], [two]) == ((two.claim,), (one.claim,), ())
     assert compare([one], [changed]).changed == ((one.claim, changed.claim),)
-
-
-def test_csv() -> None:
-    entry = agree("a", "b", 2)
-    evil = entry.claim.model_copy(update={"user": '=HYPERLINK("http://x")', "lease": "x-2"})
-    rows = list(
-        csv.DictReader(
-            write_csv([entry.model_copy(update={"claim": evil}), entry], {A: "Uni A, Åbo"}).splitlines()
-        )
-    )
-    assert rows[0]["cpu_hours"] == "2.000000"
-    assert rows[0]["lender_name"] == "Uni A, Åbo"
-    assert rows[0]["began"] == "2026-03-01T00:00:00.000+00:00"
-    assert rows[1]["user"] == '\'=HYPERLINK("http://x")'
 
 
 def test_favour_is_never_negative() -> None:

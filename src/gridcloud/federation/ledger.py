@@ -1,4 +1,4 @@
-"""What institutions gave each other: claims of lenders, sealed by both sides, added up exactly, compared, exported.
+"""What institutions gave each other: claims of lenders, sealed by both sides, added up exactly, compared.
 
 The lender claims what a lease took, one part for each month (UTC) that it touched; the borrower compares it with what
 it saw and seals or disputes it. Both keep the entry. Amounts are whole numbers: thousandths of a core, GPUs and MiB,
@@ -7,8 +7,6 @@ each times milliseconds; nothing is rounded before the last line of a report.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -59,16 +57,10 @@ __all__ = [
     "seal",
     "summarise",
     "take_verdict",
-    "write_csv",
 ]
 
 CONTEXT = "claim"
 """What seals are made as (see `keys`)."""
-
-COLUMNS = (
-    *("lease", "part", "lender", "lender_name", "borrower", "borrower_name", "user", "began", "ended"),
-    *("cpu_hours", "gpu_hours", "gb_hours", "standing", "dispute"),
-)
 
 
 class Amount(NamedTuple):
@@ -346,36 +338,6 @@ def add_up(entries: Iterable[Entry], own: str) -> dict[tuple[str, str], Total]:
     return totals
 
 
-def write_csv(entries: Iterable[Entry], names: Mapping[str, str] | None = None) -> str:
-    """Return the entries as CSV (RFC 4180), the oldest first; ``names`` of institutions stand beside their ids.
-
-    A text that a spreadsheet would run as a formula gets an apostrophe before it.
-    """
-    names = names or {}
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(COLUMNS)
-    for entry in sorted(entries, key=lambda one: (one.claim.began, one.claim.id)):
-        claim = entry.claim
-        table.writerow(
-            [
-                claim.lease,
-                claim.part,
-                claim.lender,
-                _cell(names.get(claim.lender, "")),
-                claim.borrower,
-                _cell(names.get(claim.borrower, "")),
-                _cell(claim.user),
-                moment(claim.began).isoformat(timespec="milliseconds"),
-                moment(claim.ended).isoformat(timespec="milliseconds"),
-                *(f"{hours:.6f}" for hours in claim.amount.hours()),
-                entry.standing.value,
-                _cell(entry.dispute),
-            ]
-        )
-    return text.getvalue()
-
-
 def _agreed(entries: Iterable[Entry]) -> dict[tuple[str, str, str, int], Claim]:
     return {one.claim.id: one.claim for one in entries if one.standing is Standing.AGREED}
 
@@ -384,7 +346,3 @@ def _next_month(start: int) -> int:
     then = moment(start)
     year, month = then.year + then.month // 12, then.month % 12 + 1
     return milliseconds(datetime(year, month, 1, tzinfo=UTC))
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
