@@ -4,6 +4,7 @@
 test; `ssh_machine` is one such machine. `podman_engine` and `docker_engine` (once per test process) are open
 `containers.Engine`s; `container_engine` is each of them in turn. `kubernetes_cluster` (once per test process) is an
 open `kubernetes.Cluster`, where its programs were built; `openstack_cloud` likewise an open `openstack.OpenStack`.
+`slurm` (once per test process) is an open `slurm.Slurm`.
 """
 
 from collections.abc import Awaitable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from tests.labs.containers import Engine, missing_for_engine
 from tests.labs.kubernetes import Cluster, built_for_kubernetes, missing_for_kubernetes
 from tests.labs.machines import Lab, Machine, missing_for_machines
+from tests.labs.slurm import Slurm, missing_for_slurm
 
 if TYPE_CHECKING:
     from tests.labs.openstack import OpenStack
@@ -26,6 +28,7 @@ __all__ = [
     "kubernetes_cluster",
     "openstack_cloud",
     "podman_engine",
+    "slurm",
     "ssh_lab",
     "ssh_machine",
     "start_machine",
@@ -100,6 +103,14 @@ def kubernetes_cluster() -> Iterator[Cluster]:
             f"{_MARK}pods on a real kubelet, until Kubernetes is built: python -m tests.labs kubernetes"
         )
     with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """A Slurm with two nodes and nothing in its queue."""
+    _skip_without(missing_for_slurm())
+    with Slurm() as cluster:
         yield cluster
 
 
