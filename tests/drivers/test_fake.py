@@ -12,8 +12,8 @@ import pytest
 
 from gridcloud.drivers.instances.fake import FakeDriver, FakeSettings
 from gridcloud.errors import GridcloudError, NoCapacity, QuotaExceeded, Rejected, Throttled, Unreachable
-from gridcloud.instances.model import Handle, Kind, Phase, Request, Spec
-from gridcloud.testing.instances import InstanceDriverContract, driver_context
+from gridcloud.instances.model import Finding, Handle, Kind, Phase, Request, Spec
+from gridcloud.testing.instances import InstanceDriverContract, check_findings, driver_context
 
 SHAPES = (
     {"name": "small", "cpus": 2, "memory": "4GiB", "count": 3, "price": "0.1"},
@@ -32,6 +32,15 @@ class TestFakeDriver(InstanceDriverContract):
         driver = make(tmp_path / "fake")
         yield driver
         await driver.close()
+
+
+@pytest.mark.parametrize("changes", [{"ok": False}, {"known": False}, {"message": ""}])
+def test_the_contract_demands_that_findings_say_what_to_do(changes: dict[str, object]) -> None:
+    good = Finding(subject="quota", ok=True, message="1 of 2 used")
+    check_findings([good, good.model_copy(update={"ok": False, "remedy": "End one."})])
+    for findings in ([], [good, good.model_copy(update=changes)]):
+        with pytest.raises(AssertionError):
+            check_findings(findings)
 
 
 class TestSlowFakeDriver(InstanceDriverContract):

@@ -147,7 +147,10 @@ class ClusterDriver(ABC):
 
     @abstractmethod
     async def check(self) -> Sequence[Finding]:
-        """Try credentials, reachability, templates and limits; make nothing, raise for nothing that is found."""
+        """Try credentials, reachability, templates and limits; make nothing, raise for nothing that is found.
+
+        What is wrong, and what could not be found out (``known=False``), says in ``remedy`` what to do.
+        """
 
     async def close(self) -> None:
         """Let go of connections and clients. May be called twice. Clusters live on."""

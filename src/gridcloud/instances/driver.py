@@ -175,7 +175,10 @@ class InstanceDriver(ABC):
 
     @abstractmethod
     async def check(self) -> Sequence[Finding]:
-        """Try credentials, reachability, images and limits; start nothing, raise for nothing that is found."""
+        """Try credentials, reachability, images and limits; start nothing, raise for nothing that is found.
+
+        What is wrong, and what could not be found out (``known=False``), says in ``remedy`` what to do.
+        """
 
     @abstractmethod
     async def close(self) -> None:

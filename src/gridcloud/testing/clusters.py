@@ -35,8 +35,7 @@ from gridcloud.clusters.model import (
 )
 from gridcloud.errors import InvalidRequest, NotFound, Rejected, Transient
 from gridcloud.identity import Secret, resolve
-from gridcloud.instances.model import Finding
-from gridcloud.testing.instances import HOSTILE_TEXTS
+from gridcloud.testing.instances import HOSTILE_TEXTS, check_findings
 
 __all__ = ["ClusterDriverContract", "cluster_context"]
 
@@ -263,11 +262,7 @@ class ClusterDriverContract:
     async def test_check_tells_findings(self, driver: ClusterDriver) -> None:
         async with asyncio.timeout(30):
             findings = await driver.check()
-        assert findings
-        for finding in findings:
-            assert isinstance(finding, Finding)
-            assert finding.message
-            assert finding.ok or finding.remedy
+        check_findings(findings)
 
     async def test_a_busy_cluster_says_so(self, driver: ClusterDriver) -> None:
         """Scaling one that is still being made is done, or Transient: it may be asked again."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,7 @@ from gridcloud.instances.model import SHARED, Finding, Handle, Observation, Offe
 __all__ = [
     "HOSTILE_TEXTS",
     "InstanceDriverContract",
+    "check_findings",
     "driver_context",
     "open_connection",
     "read_output",
@@ -90,6 +91,17 @@ async def read_output(connection: Connection, *words: str, **environment: str) -
     code = await process.wait()
     assert code == 0, f"{words} ended with {code}: {err.decode(errors='replace')}"
     return out.decode()
+
+
+def check_findings(findings: Sequence[Finding]) -> None:
+    """Assert that there are findings, and that each which is wrong, or could not be found out, says what to do."""
+    assert findings
+    for finding in findings:
+        assert isinstance(finding, Finding)
+        assert finding.message
+        assert (finding.ok and finding.known) or finding.remedy, (
+            f"nobody is told what to do: {finding.message}"
+        )
 
 
 class InstanceDriverContract:
@@ -359,11 +371,7 @@ class InstanceDriverContract:
     async def test_check_tells_findings(self, driver: InstanceDriver) -> None:
         async with asyncio.timeout(30):
             findings = await driver.check()
-        assert findings
-        for finding in findings:
-            assert isinstance(finding, Finding)
-            assert finding.message
-            assert finding.ok or finding.remedy
+        check_findings(findings)
 
     async def test_close_twice_and_instances_live_on(
         self, driver: InstanceDriver, second_driver: InstanceDriver
