@@ -142,7 +142,9 @@ async def test_a_ready_machine_of_amazons_outlives_a_token_that_expired(
             assert "The token has expired" in await until_told(house, instance.id, "shut-out")
             # What is asked for now waits, too: nothing is forgotten because it could not be removed.
             await house.instances.stop(instance.id)
-            assert "token has expired" in await until_told(house, instance.id, "retrying")
+            told = await until_told(house, instance.id, "retrying")
+            assert "token has expired" in told
+            assert told.count("amazon") == 1, told
             assert (await house.instances.records.get(instance.id)).state is State.STOPPING
             assert len(moto.machines()) == 1
             proxy.heal()

@@ -47,7 +47,7 @@ from gridcloud.errors import (
     Unavailable,
 )
 from gridcloud.instances.costs import close_charges
-from gridcloud.instances.matching import describe_price
+from gridcloud.instances.matching import describe_price, unnamed
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -397,7 +397,8 @@ class Runner:
             except (GridcloudError, TimeoutError) as error:
                 attempt += 1
                 if attempt in (1, 5) or attempt % 20 == 0:
-                    text = f"Could not remove it from {cluster.provider} yet ({error or 'no answer'}); trying again."
+                    why = unnamed(cluster.provider, error).rstrip(".") or "no answer"
+                    text = f"Could not remove it from {cluster.provider} yet ({why}); trying again."
                     await self.lives.tell(cluster, "retrying", text)
                 await self.clock.sleep(self._pause(attempt))
                 continue

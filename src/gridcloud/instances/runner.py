@@ -34,7 +34,7 @@ from gridcloud.instances.costs import close_charges, describe_cost
 from gridcloud.instances.farewell import say_farewell
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
-from gridcloud.instances.matching import unserved
+from gridcloud.instances.matching import unnamed, unserved
 from gridcloud.instances.model import (
     FINAL,
     Instance,
@@ -420,7 +420,8 @@ class Runner:
                 attempt += 1
                 pause = self._pause(attempt)
                 if attempt in (1, 5) or attempt % 20 == 0:
-                    text = f"Could not remove it from {offer.provider} yet ({error or 'no answer'}); trying again."
+                    why = unnamed(offer.provider, error).rstrip(".") or "no answer"
+                    text = f"Could not remove it from {offer.provider} yet ({why}); trying again."
                     await self.records.tell(instance, "retrying", text)
                 await self.clock.sleep(pause)
 
