@@ -49,7 +49,7 @@ class Choice:
 
     async def choose(self, instance: Instance) -> None:
         """Store the chosen offer, with what it costs from now on, or that there is none."""
-        offers = [_skip_dry(offer, instance.refused) for offer in await self._ask(instance.request)]
+        offers = [_skip_dry(offer, instance.refused) for offer in await self._ask(instance)]
         left = [offer for offer in offers if offer.available and not _is_in(offer, instance.refused)]
         left.sort(key=lambda offer: _is_in(offer, instance.avoid))
         if self.judge is None:
@@ -81,9 +81,9 @@ class Choice:
             charges=instance.charges if made else instance.charges[:-1],
         )
 
-    async def _ask(self, request: Request) -> list[Offer]:
+    async def _ask(self, instance: Instance) -> list[Offer]:
         try:
-            return await self._providers.offers(request)
+            return await self._providers.offers(instance.request, instance.owner)
         except NotFound:  # the one that was asked for has left the configuration since
             return []
 

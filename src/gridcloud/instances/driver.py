@@ -18,9 +18,19 @@ from gridcloud.connections.model import Address
 from gridcloud.errors import InvalidSettings, Unreachable
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.model import Discovery, Finding, Handle, Holding, Observation, Offer, Request, Spec
+from gridcloud.instances.peers import NoPeers, Peers
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["Agents", "Context", "Discovering", "Expiring", "Imaging", "InstanceDriver", "JoinedMachine"]
+__all__ = [
+    "Agents",
+    "Context",
+    "Discovering",
+    "Expiring",
+    "Imaging",
+    "InstanceDriver",
+    "JoinedMachine",
+    "Personal",
+]
 
 
 async def _no_secret(reference: str) -> Secret:
@@ -120,6 +130,8 @@ class Context:
     """Read a secret by reference (``file:…``, ``env:…``). Raises NotFound, Forbidden, InvalidSettings."""
     agents: Agents = field(default_factory=_NoAgents)
     """The machines that dial us."""
+    peers: Peers = field(default_factory=NoPeers)
+    """The other institutions of our communities."""
 
 
 class InstanceDriver(ABC):
@@ -183,6 +195,14 @@ class InstanceDriver(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections and clients. May be called twice. Instances live on."""
+
+
+@runtime_checkable
+class Personal(Protocol):
+    """A driver whose provider offers more to some users than to others."""
+
+    async def offers_for(self, request: Request, owner: str) -> Sequence[Offer]:
+        """Return what could serve the request for an owner; as ``offers`` otherwise."""
 
 
 @runtime_checkable

@@ -50,7 +50,7 @@ def describe_price(price: Decimal, currency: str) -> str:
 
 
 def rank(request: Request, offers: Iterable[Offer], currency: str) -> list[Offer]:
-    """Return all offers, best first: free ones by price, then wait, then least left over; then the others.
+    """Return all offers, best first: free ones by distance, price, wait and least left over; then the others.
 
     Those that pass the request's limits (provider, price, location, kind) but not more are marked as unavailable;
     ``currency`` is that of their prices.
@@ -144,11 +144,11 @@ def _is_small(request: Request, offers: Sequence[Offer]) -> bool:
     return any(offer.shape.cpus and shortfall(request, offer.shape) for offer in offers)
 
 
-def _score(request: Request, offer: Offer) -> tuple[bool, bool, bool, float, float, int, float, str]:
+def _score(request: Request, offer: Offer) -> tuple[bool, bool, int, bool, float, float, int, float, str]:
     shape = offer.shape
     spare = shape.cpus / request.cpus + shape.memory / max(request.memory, 1)
     idle_gpus = max(0, shape.gpus - request.gpus)
-    free = (not offer.available, not offer.possible, not offer.priced)
+    free = (not offer.available, not offer.possible, offer.distance, not offer.priced)
     return (*free, float(offer.price), float(offer.wait), idle_gpus, spare, offer.provider)
 
 

@@ -148,6 +148,9 @@ class Offer(Record):
     )
     spot: bool = Field(default=False, description="the provider may take it back at any time")
     available: bool = True
+    distance: int = Field(
+        default=0, ge=0, description="0: our own; offers of other institutions come after all that are nearer"
+    )
     wait: int = Field(default=0, ge=0, description="expected seconds until it is free")
     why_not: str = Field(default="", description="why it cannot be had, when not available")
     refusal: str = Field(default="", description="name of the error it was refused with, once it was taken")

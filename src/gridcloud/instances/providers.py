@@ -12,10 +12,11 @@ from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.errors import GridcloudError, TimedOut, Transient
 from gridcloud.identity.credentials import Secret
-from gridcloud.instances.driver import Agents, Context, InstanceDriver
+from gridcloud.instances.driver import Agents, Context, InstanceDriver, Personal
 from gridcloud.instances.entries import Entries
 from gridcloud.instances.matching import rank, unnamed
 from gridcloud.instances.model import HOLDING, SHARED, Holding, Kind, Offer, Request, Shape
+from gridcloud.instances.peers import Peers
 from gridcloud.settings import ProviderSettings, Settings
 from gridcloud.store import Store
 
@@ -39,13 +40,14 @@ class Providers(Entries[InstanceDriver]):
         offer_seconds: float = 10.0,
         secret: Callable[[str], Awaitable[Secret]] | None = None,
         agents: Agents | None = None,
+        peers: Peers | None = None,
     ) -> None:
         super().__init__(store, folder)
         self._settings = settings
         self._connect = connect
         self._user_authority = user_authority
         self._offer_seconds = offer_seconds
-        given = {"secret": secret, "agents": agents}
+        given = {"secret": secret, "agents": agents, "peers": peers}
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     @property
@@ -80,20 +82,25 @@ class Providers(Entries[InstanceDriver]):
         with contextlib.suppress(Transient):
             await driver.destroy(SHARED, None)
 
-    async def offers(self, request: Request) -> list[Offer]:
-        """Ask every provider at once and return all offers, best first; a provider that fails says why."""
+    async def offers(self, request: Request, owner: str = "") -> list[Offer]:
+        """Ask every provider at once and return all offers, best first; a provider that fails says why.
+
+        ``owner``: whom it is for, where that is known."""
         names = [name for name in self.names() if request.on in ("", name)]
         if request.on and not names:
             self.get(request.on)
-        answers = await asyncio.gather(*(self._ask(name, request) for name in names))
+        answers = await asyncio.gather(*(self._ask(name, request, owner) for name in names))
         return rank(request, (offer for answer in answers for offer in answer), self.currency)
 
-    async def _ask(self, name: str, request: Request) -> Sequence[Offer]:
+    async def _ask(self, name: str, request: Request, owner: str) -> Sequence[Offer]:
         try:
             driver = self.get(name)
             async with asyncio.timeout(self._offer_seconds):
                 await self.check_place(name, driver.settings)
-                offers = await driver.offers(request)
+                if isinstance(driver, Personal):
+                    offers = await driver.offers_for(request, owner)
+                else:
+                    offers = await driver.offers(request)
         except TimeoutError:
             return [_absent(name, TimedOut(f"It did not answer within {self._offer_seconds:g} s."))]
         except GridcloudError as error:

@@ -31,6 +31,8 @@ async def version(caller: Asking, house: TheHouse) -> Version:
 async def offers(request: Request, caller: Asking, house: TheHouse) -> Offers:
     """Ask every provider at once what it can give, and the budgets what they forbid; nothing is started."""
     request = house.complete(request)
-    found = await house.treasury.judge_offers(caller.user, request, await house.providers.offers(request))
+    found = await house.treasury.judge_offers(
+        caller.user, request, await house.providers.offers(request, caller.user)
+    )
     problem = "" if any(offer.available for offer in found) else explain(request, found)
     return Offers(offers=found, problem=problem, currency=house.settings().currency)
