@@ -64,7 +64,7 @@ async def enter(service: Service, folder: Path, token: Secret) -> tuple[Way, Mem
 
 @contextlib.asynccontextmanager
 async def dialling(
-    service: Service, way: Way, membership: Membership, place: MembershipFolder, hosting: Any, **timing: float
+    service: Service, way: Way, membership: Membership, place: MembershipFolder, hosting: Any, **timing: Any
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Have a machine be connected."""
     told: list[str] = []

@@ -10,7 +10,7 @@ import asyncssh
 import pytest
 
 from gridcloud.agents.invitations import fingerprint, prove, read_token
-from gridcloud.agents.membership import Answer, MembershipFolder, check_url
+from gridcloud.agents.membership import Answer, MembershipFolder, Trust, check_url
 from gridcloud.agents.model import Agent, Caps, State, Terms
 from gridcloud.agents.registry import Registry
 from gridcloud.clock import ManualClock
@@ -41,7 +41,7 @@ async def store(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def registry(store: Store, clock: ManualClock) -> Registry:
-    return Registry(store, clock, AUTHORITY)
+    return Registry(store, clock, lambda: Trust(authority=AUTHORITY))
 
 
 def make_key() -> asyncssh.SSHKey:

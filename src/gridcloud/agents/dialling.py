@@ -23,8 +23,8 @@ import asyncssh
 from pydantic import ValidationError
 
 from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
-from gridcloud.agents.invitations import Token, prove, read_token
-from gridcloud.agents.membership import Answer, Membership, MembershipFolder
+from gridcloud.agents.invitations import Token, key_of, prove, read_token
+from gridcloud.agents.membership import Answer, Membership, MembershipFolder, Trust
 from gridcloud.agents.model import Report, Terms
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.agents.splicing import MESSAGE, pair, splice
@@ -198,7 +198,9 @@ class Dialler:
         silence: float = SILENCE,
         tell: Callable[[str], None] = log.info,
         forsaken: float = 0,
+        keep: Callable[[Membership], None] = lambda _: None,
     ) -> None:
+        """``keep`` is given the membership when it has changed."""
         self._way = way
         self._membership = membership
         self._key = key
@@ -207,6 +209,7 @@ class Dialler:
         self._silence = silence
         self._tell = tell
         self._forsaken = forsaken
+        self._keep = keep
         self._removed = False
         self._connected = False
 
@@ -217,7 +220,7 @@ class Dialler:
         unknown: float | None = None
         while not self._removed:
             self._connected = False
-            why, now = "the connection ended", asyncio.get_running_loop().time()
+            why, now = "The connection ended.", asyncio.get_running_loop().time()
             try:
                 await self._stay()
             except NotAuthenticated as error:
@@ -247,10 +250,44 @@ class Dialler:
             control = Account(principal_of(self._membership.name), subsystem=converse)
             try:
                 await self._serve(websocket, lambda name: control if name == "gridcloud" else None)
+            except (Unreachable, Untrusted):
+                if self._connected or not await self._ask_for_trust(session):
+                    raise
             finally:
                 for stream in set(streams):
                     stream.cancel()
                 await asyncio.gather(*streams, return_exceptions=True)
+
+    async def _ask_for_trust(self, session: aiohttp.ClientSession) -> bool:
+        """Ask whether the authority was rotated while we were away; tell whether another is to be believed now."""
+        try:
+            async with (
+                asyncio.timeout(CONNECT),
+                session.get(f"{self._way.url}/v1/agents/authority", allow_redirects=False) as response,
+            ):
+                return self._follow(json.loads(await response.content.read(MESSAGE)))
+        except (aiohttp.ClientError, OSError, ValueError):
+            return False
+
+    def _follow(self, said: Any) -> bool:
+        """Believe another authority if the one that is believed now, or one that it led to, has signed for it."""
+        try:
+            trust = Trust.model_validate(said)
+            now, before = key_of(trust.authority), [key_of(one) for one in trust.authorities()]
+        except (ValidationError, Untrusted):
+            return False
+        if now == self._membership.authority:
+            return False
+        if self._membership.authority not in before:
+            self._tell(
+                f"{self._way.url} says that it has another authority, for which the one that this machine joined has "
+                "not signed: it is not believed."
+            )
+            return False
+        self._membership = self._membership.model_copy(update={"authority": now})
+        self._keep(self._membership)
+        self._tell(f"The authority of {self._way.url} was rotated; the earlier one is not believed any more.")
+        return True
 
     async def _serve(
         self, websocket: aiohttp.ClientWebSocketResponse, find: Callable[[str], Account | None]
@@ -277,6 +314,8 @@ class Dialler:
         streams: set[asyncio.Task[None]],
     ) -> None:
         def notice(kind: str, content: Any) -> None:
+            if kind == "authority":
+                self._follow(content)
             if kind != "dial" or len(streams) >= STREAMS:
                 return
             try:

@@ -16,20 +16,34 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gridcloud.agents.invitations import Token, fingerprint, key_of
 from gridcloud.agents.model import AGENT_NAME, Caps, Terms
 from gridcloud.errors import InvalidRequest, InvalidSettings, Untrusted
+from gridcloud.identity.handover import Handover, leads
 from gridcloud.identity.keys import KeyFolder, write_whole
 
-__all__ = ["Answer", "Membership", "MembershipFolder", "check_url"]
+__all__ = ["Answer", "Membership", "MembershipFolder", "Trust", "check_url"]
 
 
-class Answer(BaseModel):
-    """What the service tells a machine that has joined."""
+class Trust(BaseModel):
+    """Whose certificates a machine is to believe, and why it may: signed steps from whom it believed before."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    authority: str = Field(max_length=2000)
+    """Public key line of the service's user authority."""
+    handovers: tuple[Handover, ...] = Field(default=(), max_length=1000)
+
+    def authorities(self) -> tuple[str, ...]:
+        """Return the present authority, and those that lead to it."""
+        return (
+            self.authority,
+            *(one.old for one in self.handovers if leads(one.old, self.authority, self.handovers)),
+        )
+
+
+class Answer(Trust):
+    """What the service tells a machine that has joined."""
+
     name: str = Field(pattern=AGENT_NAME)
     installation: str
-    authority: str
-    """Public key line of the authority whose certificates the machine believes."""
     caps: Caps = Caps()
 
 
@@ -70,7 +84,7 @@ class MembershipFolder:
 
     def keep(self, url: str, token: Token, answer: Answer, terms: Terms) -> Membership:
         """Keep what the service told. Raises Untrusted when it is not who the token was made by."""
-        if fingerprint(answer.authority) != token.authority:
+        if token.authority not in map(fingerprint, answer.authorities()):
             raise Untrusted(
                 f"{url} is not the gridcloud that the token was made by.",
                 remedy="Compare the address with the invitation's; somebody may be in between.",

@@ -17,7 +17,7 @@ from gridcloud.settings import Size
 __all__ = ["AGENT_NAME", "RESERVED", "Agent", "Caps", "Labels", "Report", "State", "Terms", "lowest"]
 
 AGENT_NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
-RESERVED = frozenset({"join", "invitations", "streams"})
+RESERVED = frozenset({"authority", "join", "invitations", "streams"})
 """Names that machines cannot have: the service's own addresses."""
 PROTOCOL = 1
 """Version of what is spoken between us and a machine."""

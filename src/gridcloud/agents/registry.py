@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from gridcloud.agents.invitations import key_of, make_token, verify
+from gridcloud.agents.membership import Trust
 from gridcloud.agents.model import AGENT_NAME, RESERVED, Agent, Caps, State
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, Forbidden, InvalidRequest, NotAuthenticated, NotFound
@@ -24,12 +26,12 @@ UNKNOWN = "The token is unknown, used or expired."
 
 
 class Registry:
-    """The machines of one installation. ``authority``: public key line of its user authority."""
+    """The machines of one installation. ``trust`` returns its user authority, as machines are to know it."""
 
-    def __init__(self, store: Store, clock: Clock, authority: str) -> None:
+    def __init__(self, store: Store, clock: Clock, trust: Callable[[], Trust]) -> None:
+        self.trust = trust
         self._store = store
         self._clock = clock
-        self._authority = authority
 
     async def invite(
         self,
@@ -57,7 +59,7 @@ class Registry:
             raise InvalidRequest(f"An invitation waits 1 second to {timedelta(seconds=LONGEST).days} days.")
         now = self._clock.now()
         invitation = self._clock.new_id("v")
-        secret, token_key = make_token(invitation, self._authority)
+        secret, token_key = make_token(invitation, self.trust().authority)
         agent = Agent(
             name=name,
             labels=dict(labels or {}),
@@ -96,7 +98,14 @@ class Registry:
         if record is None:
             raise NotAuthenticated(UNKNOWN, remedy="Ask for a new invitation.")
         agent = _agent(record)
-        verify(invitation, self._authority, line, agent.token_key, proofs)
+        # A token that was made before the authority was rotated names the earlier one.
+        *earlier, last = reversed(self.trust().authorities())
+        for authority in earlier:
+            with contextlib.suppress(NotAuthenticated):
+                verify(invitation, authority, line, agent.token_key, proofs)
+                break
+        else:
+            verify(invitation, last, line, agent.token_key, proofs)
         line = key_of(line)
         if agent.host_key:
             return await self._again(record, agent, line, address)

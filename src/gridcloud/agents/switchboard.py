@@ -84,7 +84,9 @@ class Presence:
 class _Line:
     presence: Presence
     exchange: Exchange
-    task: asyncio.Task[Any]
+    authority: str
+    """Whose certificates the machine believes, as a public key line."""
+    task: asyncio.Task[Any] = field(init=False)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     streams: set[asyncio.Task[Any]] = field(default_factory=set)
     ready: bool = False
@@ -169,6 +171,7 @@ class Switchboard:
 
         Raises what keeps it from being one.
         """
+        authority = self._registry.trust().authority
         one, reader, writer = await pair()
         carrying = asyncio.create_task(splice(reader, writer, messages, close=False), name="agent: control")
         try:
@@ -176,7 +179,7 @@ class Switchboard:
                 with self._knock(f"{agent.name} {address}", limit) as knocked:
                     connection = await self._log_in(agent, one)
                     try:
-                        await self._converse(agent, address, connection, limit, knocked)
+                        await self._converse(agent, address, authority, connection, limit, knocked)
                     finally:
                         connection.abort()
                         await connection.wait_closed()
@@ -272,6 +275,7 @@ class Switchboard:
         self,
         agent: Agent,
         address: str,
+        authority: str,
         connection: asyncssh.SSHClientConnection,
         limit: asyncio.Timeout,
         knocked: contextlib.ExitStack,
@@ -319,7 +323,7 @@ class Switchboard:
             if (await self._registry.get(agent.name)).state is State.REMOVED:
                 await self._dismiss_for_good(agent, exchange)
                 return
-            await self._keep(presence, exchange, running)
+            await self._keep(presence, exchange, authority, running)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -332,14 +336,17 @@ class Switchboard:
         except GridcloudError as error:
             log.warning("%s was removed and does not leave: %s", agent.name, error)
 
-    async def _keep(self, presence: Presence, exchange: Exchange, running: asyncio.Task[None]) -> None:
+    async def _keep(
+        self, presence: Presence, exchange: Exchange, authority: str, running: asyncio.Task[None]
+    ) -> None:
         """Have a machine be connected until its connection ends; the earlier one of the same machine ends now."""
         name = presence.name
         while (earlier := self._lines.get(name)) is not None:
             earlier.replaced = True
             earlier.task.cancel()
             await earlier.over.wait()
-        line = _Line(presence, exchange, asyncio.create_task(self._live(exchange, running), name="agent"))
+        line = _Line(presence, exchange, authority)
+        line.task = asyncio.create_task(self._live(line, running), name="agent")
         self._lines[name] = line
         why = "its service was stopped"
         try:
@@ -372,18 +379,26 @@ class Switchboard:
             with contextlib.suppress(GridcloudError):  # a store that is closed by now has nothing to note
                 await self._registry.saw(name, presence.address, "lost", why)
 
-    async def _live(self, exchange: Exchange, running: asyncio.Task[None]) -> None:
-        pinging = asyncio.create_task(self._ping(exchange), name="agent: pings")
+    async def _live(self, line: _Line, running: asyncio.Task[None]) -> None:
+        pinging = asyncio.create_task(self._ping(line), name="agent: pings")
         try:
             await running
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
 
-    async def _ping(self, exchange: Exchange) -> None:
+    async def _ping(self, line: _Line) -> None:
         while True:
-            await exchange.tell("ping", None)
+            await line.exchange.tell("ping", None)
+            await self._inform(line)
             await self._clock.sleep(self._beat)
+
+    async def _inform(self, line: _Line) -> None:
+        """Tell a machine that our authority was rotated: it would not believe our next certificate."""
+        trust = self._registry.trust()
+        if trust.authority != line.authority:
+            line.authority = trust.authority
+            await line.exchange.tell("authority", trust.model_dump(mode="json"))
 
     # Its streams ---------------------------------------------------------------------------------------------------
 
@@ -416,6 +431,7 @@ class Switchboard:
         expected = _Expected(_hash(secret), taken)
         self._expected[stream] = expected
         try:
+            await self._inform(line)
             await line.exchange.tell("dial", {"stream": stream, "secret": secret})
             async with asyncio.timeout(STREAM):
                 messages = await taken

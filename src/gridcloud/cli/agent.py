@@ -214,6 +214,7 @@ async def bootstrap(
             here,
             tell=lambda text: tell(text, highlight=False),
             forsaken=FORSAKEN,
+            keep=folder.write,
         )
         try:
             await here.start()
@@ -305,7 +306,12 @@ async def _serve(membership: Membership, folder: MembershipFolder, way: Way) -> 
     try:
         tell = error_console().print
         await Dialler(
-            way, membership, await folder.key(), host, tell=lambda text: tell(text, highlight=False)
+            way,
+            membership,
+            await folder.key(),
+            host,
+            tell=lambda text: tell(text, highlight=False),
+            keep=folder.write,
         ).run()
     finally:
         await host.close()

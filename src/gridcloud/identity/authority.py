@@ -18,6 +18,7 @@ import asyncssh
 
 from gridcloud.clock import Clock
 from gridcloud.errors import InvalidRequest
+from gridcloud.identity.handover import Handover, hand_over
 from gridcloud.identity.keys import KeyFolder, write_whole
 from gridcloud.identity.revocation import encode_revocations
 
@@ -62,6 +63,10 @@ class Authority:
     def authorities(self, side: Side) -> list[str]:
         """Public key lines to trust: the present one, then those that were rotated out and not yet forgotten."""
         return [self._keys.public(f"{side}_authority"), *self._read()[f"{side}_previous"]]
+
+    def handovers(self, side: Side) -> tuple[Handover, ...]:
+        """Return what leads who trusts an authority that was rotated out, and not yet forgotten, to the present one."""
+        return tuple(Handover.model_validate_json(one) for one in self._read()[f"{side}_handovers"])
 
     def user_certificate(
         self, public_key: str, user: str, principals: Sequence[str], seconds: int = 3600
@@ -119,19 +124,22 @@ class Authority:
         """Sign with a new key from now on, and return its public line.
 
         The old private key is gone; its public half stays in `authorities` until `forget`, so that what it signed
-        works until it runs out.
+        works until it runs out. The old key signs that the new one takes its place (`handovers`).
         """
         name = f"{side}_authority"
         notes = self._read()
         notes[f"{side}_previous"] = [self._keys.public(name), *notes[f"{side}_previous"]]
-        self._write(notes)
         key = asyncssh.generate_private_key("ssh-ed25519", comment=f"gridcloud {side} authority")
+        step = hand_over(self._keys.private(name), key.export_public_key().decode())
+        notes[f"{side}_handovers"] = [*notes[f"{side}_handovers"], step.model_dump_json()]
+        self._write(notes)
         return self._keys.store(name, key, replace=True)
 
     def forget(self, side: Side) -> None:
-        """Trust no authority any more that was rotated out."""
+        """Trust no authority any more that was rotated out, and lead nobody from it to the present one."""
         notes = self._read()
         notes[f"{side}_previous"] = []
+        notes[f"{side}_handovers"] = []
         self._write(notes)
 
     def _now(self, seconds: int) -> int:
@@ -141,6 +149,7 @@ class Authority:
 
     def _read(self) -> dict[str, list[str]]:
         notes: dict[str, list[str]] = {"user_previous": [], "host_previous": [], "revoked": []}
+        notes |= {"user_handovers": [], "host_handovers": []}
         try:
             notes.update(json.loads(self._notes.read_text()))
         except FileNotFoundError:

@@ -13,7 +13,7 @@ import logging
 
 from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
 
-from gridcloud.agents.membership import Answer
+from gridcloud.agents.membership import Answer, Trust
 from gridcloud.agents.model import Agent, State
 from gridcloud.errors import GridcloudError, Throttled
 from gridcloud.instances.known_hosts import fingerprint
@@ -73,9 +73,15 @@ async def join(wish: JoinWish, request: Request, house: TheHouse) -> Answer:
     return Answer(
         name=agent.name,
         installation=house.store.installation,
-        authority=house.authority.user_authority,
         caps=agent.caps,
+        **house.agents.trust().model_dump(),
     )
+
+
+@router.get("/agents/authority")
+async def authority(house: TheHouse) -> Trust:
+    """Return whose certificates machines are to believe, with what leads to it from earlier ones: public keys only."""
+    return house.agents.trust()
 
 
 @router.get("/agents")

@@ -16,6 +16,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from gridcloud import connections
 from gridcloud.agents.listing import Listing
+from gridcloud.agents.membership import Trust
 from gridcloud.agents.registry import Registry
 from gridcloud.agents.switchboard import Switchboard
 from gridcloud.budgets.model import People
@@ -86,7 +87,11 @@ class House:
         self.scratch = data / "scratch"
         settings = self.settings()
         self.links = Links(self._connect_for_long)
-        self.agents = Registry(store, clock, authority.user_authority)
+        self.agents = Registry(
+            store,
+            clock,
+            lambda: Trust(authority=authority.user_authority, handovers=authority.handovers("user")),
+        )
         self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
         self.providers = Providers(
             self.settings,
