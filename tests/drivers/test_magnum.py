@@ -13,7 +13,7 @@ import yaml
 from cryptography import x509
 from tests.labs.magnum import Magnum, magnum_server
 
-from gridcloud.clusters.model import ClusterPhase, ClusterRequest
+from gridcloud.clusters.model import ClusterHandle, ClusterPhase, ClusterRequest
 from gridcloud.drivers.clusters.magnum import MagnumDriver
 from gridcloud.drivers.clusters.magnum_settings import MagnumSettings
 from gridcloud.errors import (
@@ -246,6 +246,30 @@ class TestMagnum(MagnumContract):
         mine.verify_directly_issued_by(x509.load_pem_x509_certificate(base64.b64decode(authority)))
         assert "system:masters" in mine.subject.rfc4514_string()
         assert b"PRIVATE KEY" in base64.b64decode(user["client-key-data"])
+
+
+async def test_credentials_of_another_project_say_nothing_of_our_clusters(
+    magnum: Magnum, tmp_path: Path
+) -> None:
+    driver = MagnumDriver(settings(magnum, tmp_path), cluster_context(tmp_path / "provider"))
+    spec = TestMagnum().spec()
+    handle = await driver.create(spec)
+    await driver.close()  # as after a restart
+    magnum.project = "another"
+    with pytest.raises(InvalidSettings, match="another project, another; its clusters are in p1"):
+        await driver.observe({spec.id: handle})
+    for call in (
+        driver.scale(spec.id, handle, 3),
+        driver.destroy(spec.id, handle),
+        driver.kubeconfig(spec.id, handle),
+    ):
+        with pytest.raises(InvalidSettings, match="another project"):
+            await call
+    magnum.project = "p1"  # clouds.yaml was put right
+    assert (await driver.observe({spec.id: handle}))[spec.id].phase is not ClusterPhase.GONE
+    old = ClusterHandle(data={"uuid": handle.data["uuid"]})
+    assert (await driver.observe({spec.id: old}))[spec.id].phase is not ClusterPhase.GONE
+    await driver.close()
 
 
 async def test_what_is_wrong_is_said(magnum: Magnum, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Magnum:
         self.nodes = 50
         """Of all clusters together, at most."""
         self.url = ""
+        self.project = "p1"
+        """That the credentials are of."""
         self.clusters: dict[str, dict[str, Any]] = {}
         self.tells_labels = True
         """Whether clusters are listed with their labels, as newer versions do."""
@@ -237,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             _service("compute", f"{self.state.url}/compute/v2.1"),
             _service("identity", base),
         ]
-        project = {"id": "p1", "name": "lab", "domain": {"id": "default", "name": "Default"}}
+        project = {"id": self.state.project, "name": "lab", "domain": {"id": "default", "name": "Default"}}
         user = {"id": "u1", "name": "ada", "domain": {"id": "default", "name": "Default"}}
         token = {"methods": ["password"], "user": user, "project": project, "catalog": catalog, "roles": []}
         return 201, {"token": {**token, "expires_at": f"{ends:%Y-%m-%dT%H:%M:%S}.000000Z", "issued_at": ""}}
@@ -245,10 +247,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self) -> tuple[int, Any]:
         keys = ["uuid", "name", "status", "node_count", "created_at", "cluster_template_id"]
         keys += ["labels"] if self.state.tells_labels else []
-        return 200, {"clusters": [{key: one[key] for key in keys} for one in self.state.clusters.values()]}
+        ours = [one for one in self.state.clusters.values() if one["project_id"] == self.state.project]
+        return 200, {"clusters": [{key: one[key] for key in keys} for one in ours]}
 
     def _one(self, key: str) -> dict[str, Any]:
-        if key not in self.state.clusters:
+        if self.state.clusters.get(key, {}).get("project_id") != self.state.project:
             raise _Refused(404, f"Cluster {key} could not be found.")
         return self.state.clusters[key]
 
@@ -274,6 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
             "created_at": datetime.now(UTC).isoformat(),
             **body,
             "labels": labels,
+            "project_id": self.state.project,
             "coe_version": None,
             "authority": authority,
             "ca": authority.pem,

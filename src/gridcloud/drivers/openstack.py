@@ -12,7 +12,7 @@ from openstack.config.loader import OpenStackConfig
 
 from gridcloud.errors import GridcloudError, InvalidSettings, TimedOut, Unreachable, Untrusted
 
-__all__ = ["CREDENTIALS", "PATIENCE", "read_cloud", "status_of", "translate_kind"]
+__all__ = ["CREDENTIALS", "PATIENCE", "another_project", "read_cloud", "status_of", "translate_kind"]
 
 PATIENCE = 20
 """Seconds that one answer may take."""
@@ -35,6 +35,14 @@ def read_cloud(label: str, cloud: str, clouds_file: Path | None, region: str) ->
     if region:
         words["region_name"] = region
     return OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words)
+
+
+def another_project(provider: str, here: str, made_in: str, what: str) -> InvalidSettings:
+    """Return the refusal to say anything of ``what`` was made in a project, by credentials that are now of another."""
+    return InvalidSettings(
+        f"{provider}: the credentials are of another project, {here}; its {what} are in {made_in}.",
+        remedy="Put the cloud's entry in clouds.yaml right; a new project is an entry of its own.",
+    )
 
 
 def translate_kind(error: Exception, label: str, said: str) -> GridcloudError | None:

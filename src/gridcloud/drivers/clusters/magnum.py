@@ -30,6 +30,7 @@ from gridcloud.clusters.model import (
 from gridcloud.drivers.clusters.magnum_access import Access
 from gridcloud.drivers.clusters.magnum_settings import MagnumSettings
 from gridcloud.drivers.clusters.magnum_wire import Wire
+from gridcloud.drivers.openstack import another_project
 from gridcloud.errors import GridcloudError, NotFound, Rejected, Transient
 from gridcloud.instances.choosing import PricedShape, choose_shapes
 from gridcloud.instances.model import Finding, Request, Shape
@@ -65,12 +66,13 @@ class MagnumDriver(ClusterDriver):
         """Order the cluster, or find it by its name and labels; see the contract."""
         lock = self._locks.setdefault(spec.id, asyncio.Lock())
         async with lock:
-            return ClusterHandle(data={"uuid": await self._ask(lambda: self._create(spec))})
+            return await self._ask(lambda: self._handle(self._create(spec)))
 
     async def observe(self, handles: Mapping[str, ClusterHandle]) -> Mapping[str, ClusterObservation]:
         """List the project's clusters once, and remove the twins of those that are there; see the contract."""
         if not handles:
             return {}
+        await self._ask(lambda: self._check_project(*handles.values()))
         by_uuid = {one["uuid"]: one for one in await self._ask(self._wire.clusters)}
         for uuid in self._twins(handles, by_uuid):
             await self._ask(partial(self._wire.delete, uuid))
@@ -84,12 +86,14 @@ class MagnumDriver(ClusterDriver):
 
     async def scale(self, cluster_id: str, handle: ClusterHandle, nodes: int) -> None:
         """Change the number of nodes; see the contract."""
+        await self._ask(lambda: self._check_project(handle))
         await self._ask(lambda: self._scale(handle.data["uuid"], nodes))
 
     async def destroy(self, cluster_id: str, handle: ClusterHandle | None) -> bool:
         """Order the removal of all clusters of this id; see the contract."""
         lock = self._locks.setdefault(cluster_id, asyncio.Lock())
         async with lock:
+            await self._ask(lambda: self._check_project(*([handle] if handle else [])))
             gone = await self._ask(lambda: self._destroy(cluster_id))
         if gone:
             await asyncio.to_thread(self.context.forget_kubeconfig, cluster_id)
@@ -97,22 +101,13 @@ class MagnumDriver(ClusterDriver):
 
     async def holdings(self) -> Sequence[ClusterHolding]:
         """List our clusters; see the contract."""
-        return [
-            ClusterHolding(
-                cluster_id=cluster_id,
-                what="cluster",
-                name=str(one.get("name") or one["uuid"]),
-                created=_when(one.get("created_at")),
-                handle=ClusterHandle(data={"uuid": one["uuid"]}),
-            )
-            for cluster_id, clusters in (await self._ask(self._ours)).items()
-            for one in clusters
-        ]
+        return await self._ask(self._holdings)
 
     async def kubeconfig(self, cluster_id: str, handle: ClusterHandle) -> Path:
         """Have a key of our own signed by the cluster's authority; see the contract."""
 
         def work() -> Path:
+            self._check_project(handle)
             cluster = self._wire.cluster(handle.data["uuid"])
             if cluster is None:
                 raise NotFound(f"The cluster {cluster_id} is not there.")
@@ -150,6 +145,31 @@ class MagnumDriver(ClusterDriver):
 
     async def _ask(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(self._wire.ask, call)
+
+    def _handle(self, uuid: str) -> ClusterHandle:
+        return ClusterHandle(data={"uuid": uuid, "project": self._wire.project()})
+
+    def _check_project(self, *handles: ClusterHandle) -> None:
+        """Raise InvalidSettings where the credentials are now of another project: in it nothing of these is seen."""
+        for handle in handles:
+            here = self._wire.project()
+            made_in = str(handle.data.get("project", here))
+            if made_in != here:
+                self._wire.close()  # whoever asks next reads clouds.yaml anew
+                raise another_project(self.context.provider, here, made_in, "clusters")
+
+    def _holdings(self) -> list[ClusterHolding]:
+        return [
+            ClusterHolding(
+                cluster_id=cluster_id,
+                what="cluster",
+                name=str(one.get("name") or one["uuid"]),
+                created=_when(one.get("created_at")),
+                handle=self._handle(one["uuid"]),
+            )
+            for cluster_id, clusters in self._ours().items()
+            for one in clusters
+        ]
 
     def _ours(self) -> dict[str, list[dict[str, Any]]]:
         """Return our clusters by id, the oldest of each first."""

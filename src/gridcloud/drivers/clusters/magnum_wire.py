@@ -64,6 +64,10 @@ class Wire:
         if connection is not None:
             connection.close()
 
+    def project(self) -> str:
+        """Return the id of the project that the credentials are of."""
+        return str(self._sdk.current_project_id)
+
     def clusters(self) -> list[dict[str, Any]]:
         """Return all clusters of the project, as they are listed."""
         return self._list("/clusters", "clusters")

@@ -22,10 +22,10 @@ from gridcloud.drivers.instances.openstack_cloud import Cloud
 from gridcloud.drivers.instances.openstack_settings import OpenStackSettings
 from gridcloud.drivers.instances.openstack_things import Plan, Removal, Things
 from gridcloud.drivers.instances.openstack_words import explain_shortage
+from gridcloud.drivers.openstack import another_project
 from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
-    InvalidSettings,
     NotFound,
     QuotaExceeded,
     Transient,
@@ -171,11 +171,7 @@ class OpenStackDriver(InstanceDriver):
             made_in = handle.data.get("project", here)
             if made_in != here:
                 self._cloud.close()
-                raise InvalidSettings(
-                    f"{self.context.provider}: the credentials are of another project, {here}; "
-                    f"its machines are in {made_in}.",
-                    remedy="Put the cloud's entry in clouds.yaml right; a new project is an entry of its own.",
-                )
+                raise another_project(self.context.provider, here, made_in, "machines")
 
     async def _ask(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(self._cloud.ask, call)
