@@ -2,15 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote
 
-from gridcloud.federation.encoding import Json
+import aiohttp
+
+from gridcloud.agents.dialling import SocketMessages
+from gridcloud.agents.splicing import MESSAGE, pair, splice
+from gridcloud.clock import Clock
+from gridcloud.connections.keepalive import keep_alive
+from gridcloud.errors import (
+    ConnectionLost,
+    GridcloudError,
+    Malformed,
+    MessageRefused,
+    Replayed,
+    TimedOut,
+    Unreachable,
+    Untrusted,
+    from_problem,
+)
+from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
+from gridcloud.federation.keys import KeyList, PrivateKey
+from gridcloud.grid.certificates import host_name
+from gridcloud.grid.links import LinkBook
+from gridcloud.grid.mail import Mail
+from gridcloud.grid.model import Way
+from gridcloud.grid.seal import Seal
 
 __all__ = ["Caller"]
+
+CONNECT = 10.0
+"""Seconds to connect to one address."""
+IDLE = 30.0
+"""Seconds that a connection is kept for the next message: less than the other end keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One way to try: where, by which connector, and how that is called."""
+
+    url: str
+    way: Way
+    via: str
+    session: aiohttp.ClientSession
 
 
 class Caller:
     """Reaches members by their ids. `Office.caller` is the one to use."""
+
+    def __init__(self, links: LinkBook, clock: Clock) -> None:
+        self._links = links
+        self._clock = clock
+        self._seal: Seal | None = None
+        self._mail: Mail | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._carrying: set[asyncio.Task[None]] = set()
+
+    def open(self, seal: Seal, mail: Mail) -> None:
+        """Be ready to call; within a running loop."""
+        self._seal, self._mail = seal, mail
+
+    async def close(self) -> None:
+        """End what is under way. May be called twice."""
+        for task in list(self._carrying):
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def ask(
         self, institution: str, kind: str, body: Json, *, timeout: float = 30.0
@@ -22,7 +88,22 @@ class Caller:
         not believe the other, UnknownSigner when it is no member, and what the other side says: Throttled,
         InvalidRequest, NotFound, Unavailable.
         """
-        raise NotImplementedError
+        _, mail = self._ready()
+        theirs = mail.keys_for_calling(institution)
+        async with _within(institution, timeout):
+            try:
+                return await self._ask(theirs, kind, body)
+            except Untrusted as refusal:
+                if not await self._introduce(theirs, refusal):
+                    raise
+                return await self._ask(theirs, kind, body)
+
+    async def ask_host(
+        self, host: KeyList, addresses: tuple[str, ...], kind: str, body: Json, *, timeout: float = 30.0
+    ) -> tuple[str, Json]:
+        """Send a message as a guest, who shows no certificate, to who invited us. Raises as `ask` does."""
+        async with _within(host.institution, timeout):
+            return await self._ask(host, kind, body, guest=addresses)
 
     async def open_stream(
         self, institution: str, name: str, id: str, *, timeout: float = 30.0
@@ -33,8 +114,244 @@ class Caller:
         the stream, and the other side's end reads as an end of file. Raises as `ask` does; NotFound when it serves
         none.
         """
-        raise NotImplementedError
+        _, mail = self._ready()
+        theirs = mail.keys_for_calling(institution)
+        path = f"/grid/1/streams/{quote(name, safe='')}/{quote(id, safe='')}"
+        async with _within(institution, timeout):
+            websocket = await self.open_websocket(theirs, path)
+        one, reader, writer = await pair()
+        task = asyncio.create_task(splice(reader, writer, SocketMessages(websocket)), name="grid: stream")
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+        return one
 
-    async def close(self) -> None:
-        """End what is under way. May be called twice."""
-        raise NotImplementedError
+    async def open_websocket(self, theirs: KeyList, path: str) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket at a path of a member. Raises as `open_stream`."""
+        seal, _ = self._ready()
+        who = theirs.institution
+        failures: list[str] = []
+        for attempt in self._attempts(who):
+            context = await seal.calling(theirs)
+            try:
+                websocket = await attempt.session.ws_connect(
+                    attempt.url + path,
+                    ssl=context,
+                    server_hostname=host_name(who),
+                    max_msg_size=MESSAGE + 4096,
+                    heartbeat=30.0,
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                raise await self._read_refusal(attempt, theirs, path, error) from error
+            except (aiohttp.ClientError, OSError) as error:
+                failures.append(_failure(attempt.url, error))
+                continue
+            self._links.reached(who, attempt.way, attempt.via or attempt.url)
+            return websocket
+        raise self._unreached(who, failures)
+
+    # One message -----------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        theirs: KeyList,
+        kind: str,
+        body: Json,
+        *,
+        guest: tuple[str, ...] = (),
+        key: PrivateKey | None = None,
+    ) -> tuple[str, Json]:
+        seal, mail = self._ready()
+        who = theirs.institution
+        nonce = self._clock.new_id("m")
+        data = seal.sign(kind, who, body, nonce=nonce, key=key)
+        context = await seal.calling(theirs, guest=bool(guest), key=key)
+        failures: list[str] = []
+        refusals: list[Untrusted] = []
+        sent = False
+        for attempt in self._attempts(who, guest):
+            try:
+                status, answer = await self._post_surely(attempt, who, data, context)
+            except (aiohttp.ClientError, OSError) as error:
+                failures.append(_failure(attempt.url, error))
+                sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
+                if _is_distrust(error):
+                    refusals.append(Untrusted(f"{who} at {attempt.url}: {_failure('TLS', error)}"))
+                continue
+            if status >= 300:
+                refusal = _told(who, status, answer)
+                if sent and isinstance(refusal, Replayed):
+                    raise ConnectionLost(f"{who} took the message, and its answer was lost.") from refusal
+                raise refusal
+            self._links.reached(who, attempt.way, attempt.via or attempt.url)
+            if status == 204:
+                return "", {}
+            try:
+                envelope = mail.open_answer(answer, theirs, nonce)
+            except MessageRefused as refusal:
+                self._links.refused(refusal, who)
+                raise
+            return envelope.kind, envelope.body
+        if refusals:
+            self._links.failed(who, refusals[-1].message)
+            raise refusals[-1]
+        raise self._unreached(who, failures)
+
+    async def _post_surely(
+        self, attempt: _Attempt, who: str, data: bytes, context: ssl.SSLContext
+    ) -> tuple[int, bytes]:
+        """Post once, and once more where a connection that was kept had ended meanwhile; the nonce stays the same."""
+        try:
+            return await self._post(attempt, who, data, context)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
+            return await self._post(attempt, who, data, context)
+
+    async def _post(
+        self, attempt: _Attempt, who: str, data: bytes, context: ssl.SSLContext
+    ) -> tuple[int, bytes]:
+        async with attempt.session.post(
+            f"{attempt.url}/grid/1/messages",
+            data=data,
+            ssl=context,
+            server_hostname=host_name(who),
+            allow_redirects=False,
+            headers={"Content-Type": "application/json"},
+        ) as response:
+            return response.status, await _bounded(response)
+
+    async def _introduce(self, theirs: KeyList, refusal: Untrusted) -> bool:
+        """Tell a member that does not know the key in use of our newest key list, by a key that it may know.
+
+        Who signs with a key that was revoked is believed by those who have not heard of it, and they hear of it so.
+        """
+        seal, mail = self._ready()
+        if isinstance(refusal, MessageRefused) and type(refusal).__name__ not in {"UnknownSigner", "Revoked"}:
+            return False
+        item = {"kind": "keys", "content": mail.circle.our_keys().document()}
+        for held in mail.circle.held.values():
+            if not held.membership.is_listed(theirs.institution):
+                continue
+            body = {"community": held.community, "items": [item], "want_keys": [], "want_records": []}
+            for key in seal.earlier_keys():
+                try:
+                    await self._ask(theirs, "gossip.give", body, key=key)
+                except (GridcloudError, OSError):
+                    continue
+                return True
+        return False
+
+    def _attempts(self, who: str, guest: tuple[str, ...] = ()) -> list[_Attempt]:
+        _, mail = self._ready()
+        addresses = guest or mail.circle.addresses(who)
+        return [_Attempt(one.rstrip("/"), Way.DIRECT, "", self._direct()) for one in addresses]
+
+    def _direct(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    keepalive_timeout=IDLE,
+                    socket_factory=_kept_alive,
+                    resolver=aiohttp.ThreadedResolver(),
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
+                trust_env=True,  # HTTPS_PROXY and NO_PROXY
+                auto_decompress=False,
+            )
+        return self._session
+
+    def _ready(self) -> tuple[Seal, Mail]:
+        if self._seal is None or self._mail is None:
+            raise Unreachable("This gridcloud does not take part in the grid now.")
+        return self._seal, self._mail
+
+    def _unreached(self, who: str, failures: list[str]) -> Unreachable:
+        why = "; ".join(failures) or "nobody knows where it is: no address and no relay in its record"
+        self._links.failed(who, why)
+        return Unreachable(f"{who} is not reached: {why}.")
+
+    async def _read_refusal(
+        self, attempt: _Attempt, theirs: KeyList, path: str, error: aiohttp.WSServerHandshakeError
+    ) -> GridcloudError:
+        """Return why a stream was refused: asked once more without upgrading, the member says it in words."""
+        seal, _ = self._ready()
+        try:
+            async with attempt.session.get(
+                attempt.url + path,
+                ssl=await seal.calling(theirs),
+                server_hostname=host_name(theirs.institution),
+                allow_redirects=False,
+            ) as response:
+                return _told(theirs.institution, error.status, await _bounded(response))
+        except (aiohttp.ClientError, OSError):
+            return _told(theirs.institution, error.status, b"")
+
+
+@asynccontextmanager
+async def _within(who: str, seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"{who} did not answer within {seconds:g} s.") from None
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for block in response.content.iter_chunked(1 << 16):
+        data += block
+        if len(data) > MAXIMUM_BYTES:
+            response.close()
+            raise Malformed(f"the answer has more than {MAXIMUM_BYTES} bytes")
+    return bytes(data)
+
+
+_SAID = frozenset(
+    {
+        "Throttled",
+        "Conflict",
+        "InvalidRequest",
+        "NotFound",
+        "Unavailable",
+        "NoCapacity",
+        "QuotaExceeded",
+        "Forbidden",
+    }
+)
+"""What another institution may say besides that it does not believe us; anything else is Unavailable."""
+
+
+def _told(who: str, status: int, answer: bytes) -> GridcloudError:
+    """Return what another institution said, as an error of ours: its words on one line, of its details the seconds."""
+    try:
+        document = json.loads(answer)
+        error = from_problem(document if isinstance(document, dict) else {})
+    except (ValueError, RecursionError):
+        error = GridcloudError(f"HTTP status {status}")
+    words = "".join(one if one.isprintable() else "�" for one in error.message)[:300]
+    seconds = error.details.get("seconds")
+    details = {"seconds": seconds} if isinstance(seconds, int | float) else {}
+    kind = type(error)
+    if not (isinstance(error, MessageRefused) or kind.__name__ in _SAID):
+        kind = MessageRefused if status == 403 else from_problem({"type": "Unavailable"}).__class__
+    return kind(f"{who} says: {words}", details=details)
+
+
+def _failure(where: str, error: Exception) -> str:
+    words = str(error) or type(error).__name__
+    return f"{where}: {words}"[:300]
+
+
+def _is_distrust(error: Exception) -> bool:
+    """Say whether TLS failed because one side does not know the other's key; who refuses may just hang up."""
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError | aiohttp.ServerDisconnectedError):
+        return True
+    return isinstance(error, aiohttp.ClientOSError | ConnectionResetError) and not isinstance(
+        error, aiohttp.ClientConnectorError
+    )
+
+
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    connection = socket.socket(family, kind, protocol)
+    keep_alive(connection)
+    return connection

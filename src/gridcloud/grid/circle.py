@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
-from gridcloud.federation.communities import MemberList, read_list
+from gridcloud.federation.communities import Member, MemberList, read_list
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.gossip import Gossip
@@ -37,6 +37,8 @@ class Held:
     """Lists that wait for signatures, by digest."""
     hosts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Where who invited us is reached, by its invitation."""
+    guests: dict[str, Member] = field(default_factory=dict)
+    """Who used an invitation of ours and is on no list yet."""
     forked: str = ""
     stored: Stored | None = None
     saved: object = None
@@ -53,7 +55,8 @@ class Held:
         return self.gossip.membership.community
 
     def drop_stale(self) -> None:
-        """Forget proposals that do not follow on the newest list any more."""
+        """Forget proposals that do not follow on the newest list any more, and guests who are on it."""
+        self.guests = {who: guest for who, guest in self.guests.items() if not self.membership.is_listed(who)}
         current = self.membership.digest
         self.proposals = {
             digest: draft for digest, draft in self.proposals.items() if draft.previous == current
@@ -66,6 +69,7 @@ class Held:
             "keys": [keys.document() for keys in self.gossip.keys.values()],
             "proposals": [draft.document() for draft in self.proposals.values()],
             "hosts": {who: list(addresses) for who, addresses in self.hosts.items()},
+            "guests": [guest.document() for guest in self.guests.values()],
             "forked": self.forked,
         }
 
@@ -78,6 +82,7 @@ class Held:
             tuple(sorted((who, keys.serial) for who, keys in self.gossip.keys.items())),
             tuple(sorted((digest, len(draft.signatures)) for digest, draft in self.proposals.items())),
             tuple(sorted(self.hosts.items())),
+            tuple(sorted(self.guests)),
             self.forked,
         )
 
@@ -116,6 +121,7 @@ class Circle:
                 ),
                 {draft.digest(): draft for draft in map(read_list, body["proposals"])},
                 {who: tuple(addresses) for who, addresses in body["hosts"].items()},
+                {guest.institution: guest for guest in map(Member.of, body["guests"])},
                 body["forked"],
                 one,
             )

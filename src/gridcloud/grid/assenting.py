@@ -1,0 +1,171 @@
+"""How members come to agree on the next list: drafts that go round until enough of them signed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gridcloud.errors import (
+    Conflict,
+    Forged,
+    GridcloudError,
+    InvalidRequest,
+    Malformed,
+    MessageRefused,
+    Misdirected,
+    NotFound,
+    Throttled,
+    UnknownSigner,
+)
+from gridcloud.federation.communities import MemberList, draft_next, read_list, sign_list
+from gridcloud.federation.encoding import Json
+from gridcloud.federation.keys import PrivateKey, unsigned, verify
+from gridcloud.grid.calling import Caller
+from gridcloud.grid.circle import Circle, Held
+from gridcloud.grid.links import LinkBook
+
+__all__ = ["PROPOSAL", "PROPOSE", "Assent"]
+
+log = logging.getLogger(__name__)
+
+PROPOSE, PROPOSAL = "community.propose", "community.proposal"
+"""Both have the body `{list}`: a list with the signatures that the sender knows; the second answers the first."""
+WAITING = 8
+"""Drafts of one community that are kept at a time."""
+
+
+class Assent:
+    """Drafts, signatures, and what becomes of them. `changed` is called when a list came into force."""
+
+    def __init__(self, circle: Circle, caller: Caller, links: LinkBook, changed: Callable[[], None]) -> None:
+        self._circle = circle
+        self._caller = caller
+        self._links = links
+        self._changed = changed
+
+    async def propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
+        """Put a list forward, signed by us where the root key is given; None when it is in force already.
+
+        Raises Conflict while another one waits, since nobody signs two of one number.
+        """
+        held.drop_stale()
+        others = [one for digest, one in held.proposals.items() if digest != draft.digest()]
+        if others:
+            raise Conflict(
+                f"Another list {others[0].number} of {draft.name} waits for signatures.",
+                remedy="Have it signed first (gridcloud grid sign), then do this again.",
+            )
+        held.proposals.setdefault(draft.digest(), draft)
+        if root is None:
+            await self._circle.save(held)
+            return draft
+        return await self.sign(held, held.proposals[draft.digest()], root)
+
+    async def sign(self, held: Held, draft: MemberList, root: PrivateKey) -> MemberList | None:
+        """Sign what waits; None once it is in force. Raises Conflict, NotFound."""
+        if draft.digest() not in held.proposals:
+            raise NotFound(f"That list of {draft.name} does not wait any more.")
+        held.membership.may_sign(draft)
+        await self._circle.save(held)  # what we sign is on the disk before anybody else has the signature
+        held.proposals[draft.digest()] = sign_list(held.proposals[draft.digest()], root)
+        await self._settle(held)
+        return held.proposals.get(draft.digest())
+
+    async def redraft(self, held: Held, root: PrivateKey | None) -> None:
+        """Put guests forward who are on no list and in no draft: another list came before theirs."""
+        held.drop_stale()
+        if (
+            held.proposals
+            or not held.guests
+            or self._circle.me not in held.membership.members(self._circle.now())
+        ):
+            return
+        try:
+            draft = draft_next(held.membership.current, self._circle.now(), join=held.guests.values())
+        except InvalidRequest as error:
+            log.warning("guests of %s are let go: %s", held.membership.current.name, error)
+            held.guests.clear()
+            await self._circle.save(held)
+            return
+        await self.propose(held, draft, root)
+
+    async def spread(self, held: Held) -> None:
+        """Show what waits to all members that are reached, and take their signatures."""
+        waiting = [draft for draft in held.proposals.values() if draft.signatures]
+        if not waiting:
+            return
+        away = self._links.away()
+        others = set(held.membership.members(self._circle.now())) - {self._circle.me} - away
+        await asyncio.gather(*(self._show(held, who, draft) for draft in waiting for who in sorted(others)))
+
+    async def answer(self, sender: str, kind: str, body: Json) -> tuple[str, Json]:
+        """Take a draft that a member shows, with its signatures; answer with what is known of it here."""
+        if kind != PROPOSE:
+            raise InvalidRequest(f"Messages of the kind {kind} are not understood here.")
+        held, draft = self._read(sender, body)
+        await self._take(held, draft)
+        known = held.proposals.get(draft.digest())
+        if known is None:  # it is in force by these signatures
+            known = next(one for one in reversed(held.membership.lists) if one.digest() == draft.digest())
+        return PROPOSAL, {"list": known.document()}
+
+    def _read(self, sender: str, body: Json) -> tuple[Held, MemberList]:
+        if set(body) != {"list"} or not isinstance(body["list"], dict):
+            raise Malformed(f"the body of {PROPOSE} holds a list")
+        draft = read_list(body["list"])
+        held = self._circle.held.get(draft.community)
+        if held is None or not held.membership.is_listed(sender):
+            raise Misdirected(f"{draft.community} is no community of ours and of {sender}")
+        return held, draft
+
+    async def _take(self, held: Held, draft: MemberList) -> None:
+        """Take the signatures of a draft, each of which is checked; raises MessageRefused, Conflict."""
+        current = held.membership.current
+        if draft.digest() == current.digest():
+            return
+        if draft.number != current.number + 1 or draft.previous != current.digest():
+            raise Conflict(f"List {draft.number} of {current.name} does not follow on list {current.number}.")
+        known = held.proposals.get(draft.digest())
+        if known is None and len(held.proposals) >= WAITING:
+            raise Throttled(f"{WAITING} lists of {current.name} wait already.")
+        believed = {member.root for member in current.members}
+        signatures = {one.root: one for one in (known.signatures if known else ())}
+        document = unsigned(draft.document())
+        for one in draft.signatures:
+            if one.root in signatures:
+                continue
+            if one.root not in believed:
+                raise UnknownSigner(f"who is not a member signed list {draft.number} of {current.name}")
+            verify(one.root, one.signature, "members", document)
+            signatures[one.root] = one
+        if not signatures:
+            raise Forged(f"nobody signed list {draft.number} of {current.name}")
+        merged = tuple(one for _, one in sorted(signatures.items()))
+        held.proposals[draft.digest()] = draft.model_copy(update={"signatures": merged})
+        await self._settle(held)
+
+    async def _settle(self, held: Held) -> None:
+        """Put in force what enough members signed; store what is now."""
+        threshold = held.membership.current.threshold
+        done = [one for one in held.proposals.values() if len(one.signatures) >= threshold]
+        if done:
+            held.membership.offer(done[0])
+            log.info("list %s of %s is in force", done[0].number, done[0].name)
+        held.drop_stale()
+        self._circle.learn_guests(held)
+        await self._circle.save(held)
+        if done:
+            self._changed()
+
+    async def _show(self, held: Held, who: str, draft: MemberList) -> None:
+        try:
+            kind, body = await self._caller.ask(who, PROPOSE, {"list": draft.document()})
+            if kind == PROPOSAL:
+                _, shown = self._read(who, body)
+                if shown.digest() == draft.digest() and draft.digest() in held.proposals:
+                    await self._take(held, shown)
+        except MessageRefused as refusal:
+            self._links.refused(refusal, who)
+        except GridcloudError as error:
+            log.info("list %s of %s is not shown to %s: %s", draft.number, draft.name, who, error)

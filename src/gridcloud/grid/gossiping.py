@@ -1,0 +1,201 @@
+"""The loop in which members come to hold the same lists, keys and records; our own record is made in it too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from gridcloud.clock import Clock
+from gridcloud.errors import Forked, GridcloudError, InvalidRequest, Malformed, MessageRefused, Misdirected
+from gridcloud.federation.encoding import Json
+from gridcloud.federation.gossip import Compare, Give, Greet, pause
+from gridcloud.federation.keys import check_service_key
+from gridcloud.federation.records import Profile, make_record, next_serial
+from gridcloud.grid.calling import Caller
+from gridcloud.grid.circle import Circle, Held
+from gridcloud.grid.links import LinkBook
+from gridcloud.grid.seal import Seal
+
+__all__ = ["Gossiping"]
+
+log = logging.getLogger(__name__)
+
+LIFETIME = timedelta(hours=2)
+"""How long our record is valid; it is made anew when half of that is over, or what it says changed."""
+LOOK = 60.0
+"""Seconds between two looks at what our record should say, and at what else is due."""
+JOINING = 5.0
+"""Longest pause while we wait to become a member."""
+ANSWER = 20.0
+
+
+class Gossiping:
+    """Talks with members, a few in each round. `profile` says what our record should; `look` what else is due."""
+
+    def __init__(
+        self,
+        circle: Circle,
+        caller: Caller,
+        seal: Seal,
+        links: LinkBook,
+        clock: Clock,
+        profile: Callable[[], Awaitable[Profile]],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._circle = circle
+        self._caller = caller
+        self._seal = seal
+        self._links = links
+        self._clock = clock
+        self._profile = profile
+        self._look = look
+        self._chance = random.Random()  # noqa: S311 - whom to talk to is no secret
+        self._news = asyncio.Event()
+        self._looked: float | None = None
+
+    def wake(self) -> None:
+        """Have the next round at once: there is news."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        quiet = 0
+        while True:
+            self._news.clear()
+            try:
+                if self._looked is None or self._clock.monotonic() - self._looked >= LOOK:
+                    self._looked = self._clock.monotonic()
+                    await self._look()
+                    await self.refresh()
+                elif any(self._lacks_ours(held) for held in self._circle.held.values()):
+                    await self.refresh()
+                quiet = 0 if await self.round() else quiet + 1
+            except GridcloudError as error:
+                log.warning("the grid: %s", error)
+                quiet += 1
+            longest = JOINING if any(self.is_joining(one) for one in self._circle.held.values()) else LOOK
+            await self._wait(min(longest, pause(quiet)))
+            if self._news.is_set():
+                quiet = 0
+
+    async def round(self) -> bool:
+        """Talk once with some members of each community; say whether there was news."""
+        talks = []
+        for held in list(self._circle.held.values()):
+            away = self._links.away()
+            if self.is_joining(held):
+                partners = [who for who in held.hosts if who not in away]
+            elif not held.membership.is_listed(self._circle.me):
+                continue  # we left, or were put out: nobody listens
+            else:
+                partners = held.gossip.partners(self._circle.now(), self._chance, away)
+            talks += [self._talk(held, who) for who in partners]
+        return any(await asyncio.gather(*talks))
+
+    async def refresh(self) -> None:
+        """Make our record anew where it is due, and store what was heard of others."""
+        now = self._circle.now()
+        profile = await self._profile()
+        for held in list(self._circle.held.values()):
+            held.gossip.forget(now)
+            mine = held.gossip.records.get(self._circle.me)
+            if (
+                mine is not None
+                and mine.profile == profile.document()
+                and not self._is_due(mine.key, mine.expires)
+            ):
+                continue
+            serial = next_serial(mine.serial if mine else -1, now)
+            held.gossip.learn(
+                make_record(self._seal.key_in_use(), self._circle.me, profile, serial, LIFETIME)
+            )
+            self.wake()
+        await self._circle.save_heard()
+
+    async def answer(self, sender: str, kind: str, body: Json) -> tuple[str, Json] | None:
+        """Answer a member's gossip; what it brought is stored before."""
+        held = self._circle.held.get(str(body.get("community")))
+        if held is None:
+            raise Misdirected("the message is about a community that is none of ours")
+        if kind == "gossip.greet":
+            return "gossip.compare", held.gossip.compare(sender, Greet.of(body)).document()
+        if kind != "gossip.give":
+            raise InvalidRequest(f"Messages of the kind {kind} are not understood here.")
+        before = self._serials(held)
+        given = held.gossip.receive(sender, Give.of(body), self._circle.now())
+        if await self.store(held) or self._serials(held) != before:
+            self._links.reachable(sender)
+            self.wake()
+        return ("gossip.give", given.document()) if given is not None else None
+
+    async def store(self, held: Held) -> bool:
+        """Store what gossip brought, and tell what it refused; say whether anything but records changed."""
+        refusals, held.gossip.refusals = held.gossip.refusals, []
+        for refusal in refusals:
+            self._links.refused(refusal, str(refusal.details.get("who") or ""))
+            if isinstance(refusal, Forked) and "number" in refusal.details:
+                held.forked = refusal.message
+        held.drop_stale()
+        self._circle.learn_guests(held)
+        return await self._circle.save(held)
+
+    def is_joining(self, held: Held) -> bool:
+        """Say whether we were invited to a community and are on no list of it yet."""
+        former = {one.institution for one in held.membership.current.revoked}
+        listed = any(self._circle.me in one.by_institution() for one in held.membership.lists)
+        return bool(held.hosts) and not listed and self._circle.me not in former
+
+    async def _talk(self, held: Held, who: str) -> bool:
+        before = self._serials(held)
+        changed = False
+        try:
+            kind, body = await self._caller.ask(
+                who, "gossip.greet", held.gossip.greet(who).document(), timeout=ANSWER
+            )
+            if kind != "gossip.compare":
+                raise Malformed(f"a greeting was answered by {kind}", details={"who": who})
+            give = held.gossip.answer(who, Compare.of(body), self._circle.now())
+            changed = await self.store(held)
+            if give is not None:
+                kind, body = await self._caller.ask(who, "gossip.give", give.document(), timeout=ANSWER)
+                if kind == "gossip.give":
+                    held.gossip.receive(who, Give.of(body), self._circle.now())
+                    changed |= await self.store(held)
+        except MessageRefused as refusal:
+            if not self.is_joining(held):  # until we are listed, we are told that we are not
+                self._links.refused(refusal, who, "its side of gossip")
+        except GridcloudError as error:
+            log.debug("gossip with %s: %s", who, error)
+        return changed or self._serials(held) != before
+
+    def _lacks_ours(self, held: Held) -> bool:
+        return self._circle.me not in held.gossip.records and held.membership.is_listed(self._circle.me)
+
+    def _serials(self, held: Held) -> dict[str, int]:
+        return {who: record.serial for who, record in held.gossip.records.items()}
+
+    def _is_due(self, key: str, expires: int) -> bool:
+        now = self._circle.now()
+        if expires - now < LIFETIME / 2 // timedelta(milliseconds=1):
+            return True
+        try:
+            check_service_key(self._circle.our_keys(), key, now)
+        except MessageRefused:
+            return True
+        return False
+
+    async def _wait(self, seconds: float) -> None:
+        """Return after a while, or when there is news, but a little later: one round for all of it."""
+        news = asyncio.create_task(self._news.wait(), name="grid: news")
+        sleeping = asyncio.create_task(self._clock.sleep(seconds), name="grid: pause")
+        try:
+            await asyncio.wait([news, sleeping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (news, sleeping):
+                task.cancel()
+            await asyncio.gather(news, sleeping, return_exceptions=True)
+        if self._news.is_set():
+            await self._clock.sleep(pause(0))

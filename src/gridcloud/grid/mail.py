@@ -1,0 +1,64 @@
+"""Messages of members, as they come in and as they are answered: believed once, remembered, then read."""
+
+from __future__ import annotations
+
+from gridcloud.clock import Clock
+from gridcloud.errors import Revoked, UnknownSigner
+from gridcloud.federation.envelopes import Envelope, Receiver, Signers
+from gridcloud.federation.keys import KeyList
+from gridcloud.grid.circle import Circle
+from gridcloud.grid.links import LinkBook
+from gridcloud.grid.replays import Journal
+
+__all__ = ["Mail"]
+
+
+class Mail:
+    """Opens what came over a connection that proved a service key."""
+
+    def __init__(self, circle: Circle, journal: Journal, links: LinkBook, clock: Clock) -> None:
+        self.circle = circle
+        self.journal = journal
+        self._links = links
+        self.receiver = Receiver(circle.me, clock, journal.cache)
+
+    def recognise(self, key: str) -> str:
+        """Return the member whose service key this is, and good now.
+
+        Raises UnknownSigner, Revoked or Expired, as of a message.
+        """
+        for who, keys in self.circle.known_keys().items():
+            named = {one.key for one in keys.keys} | {one.key for one in keys.revoked}
+            if key in named and who != self.circle.me:
+                self.circle.signers().check(who, key, self.circle.now())
+                return who
+        raise UnknownSigner(f"the key {key[:8]}… is of nobody known here")
+
+    def open(self, data: bytes, sender: str, *, answers: str | None = None) -> Envelope:
+        """Return a member's message, which is remembered herewith; nobody but `sender`, whom TLS proved, may have sent
+        it. Raises what `Receiver.open` raises.
+        """
+        believed = self.circle.signers()
+        only = {sender: believed.keys[sender]} if sender in believed.keys else {}
+        envelope = self.receiver.open(data, Signers(only, believed.revoked), answers=answers)
+        self.journal.note(envelope)
+        self._links.heard(sender, envelope.issued)
+        return envelope
+
+    def open_answer(self, data: bytes, theirs: KeyList, answers: str) -> Envelope:
+        """Return the answer of somebody whose keys are known, member or host of ours."""
+        envelope = self.receiver.open(data, Signers({theirs.institution: theirs}), answers=answers)
+        self.journal.note(envelope)
+        self._links.heard(theirs.institution, envelope.issued)
+        return envelope
+
+    def keys_for_calling(self, institution: str) -> KeyList:
+        """Return the keys of a member, or of who invited us. Raises UnknownSigner, Revoked."""
+        believed = self.circle.signers()
+        if institution in believed.keys:
+            return believed.keys[institution]
+        if institution in believed.revoked:
+            raise Revoked(f"{institution} is no longer a member: {believed.revoked[institution]}")
+        raise UnknownSigner(
+            f"{institution} is not a member of any community of ours, or its keys are not known yet"
+        )

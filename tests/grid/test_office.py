@@ -1,0 +1,185 @@
+"""Institutions that found, invite, join, sign, leave, and are put out; and all of it again after a kill."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gridcloud.errors import Conflict, Forbidden, InvalidRequest, Replayed, Revoked, UnknownSigner
+from gridcloud.federation.encoding import Json
+from gridcloud.federation.keys import spoken
+from gridcloud.grid.model import Way
+from gridcloud.grid.office import Office
+from tests.grid.offices import Place, acquaint, places, until
+
+
+def _echo(office: Office) -> None:
+    async def answer(sender: str, kind: str, body: Json) -> tuple[str, Json] | None:
+        return ("test.echo", {"of": sender} | body) if body else None
+
+    office.doorway.handle("test", answer)
+
+
+async def test_two_institutions_exchange_an_envelope(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        _echo(beta.office)
+        found = await acquaint(alpha, beta)
+        assert [one.name for one in found.members if one.ourselves] == ["alpha"]
+        assert found.number == 2
+        kind, body = await alpha.office.caller.ask(beta.office.me, "test.say", {"words": "hello"})
+        assert (kind, body) == ("test.echo", {"of": alpha.office.me, "words": "hello"})
+        assert await alpha.office.caller.ask(beta.office.me, "test.say", {}) == ("", {})
+        link = alpha.office.status().links[0]
+        assert link.way is Way.DIRECT
+        assert link.last_heard is not None
+        assert abs(link.skew or 0) < 5
+        assert not alpha.office.status().warnings
+        assert not alpha.office.status().refusals
+
+
+async def test_nothing_is_open_before_init(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", begin=False) as (alpha,):
+        assert alpha.office.doorway.port == 0
+        assert alpha.office.status().standing is None
+        with pytest.raises(InvalidRequest, match="grid init"):
+            await alpha.office.found("north")
+        standing = await alpha.office.init("alpha")
+        assert alpha.office.doorway.port
+        assert standing.fingerprint == spoken(alpha.office.me)
+        assert standing == await alpha.office.init("alpha")
+        with pytest.raises(Conflict):
+            await alpha.office.init("another")
+        kept = list((alpha.folder / "grid").iterdir())
+        assert kept
+        assert all(path.stat().st_mode & 0o077 == 0 for path in [*kept, alpha.folder / "grid"])
+
+
+async def test_invitation_is_for_its_guest_and_works_once(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
+        await alpha.office.found("north")
+        given, invitation = await alpha.office.invite("north", spoken(beta.office.me))
+        with pytest.raises(UnknownSigner):
+            await beta.office.join(invitation, gamma.office.me)  # another fingerprint was heard
+        with pytest.raises(InvalidRequest):
+            await beta.office.join(invitation, "12345 67890")
+        await beta.office.join(invitation, alpha.office.me)
+        await until(lambda: not beta.office.community("north").joining)
+        with pytest.raises(Conflict):
+            await beta.office.join(invitation, alpha.office.me)
+        assert alpha.office.status().invitations[0].spent.endswith("used it")
+        await beta.office.forget("north")
+        await beta.office.join(invitation, alpha.office.me)  # the answer was lost, as far as it knows
+        await until(lambda: not beta.office.community("north").joining)
+        assert any(one.error == Replayed.__name__ for one in alpha.office.status().refusals)
+        _, third = await alpha.office.invite("north", gamma.office.me)
+        await alpha.office.withdraw(third["invitation"]["id"])
+        with pytest.raises(Exception, match="withdrawn"):
+            await gamma.office.join(third, alpha.office.me)
+        assert not gamma.office.communities()
+        assert given.spent == ""
+
+
+async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma", "delta") as (alpha, beta, gamma, delta):
+        await acquaint(alpha, beta, gamma)
+        assert await alpha.office.change("north", threshold=2) is None
+        await until(lambda: all(one.office.community("north").threshold == 2 for one in (beta, gamma)))
+        _, invitation = await alpha.office.invite("north", delta.office.me)
+        joining = await delta.office.join(invitation, alpha.office.me)
+        assert joining.joining
+        await until(lambda: bool(beta.office.community("north").proposals))
+        (waiting,) = beta.office.community("north").proposals
+        assert waiting.needed == 2
+        assert waiting.signed == (alpha.office.me,)
+        assert "delta" in waiting.joining[0]
+        assert delta.office.me not in alpha.office.members()
+        assert await beta.office.sign("north") is None
+        await until(lambda: not delta.office.community("north").joining)
+        await until(lambda: delta.office.me in gamma.office.members())
+        waiting = await gamma.office.revoke("north", "delta", "the project is over")
+        assert waiting is not None
+        assert waiting.signed_here
+        assert "the project is over" in waiting.revoking[0]
+        await until(lambda: bool(alpha.office.community("north").proposals))
+        assert await alpha.office.sign("north") is None
+        await until(lambda: delta.office.me not in gamma.office.members())
+        with pytest.raises(UnknownSigner):
+            await gamma.office.caller.ask("0" * 32, "test.say", {})
+        with pytest.raises(Revoked):
+            await gamma.office.caller.ask(delta.office.me, "test.say", {})
+
+
+async def test_member_leaves_and_keeps_nothing(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
+        await acquaint(alpha, beta, gamma)
+        told: list[str] = []
+
+        async def note(community: str) -> None:
+            told.append(community)
+
+        beta.office.when_forgotten(note)
+        assert await beta.office.leave("north")
+        assert told == [alpha.office.community("north").community]
+        assert not beta.office.communities()
+        assert not await beta.store.find("grid.community")
+        assert not await beta.store.find("grid.heard")
+        await until(lambda: beta.office.me not in gamma.office.members())
+        await until(lambda: beta.office.me not in alpha.office.members())
+
+
+async def test_community_ends_by_itself_and_leaves_nothing(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await alpha.office.found("summer", ends=datetime.now(UTC) + timedelta(hours=1))
+        await acquaint(alpha, beta, community="summer")
+        await alpha.close()
+        alpha.clock.seconds = 7200.0
+        await alpha.open()
+        assert not alpha.office.communities()
+        assert not alpha.office.status().invitations
+        for kind in ("grid.community", "grid.heard"):
+            assert not await alpha.store.find(kind)
+        assert beta.office.me not in str([one.body for one in await alpha.store.find("grid.invitations")])
+
+
+async def test_nothing_is_lost_when_killed(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        _echo(beta.office)
+        beta.prepare = _echo
+        await acquaint(alpha, beta)
+        port = beta.office.doorway.port
+        await beta.kill()
+        beta.settings = beta.settings.model_copy(
+            update={"listen": f"127.0.0.1:{port}", "addresses": (f"https://127.0.0.1:{port}",)}
+        )
+        await beta.open()
+        assert beta.office.name == "beta"
+        assert alpha.office.me in beta.office.members()
+        kind, _ = await alpha.office.caller.ask(beta.office.me, "test.say", {"words": "again"})
+        assert kind == "test.echo"
+        await beta.office.caller.ask(alpha.office.me, "gossip.greet", _greeting(beta))
+
+
+def _greeting(place: Place) -> Json:
+    (held,) = place.office._circle.held.values()
+    return held.gossip.greet("").document()
+
+
+async def test_root_key_may_be_kept_elsewhere(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        root = await alpha.office.take_root_out()
+        with pytest.raises(Conflict):
+            await alpha.office.take_root_out()
+        with pytest.raises(Forbidden, match="root key"):
+            await alpha.office.found("north")
+        await alpha.office.found("north", root=root)
+        _, invitation = await alpha.office.invite("north", beta.office.me)
+        await beta.office.join(invitation, alpha.office.me)
+        (waiting,) = alpha.office.community("north").proposals
+        assert waiting.signed == ()
+        assert not alpha.office.standing().root_here
+        with pytest.raises(Exception, match="not of"):
+            await alpha.office.sign("north", root=await beta.office.take_root_out())
+        assert await alpha.office.sign("north", root=root) is None
+        await until(lambda: not beta.office.community("north").joining)
