@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gridcloud.agents.dialling import Dialler, Way
+from gridcloud.agents.dialling import Dialler, Way, join
 from gridcloud.agents.hosting import Host
-from gridcloud.errors import Unreachable
+from gridcloud.agents.membership import MembershipFolder
+from gridcloud.agents.model import Terms
+from gridcloud.errors import InvalidSettings, Unreachable
+from gridcloud.identity import Secret
 from gridcloud.instances.model import State
 from tests.agents.machines import Little, admit, dialling, until
 from tests.houses import ended
@@ -144,15 +148,38 @@ async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_everything_goes_through_a_proxy(tmp_path: Path, proxy: tuple[str, list[str]]) -> None:
+@pytest.mark.parametrize("given", ["url", "password", "environment"])
+async def test_everything_goes_through_a_proxy(
+    tmp_path: Path, proxy: tuple[str, list[str]], given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, asked = proxy
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     async with open_service(tmp_path) as service:
-        _, membership, place = await admit(service, tmp_path / "machine")
         way = Way(service.url, ca=service.certificate, proxy=url)
+        if given == "password":
+            alone = url.replace(":secret@", "@")
+            way = Way(service.url, ca=service.certificate, proxy=alone, password=Secret("secret"))
+        if given == "environment":
+            monkeypatch.setenv("HTTPS_PROXY", url)
+            way = Way(service.url, ca=service.certificate)
+        _, token = await service.house.agents.invite("lab-pc", "admin")
+        place = MembershipFolder(tmp_path / "machine")
+        membership = await join(way, token, place, Terms())
+        assert len(asked) == 1, "joining too"
         async with dialling(service, way, membership, place, Little(tmp_path)):
             assert await service.house.switchboard.call("lab-pc", "look", {}) == {"call": "look"}
         assert asked[0].startswith(f"CONNECT {service.url.removeprefix('https://')} HTTP/1.1")
-        assert "Proxy-Authorization: Basic" in asked[0]
+        wanted = f"Proxy-Authorization: Basic {base64.b64encode(b'ada:secret').decode()}"
+        assert len(asked) > 1
+        assert all(wanted in head for head in asked)
+
+
+def test_a_proxy_that_is_none_is_told_without_its_password() -> None:
+    for wrong in ("ada:secret@proxy", "socks5://ada:secret@proxy", "http://", "http://ada:secret@proxy:port"):
+        with pytest.raises(InvalidSettings) as caught:
+            Way("https://localhost", proxy=wrong)
+        assert "secret" not in str(caught.value)
 
 
 async def test_a_certificate_of_somebody_else_is_not_believed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import asyncssh
 from pydantic import ValidationError
+from yarl import URL
 
 from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
 from gridcloud.agents.invitations import Token, key_of, prove, read_token
@@ -59,11 +60,14 @@ CONNECT = 15.0
 
 class Way:
     """How a service is reached. ``ca``: file of the authorities that are believed, in place of the system's;
-    ``proxy``: URL of an HTTP proxy, in place of the environment's (HTTPS_PROXY, NO_PROXY)."""
+    ``proxy``: URL of an HTTP proxy, in place of the environment's (HTTPS_PROXY, NO_PROXY); ``password``: of the user
+    that it names, where it names no password itself. Raises InvalidSettings."""
 
-    def __init__(self, url: str, *, ca: Path | None = None, proxy: str = "") -> None:
+    def __init__(
+        self, url: str, *, ca: Path | None = None, proxy: str = "", password: Secret | None = None
+    ) -> None:
         self.url = url
-        self._proxy = proxy
+        self._proxy = _checked_proxy(proxy, password)
         try:
             self._ssl = ssl.create_default_context(cafile=ca)
         except (OSError, ssl.SSLError) as error:
@@ -76,8 +80,8 @@ class Way:
                 ssl=self._ssl, limit=0, socket_factory=_kept_alive, resolver=aiohttp.ThreadedResolver()
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-            trust_env=not self._proxy,
-            proxy=self._proxy or None,
+            trust_env=self._proxy is None,
+            proxy=self._proxy,
         )
 
     async def open(
@@ -401,6 +405,24 @@ async def _speaks_tls(url: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def _checked_proxy(text: str, password: Secret | None) -> URL | None:
+    """Return where a proxy is and as whom, None for no text. What is wrong with it is told without its password."""
+    if not text:
+        return None
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidSettings(
+            "--proxy is no address of an HTTP proxy.",
+            remedy="Write http://HOST:PORT, or http://USER@HOST:PORT.",
+        )
+    if password is not None and url.user and not url.password:
+        return url.with_password(password.reveal())
+    return url
 
 
 def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -33,6 +33,9 @@ app = typer.Typer(
 TOKEN = "GRIDCLOUD_AGENT_TOKEN"  # noqa: S105 - the name of a variable
 """Environment variable that a token may come in."""
 
+PROXY_PASSWORD = "GRIDCLOUD_PROXY_PASSWORD"  # noqa: S105 - the name of a variable
+"""Environment variable with the password of the user that ``--proxy`` names."""
+
 FORSAKEN = 60.0
 """Seconds after which an instance ends itself when its service says that it knows it no longer."""
 
@@ -155,7 +158,7 @@ async def join(
         )
     url = check_url(service)
     folder = MembershipFolder(state.absolute() if state else _state_folder(frame, url))
-    way = Way(url, ca=ca, proxy=proxy)
+    way = Way(url, ca=ca, proxy=proxy, password=_proxy_password(proxy))
     said: dict[str, object] = {"users": users, "hours": hours, "image": image or None, "share": share}
     said |= _caps(cpus, memory, gpus).model_dump()
     said |= {"containers_only": containers_only, "labels": _labels(label) or None}
@@ -201,7 +204,7 @@ async def bootstrap(
         raise Forbidden("This is root's account.", remedy="Run it as an ordinary user, or say --as-root.")
     url = check_url(service)
     folder = MembershipFolder(state.absolute() if state else _state_folder(frame, url))
-    way = Way(url, ca=ca, proxy=proxy)
+    way = Way(url, ca=ca, proxy=proxy, password=_proxy_password(proxy))
     os.umask(0o077)
     with _alone(folder.path):
         known = folder.read() or await _join_patiently(way, _token(token_file, ""), folder)
@@ -394,6 +397,20 @@ def _token(file: str, text: str) -> Secret | None:
     if file:
         return Secret(resolve(f"file:{Path(file).absolute()}").reveal().strip())
     found = os.environ.pop(TOKEN, "")
+    return Secret(found) if found else None
+
+
+def _proxy_password(proxy: str) -> Secret | None:
+    """Return the password for a proxy out of the environment, where it is not left for what runs here."""
+    from gridcloud.identity import Secret
+
+    if "@" in proxy and ":" in proxy.partition("://")[2].rpartition("@")[0]:
+        error_console().print(
+            f"Others on this machine can see a password on the command line: better --proxy with a user alone and "
+            f"{PROXY_PASSWORD}, or HTTPS_PROXY.",
+            highlight=False,
+        )
+    found = os.environ.pop(PROXY_PASSWORD, "")
     return Secret(found) if found else None
 
 

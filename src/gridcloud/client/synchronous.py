@@ -15,6 +15,7 @@ from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import ValidationError
 
+from gridcloud.agents.model import Caps
 from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
@@ -22,6 +23,7 @@ from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.clusters.model import Cluster, ClusterRequest
 from gridcloud.errors import InvalidRequest, Unavailable
 from gridcloud.instances.model import Discovery, Finding, Instance, Request
+from gridcloud.service.agent_documents import Invitation, Machine
 from gridcloud.service.budget_documents import Budgets, Ledger
 from gridcloud.service.documents import Event, ForgottenProvider, Offers, Provider, Trouble, Version
 from gridcloud.sessions.model import Session
@@ -240,6 +242,40 @@ class Client:
     def cluster_access(self, cluster_id: str) -> str:
         """Return the kubeconfig of a cluster that is ready: a secret."""
         return self._portal.call(self._client.cluster_access, cluster_id)
+
+    def invite_agent(
+        self,
+        name: str,
+        *,
+        time: int = 86400,
+        caps: Caps | None = None,
+        labels: Mapping[str, str] | None = None,
+        addresses: Sequence[str] = (),
+    ) -> Invitation:
+        """Invite a machine that is to dial in, within ``time`` seconds; the token is in the answer, this once."""
+        return self._portal.call(
+            lambda: self._client.agents.invite(name, time=time, caps=caps, labels=labels, addresses=addresses)
+        )
+
+    def agents(self, *, all: bool = False) -> list[Machine]:
+        """Return the machines that dial in, oldest first; with ``all`` those that were removed too."""
+        return self._portal.call(lambda: self._client.agents.all(all=all))
+
+    def agent(self, name: str) -> Machine:
+        """Return one machine that dials in. Raises NotFound."""
+        return self._portal.call(self._client.agents.get, name)
+
+    def label_agent(self, name: str, labels: Mapping[str, str | None]) -> Machine:
+        """Set labels of a machine that dials in; None takes one away."""
+        return self._portal.call(self._client.agents.label, name, labels)
+
+    def drain_agent(self, name: str, *, draining: bool = True) -> Machine:
+        """Give a machine that dials in nothing new, or again what it can do."""
+        return self._portal.call(lambda: self._client.agents.drain(name, draining=draining))
+
+    def remove_agent(self, name: str) -> None:
+        """Have a machine that dials in end everything and leave."""
+        self._portal.call(self._client.agents.remove, name)
 
     def budgets(self, *, user: str | None = None) -> Budgets:
         """Return how the budgets stand that concern oneself; all, or those of a user, for an administrator."""
