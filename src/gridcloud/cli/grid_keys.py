@@ -1,0 +1,144 @@
+"""``gridcloud grid key …``: the keys that this institution signs with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gridcloud.cli.frame import Frame, framed
+from gridcloud.cli.grid_communities import RootFile, confirm, read_root
+from gridcloud.cli.printing import error_console, print_table
+from gridcloud.errors import Conflict, InvalidRequest
+
+if TYPE_CHECKING:
+    from gridcloud.grid.model import Standing
+    from gridcloud.identity import Secret
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="The keys of this institution: the root key, which may be kept elsewhere, and those in daily use.",
+)
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+
+@app.command("list")
+@framed
+async def list_(frame: Frame) -> None:
+    """List the keys that this institution signs with from day to day."""
+    async with await frame.connect() as client:
+        standing = (await client.grid.status()).standing
+    if standing is None:
+        raise InvalidRequest(
+            "This gridcloud does not take part in the grid.", remedy="gridcloud grid init NAME"
+        )
+    _show(frame, standing)
+
+
+@app.command("rotate")
+@framed
+async def rotate(frame: Frame, root: RootFile = None) -> None:
+    """Make a new key for daily use; the one before stays good for two days."""
+    key = read_root(root)
+    async with await frame.connect() as client:
+        standing = await client.grid.rotate(root=key)
+    _show(frame, standing)
+
+
+@app.command("revoke")
+@framed
+async def revoke(
+    frame: Frame,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key for daily use, as it is listed.")],
+    root: RootFile = None,
+    yes: Yes = False,
+) -> None:
+    """Have a key for daily use believed no longer, at once: it was lost, or somebody else has it."""
+    secret = read_root(root)
+    confirm(frame, f"Revoke the key {key:.43}? It never comes back.", yes)
+    async with await frame.connect() as client:
+        standing = await client.grid.revoke_key(key, root=secret)
+    _show(frame, standing)
+
+
+@app.command("take-root-out")
+@framed
+async def take_root_out(
+    frame: Frame,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file, on a medium that is kept elsewhere.")
+    ],
+    yes: Yes = False,
+) -> None:
+    """Write the root key to a file and keep none here: whoever breaks in then cannot sign lists of members."""
+    confirm(
+        frame,
+        f"Keep the root key in {file} only? Without that file, nobody can sign for this institution.",
+        yes,
+    )
+    descriptor = _make(file)
+    try:
+        async with await frame.connect() as client:
+            secret = await client.grid.take_root_out()
+    except BaseException:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            file.unlink()
+        raise
+    _fill(descriptor, secret)
+    if frame.json:
+        frame.show({"file": str(file)})
+    else:
+        error_console().print(f"The root key is in {file}, and no longer here. Keep a second copy of it.")
+
+
+def _make(file: Path) -> int:
+    """Return a new file that nobody else may read, and that has room for a key."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise Conflict(f"There is a {file} already.", remedy="Name a new file.") from None
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be made: {error.strerror}.") from None
+    try:
+        os.write(descriptor, bytes(4096))  # on a full disk it fails now, while the key is still there
+        os.fsync(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except OSError as error:
+        os.close(descriptor)
+        file.unlink()
+        raise InvalidRequest(f"{file} cannot be written: {error.strerror}.") from None
+    return descriptor
+
+
+def _fill(descriptor: int, secret: Secret) -> None:
+    with open(descriptor, "wb") as made:
+        made.write(secret.reveal_bytes())
+        made.flush()
+        os.fsync(made.fileno())
+
+
+def _show(frame: Frame, standing: Standing) -> None:
+    if frame.json:
+        frame.show(standing)
+        return
+    rows = [
+        (
+            one.key,
+            f"{one.valid_from:%Y-%m-%d %H:%M}",
+            f"{one.valid_until:%Y-%m-%d %H:%M}",
+            "signs now" if one.in_use else "",
+        )
+        for one in standing.keys
+    ]
+    print_table(("KEY", "FROM (UTC)", "UNTIL", ""), rows)
+    root = "here" if standing.root_here else "kept elsewhere"
+    print(f"The root key is {root}; {standing.revoked} keys were revoked.")

@@ -1,0 +1,161 @@
+"""The verbs for the grid of institutions, for administrators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from gridcloud.client.wire import Wire
+from gridcloud.errors import InvalidRequest
+from gridcloud.grid.model import Community, Proposal, Standing, Status
+from gridcloud.grid.reports import Record, Report
+from gridcloud.identity import Secret
+from gridcloud.service.grid_documents import (
+    ChangeOrder,
+    Communities,
+    CommunityWish,
+    Guest,
+    InitOrder,
+    InvitationGiven,
+    JoinOrder,
+    KeyOrder,
+    LeaveOutcome,
+    Outcome,
+    Records,
+    RevocationOrder,
+    RootKey,
+    RootOrder,
+    SignOrder,
+)
+
+__all__ = ["Grid"]
+
+Order = TypeVar("Order", bound=BaseModel)
+
+
+class Grid:
+    """One institution's part in the grid. Every method raises GridcloudError, as the service does.
+
+    ``root`` is the root key in PEM, where it is kept elsewhere. Communities go by id or name, institutions by id, name
+    or the digits of their fingerprint.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def status(self) -> Status:
+        """Return all of it at this moment."""
+        return await self._wire.ask("GET", "/grid", Status)
+
+    async def init(self, name: str) -> Standing:
+        """Make our keys and begin to take part; the same name may be given again."""
+        return await self._wire.ask("POST", "/grid/init", Standing, _valid(InitOrder, name=name))
+
+    async def communities(self) -> list[Community]:
+        """Return our communities with their members."""
+        return (await self._wire.ask("GET", "/grid/communities", Communities)).communities
+
+    async def community(self, name: str) -> Community:
+        """Return one. Raises NotFound."""
+        return await self._wire.ask("GET", _path(name), Community)
+
+    async def found(
+        self, name: str, *, ends: datetime | None = None, root: Secret | None = None
+    ) -> Community:
+        """Begin a community with ourselves as the only member."""
+        wish = _valid(CommunityWish, name=name, ends=ends, root=_reveal(root))
+        return await self._wire.ask("POST", "/grid/communities", Community, wish)
+
+    async def invite(self, community: str, guest: str, *, time: int = 7 * 86400) -> InvitationGiven:
+        """Invite the institution whose fingerprint was heard, for ``time`` seconds."""
+        wish = _valid(Guest, guest=guest, time=time)
+        return await self._wire.ask("POST", _path(community, "invitations"), InvitationGiven, wish)
+
+    async def withdraw(self, invitation: str) -> None:
+        """Make an invitation worthless. Raises NotFound."""
+        await self._wire.tell("DELETE", f"/grid/invitations/{quote(invitation, safe='')}")
+
+    async def join(self, invitation: Mapping[str, Any], inviter: str) -> Community:
+        """Answer an invitation of the institution whose fingerprint was heard; may be done again."""
+        order = _valid(JoinOrder, invitation=dict(invitation), inviter=inviter)
+        return await self._wire.ask("POST", "/grid/join", Community, order)
+
+    async def sign(
+        self, community: str, *, digest: str | None = None, root: Secret | None = None
+    ) -> Proposal | None:
+        """Sign what waits, if its digest is this one; None once it is in force. Raises NotFound, Conflict."""
+        order = _valid(SignOrder, digest=digest, root=_reveal(root))
+        return (await self._wire.ask("POST", _path(community, "sign"), Outcome, order)).proposal
+
+    async def change(
+        self,
+        community: str,
+        *,
+        threshold: int | None = None,
+        ends: datetime | None = None,
+        root: Secret | None = None,
+    ) -> Proposal | None:
+        """Change how many sign, or when it ends; None once it is in force."""
+        order = _valid(ChangeOrder, threshold=threshold, ends=ends, root=_reveal(root))
+        return (await self._wire.ask("POST", _path(community, "changes"), Outcome, order)).proposal
+
+    async def revoke(
+        self, community: str, institution: str, why: str, *, root: Secret | None = None
+    ) -> Proposal | None:
+        """Put a member out, for good; None once it is in force."""
+        order = _valid(RevocationOrder, institution=institution, why=why, root=_reveal(root))
+        return (await self._wire.ask("POST", _path(community, "revocations"), Outcome, order)).proposal
+
+    async def leave(self, community: str, *, root: Secret | None = None) -> bool:
+        """Leave a community and forget it; False while no other member heard of it."""
+        order = _valid(RootOrder, root=_reveal(root))
+        return (await self._wire.ask("POST", _path(community, "leave"), LeaveOutcome, order)).heard
+
+    async def forget(self, community: str) -> None:
+        """Forget a community at once, whoever heard of it."""
+        await self._wire.tell("POST", _path(community, "forget"))
+
+    async def rotate(self, *, root: Secret | None = None) -> Standing:
+        """Make a new service key; the one before stays good for two days."""
+        order = _valid(RootOrder, root=_reveal(root))
+        return await self._wire.ask("POST", "/grid/keys/rotate", Standing, order)
+
+    async def revoke_key(self, key: str, *, root: Secret | None = None) -> Standing:
+        """Have a service key of ours believed no longer."""
+        order = _valid(KeyOrder, key=key, root=_reveal(root))
+        return await self._wire.ask("POST", "/grid/keys/revoke", Standing, order)
+
+    async def take_root_out(self) -> Secret:
+        """Return the root key in PEM; the service keeps none from then on."""
+        return Secret((await self._wire.ask("POST", "/grid/keys/root", RootKey)).root)
+
+    async def ledger(self, *, since: str = "", until: str = "", partner: str = "") -> list[Record]:
+        """Return entries of the ledger of some months (``2026-03``), or with one partner; the oldest first."""
+        found = await self._wire.ask(
+            "GET", "/grid/ledger", Records, since=since, until=until, partner=partner
+        )
+        return found.records
+
+    async def report(self, *, since: str = "", until: str = "") -> Report:
+        """Return what was given and taken in some months, by month and partner."""
+        return await self._wire.ask("GET", "/grid/report", Report, since=since, until=until)
+
+
+def _valid(kind: type[Order], **fields: Any) -> Order:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}." for one in error.errors()]
+        raise InvalidRequest(" ".join(told)) from None
+
+
+def _reveal(root: Secret | None) -> str:
+    return root.reveal() if root is not None else ""
+
+
+def _path(*parts: str) -> str:
+    return "/grid/communities/" + "/".join(quote(part, safe="") for part in parts)

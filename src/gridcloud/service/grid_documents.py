@@ -1,0 +1,144 @@
+"""What the API takes and tells of the grid of institutions, beside the documents of `grid.model` and `grid.reports`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gridcloud.federation.communities import MAXIMUM_MEMBERS
+from gridcloud.federation.model import Digest, Key, Title
+from gridcloud.grid.model import Community, GivenInvitation, Proposal
+from gridcloud.grid.reports import Record
+from gridcloud.settings import Duration
+
+__all__ = [
+    "ChangeOrder",
+    "Communities",
+    "CommunityWish",
+    "Guest",
+    "InitOrder",
+    "InvitationGiven",
+    "JoinOrder",
+    "KeyOrder",
+    "LeaveOutcome",
+    "Outcome",
+    "Records",
+    "RevocationOrder",
+    "RootKey",
+    "RootOrder",
+    "SignOrder",
+]
+
+Name = Annotated[Title, StringConstraints(min_length=1)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""An id, a fingerprint in digits, or a name."""
+
+
+class _Order(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, regex_engine="rust-regex")
+
+
+class RootOrder(_Order):
+    """What needs the root key: it is given in PEM where it is kept elsewhere."""
+
+    root: str = Field(default="", max_length=4096, repr=False, description="PEM; empty: the one that is here")
+
+
+class InitOrder(_Order):
+    """Make our keys."""
+
+    name: Name = Field(description="what others are to call us")
+
+
+class CommunityWish(RootOrder):
+    """Begin a community."""
+
+    name: Name
+    ends: datetime | None = Field(default=None, description="when it ends by itself; null: never")
+
+
+class Guest(_Order):
+    """Who is invited."""
+
+    guest: Words = Field(description="the guest's id, or its fingerprint in digits, as it was heard")
+    time: Duration = Field(
+        default=7 * 86400, ge=60, le=30 * 86400, description="how long it is valid, e.g. 7d"
+    )
+
+
+class InvitationGiven(BaseModel):
+    """An invitation that was written."""
+
+    invitation: GivenInvitation
+    document: dict[str, Any] = Field(description="to be given to the guest, by any way: it is no secret")
+
+
+class JoinOrder(_Order):
+    """Answer an invitation."""
+
+    invitation: dict[str, Any]
+    inviter: Words = Field(description="the inviter's id, or its fingerprint in digits, as it was heard")
+
+
+class SignOrder(RootOrder):
+    """Sign what waits in a community."""
+
+    digest: Digest | None = Field(
+        default=None, description="of the list that was looked at; another is not signed"
+    )
+
+
+class ChangeOrder(RootOrder):
+    """Change how a community works."""
+
+    threshold: int | None = Field(
+        default=None, ge=1, le=MAXIMUM_MEMBERS, description="how many members sign a list from then on"
+    )
+    ends: datetime | None = Field(default=None, description="when it ends by itself")
+
+
+class RevocationOrder(RootOrder):
+    """Put a member out, for good."""
+
+    institution: Words
+    why: Name
+
+
+class KeyOrder(RootOrder):
+    """Revoke a service key of ours."""
+
+    key: Key
+
+
+class RootKey(BaseModel):
+    """The root key, shown this once."""
+
+    root: str = Field(repr=False, description="PEM")
+
+
+class Outcome(BaseModel):
+    """What became of a new list of members."""
+
+    proposal: Proposal | None = Field(
+        description="null: the list is in force; else it waits for others' signatures"
+    )
+
+
+class LeaveOutcome(BaseModel):
+    """What became of leaving."""
+
+    heard: bool = Field(description="whether another member knows; else it is told when one is reached")
+
+
+class Communities(BaseModel):
+    """Communities of ours."""
+
+    communities: list[Community]
+
+
+class Records(BaseModel):
+    """Entries of the ledger, the oldest first."""
+
+    records: list[Record]
