@@ -98,10 +98,10 @@ async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
         assert await beta.office.sign("north") is None
         await until(lambda: not delta.office.community("north").joining)
         await until(lambda: delta.office.me in gamma.office.members())
-        waiting = await gamma.office.revoke("north", "delta", "the project is over")
-        assert waiting is not None
-        assert waiting.signed_here
-        assert "the project is over" in waiting.revoking[0]
+        revoking = await gamma.office.revoke("north", "delta", "the project is over")
+        assert revoking is not None
+        assert revoking.signed_here
+        assert "the project is over" in revoking.revoking[0]
         await until(lambda: bool(alpha.office.community("north").proposals))
         assert await alpha.office.sign("north") is None
         await until(lambda: delta.office.me not in gamma.office.members())

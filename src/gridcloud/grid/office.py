@@ -69,8 +69,9 @@ class Office:
         data: Path,
         store: Store,
         clock: Clock,
-        capacities: Capacities | None,
+        capacities: Capacities | None = None,
     ) -> None:
+        """`data`: a folder of our own, for keys; `load` it before anything else."""
         self._settings = settings
         self._data = data
         self._clock = clock
@@ -105,10 +106,14 @@ class Office:
         *,
         capacities: Capacities | None = None,
     ) -> Self:
-        """Take up what is stored; nothing is sent or listened to before `start`. `data`: a folder of our own."""
+        """Return an office that took up what is stored; nothing is sent or listened to before `start`."""
         office = cls(settings, data, store, clock, capacities)
-        await office._circle.load()
+        await office.load()
         return office
+
+    async def load(self) -> None:
+        """Take up what is stored; communities that ended meanwhile are forgotten."""
+        await self._circle.load()
 
     async def start(self) -> None:
         """Listen, gossip and attend relays, as the settings say, if we are initialised; `init` does it otherwise.

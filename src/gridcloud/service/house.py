@@ -36,6 +36,8 @@ from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
+from gridcloud.grid.office import Office
+from gridcloud.grid.rooms import Rooms
 from gridcloud.identity import Secret, Tokens, User, Users, resolve
 from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
@@ -116,6 +118,13 @@ class House:
             judge_longer=self.treasury.forbids_until,
         )
         self.instances.records.listen(self.treasury.note)
+        self.office = Office(
+            lambda: self.settings().grid,
+            data / "grid",
+            store,
+            clock,
+            Rooms(self.settings, self.providers, self.instances.records),
+        )
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
@@ -168,6 +177,12 @@ class House:
             asyncio.create_task(house._reconcile(), name="reconcile"),
             asyncio.create_task(house.budgets.run(), name="budgets"),
         ]
+        try:
+            await house.office.load()
+            await house.office.start()
+        except BaseException:
+            await house.close()
+            raise
         return house
 
     async def close(self) -> None:
@@ -177,6 +192,7 @@ class House:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self.office.close()
             await self.stacks.close()
             await self.sessions.close()
             await self.clusters.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["GridSettings"]
 
@@ -12,14 +13,21 @@ Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-
 Institution = Annotated[str, Field(pattern=r"^[0-9a-hjkmnp-tv-z]{32}$")]
 
 
+def _check_place(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    fits = re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]", host) and re.fullmatch(r"[0-9]{1,5}", port)
+    if text and not (colon and fits and int(port) <= 65535):
+        raise ValueError("is HOST:PORT, such as 0.0.0.0:8444, with a port up to 65535")
+    return text
+
+
 class GridSettings(BaseModel):
     """Taking part in the grid of institutions, once `gridcloud grid init` was done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    listen: str = Field(
+    listen: Annotated[str, AfterValidator(_check_place)] = Field(
         default="",
-        pattern=r"^(([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5})?$",
         description="HOST:PORT on which other institutions are let in; empty: no port is opened",
     )
     addresses: tuple[Address, ...] = Field(
@@ -38,3 +46,11 @@ class GridSettings(BaseModel):
     location: str = Field(
         default="", max_length=200, description="where the institution is, in any words; members see it"
     )
+
+    @model_validator(mode="after")
+    def _is_reached_where_it_listens(self) -> Self:
+        if self.addresses and not self.listen:
+            raise ValueError("addresses are told to others, and nothing is listened on: set listen too")
+        if self.relays_others and not self.addresses:
+            raise ValueError("relays_others needs listen and addresses, which those who are relayed come to")
+        return self
