@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from tests.labs.slurm import Slurm
+from tests.services import Service, open_service
 
 from gridcloud import connections
 from gridcloud.agents.listing import Listing
@@ -19,8 +21,6 @@ from gridcloud.drivers.instances.slurm_settings import SlurmSettings
 from gridcloud.instances.driver import Context
 from gridcloud.instances.model import Request
 from gridcloud.testing.instances import InstanceDriverContract
-from tests.labs.slurm import Slurm
-from tests.services import Service, open_service
 
 pytest_plugins = ["tests.labs.fixtures"]
 pytestmark = [pytest.mark.needs_root]

@@ -11,22 +11,19 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-
-from filelock import AsyncFileLock
+from weakref import WeakValueDictionary
 
 from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.slurm_check import check_cluster
 from gridcloud.drivers.instances.slurm_choices import Choice, choose, largest, resources
-from gridcloud.drivers.instances.slurm_job import ID, Names, render_script, submit_words
+from gridcloud.drivers.instances.slurm_job import ID, Names, render_script
 from gridcloud.drivers.instances.slurm_login import Facts, Login
+from gridcloud.drivers.instances.slurm_queue import SOON, Queue
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
 from gridcloud.drivers.instances.slurm_words import (
-    FORMAT,
     Job,
     build_error,
     format_time,
-    parse_jobs,
     parse_nodes,
     parse_partitions,
     parse_start,
@@ -35,10 +32,8 @@ from gridcloud.errors import (
     Forbidden,
     GridcloudError,
     InvalidSettings,
-    NoCapacity,
     NotFound,
     Rejected,
-    Transient,
     Unavailable,
 )
 from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
@@ -59,19 +54,12 @@ __all__ = ["SlurmDriver"]
 
 MOST = 12
 """Partitions that Slurm is asked about, for one request."""
-SOON = 60
-"""Seconds until a start that are none: Slurm plans in steps."""
-DECIDED = 8.0
-"""Seconds for Slurm to look at a new job."""
-ENDING = 25.0
-"""Seconds for a job to end once it was told to."""
 TOKEN = 86400
 """Seconds that a token is good, beside the longest wait in the queue."""
 QUIET = 60
 """Seconds after which a job's own words are looked at when its agent has not come."""
-HOPELESS = ("BadConstraints", "Held", "Invalid", "PartitionDown", "PartitionInactive", "PartitionTimeLimit",
-            "PartitionNodeLimit", "DependencyNeverSatisfied", "ReservationDeleted")  # fmt: skip
-"""Beginnings or ends of reasons for which a job never starts."""
+
+_LOCKS: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
 
 class SlurmDriver(InstanceDriver):
@@ -83,11 +71,12 @@ class SlurmDriver(InstanceDriver):
     def __init__(self, settings: ProviderSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._login = Login(self.settings, context)
+        self._queue = Queue(self._login, self.settings, context)
 
     async def offers(self, request: Request) -> Sequence[Offer]:
         """Offer the partitions that fit, with the wait that Slurm expects; see the contract."""
         facts = await self._facts()
-        partitions, nodes = await asyncio.gather(self._ask("partitions"), self._ask("nodes"))
+        partitions, nodes = await asyncio.gather(self._queue.show("partitions"), self._queue.show("nodes"))
         choices = choose(request, parse_partitions(partitions), parse_nodes(nodes), self.settings, facts.root)
         able = [one for one in choices if not one.why_not][:MOST]
         if able:
@@ -109,15 +98,15 @@ class SlurmDriver(InstanceDriver):
 
     async def create(self, spec: Spec) -> Handle:
         """Submit its job, or find it; see the contract. Raises Forbidden for who may not use the account."""
-        facts, names = await self._facts(), await self._names()
+        facts, names = await self._facts(), await self._queue.names()
         self._admit(spec.owner, facts)
-        async with AsyncFileLock(self._lock_file(spec.id), timeout=50, mode=0o600):
-            jobs = await self._find(names, spec.id)
+        async with self._lock(spec.id):
+            jobs = await self._queue.find(spec.id)
             if not any(job.lives for job in jobs):
                 try:
                     jobs = [await self._submit(spec, names, facts)]
                 except Unavailable:  # nothing was made, and nobody will ask to end it
-                    await self._clear(spec.id, names)
+                    await self._clear(spec.id)
                     raise
             job = min((one for one in jobs if one.lives), key=lambda one: int(one.id), default=jobs[0])
         return Handle(data={"job": job.id})
@@ -126,16 +115,15 @@ class SlurmDriver(InstanceDriver):
         """Ask Slurm once for all, and see whose agent has come; see the contract."""
         if not handles:
             return {}
-        names = await self._names()
-        jobs = await self._jobs(names)
+        jobs = await self._queue.jobs()
         machines = {
             one.name: one
             for one in await self.context.agents.machines()
             if one.instance_of == self.context.provider
         }
-        seen = {one: await self._observation(one, jobs.get(one), machines.get(one), names) for one in handles}
+        seen = {one: await self._observation(one, jobs.get(one), machines.get(one)) for one in handles}
         lost = [one for one in handles if one not in jobs]
-        told = await self._account_of([str(handles[one].data.get("job", "")) for one in lost])
+        told = await self._queue.account_of([str(handles[one].data.get("job", "")) for one in lost])
         for one in lost:
             words = told.get(str(handles[one].data.get("job", "")), "Slurm has no such job any more")
             seen[one] = Observation(phase=Phase.GONE, detail=words)
@@ -145,16 +133,14 @@ class SlurmDriver(InstanceDriver):
         """Cancel its job, wait for its end, and remove its folder; see the contract."""
         if instance_id == SHARED or not ID.fullmatch(instance_id):
             return  # nothing of that name was ever made
-        names = await self._names()
-        async with AsyncFileLock(self._lock_file(instance_id), timeout=50, mode=0o600):
-            await self._cancel(names, instance_id)
-            await self._clear(instance_id, names)
-        Path(self._lock_file(instance_id)).unlink(missing_ok=True)
+        async with self._lock(instance_id):
+            await self._queue.cancel(instance_id)
+            await self._clear(instance_id)
 
     async def holdings(self) -> Sequence[Holding]:
         """Return our jobs, and folders whose job is gone; see the contract."""
-        names = await self._names()
-        jobs, listed = await asyncio.gather(self._jobs(names), self._login.do("list", names.place))
+        names = await self._queue.names()
+        jobs, listed = await asyncio.gather(self._queue.jobs(), self._login.do("list", names.place))
         found = {
             one: Holding(
                 instance_id=one,
@@ -174,7 +160,7 @@ class SlurmDriver(InstanceDriver):
         """Have its agent end it at ``at``, and its job no later than that allows. Raises NotFound, Transient, and
         Rejected where the job would have to last longer and Slurm does not let it."""
         await self.context.agents.call(instance_id, "arm", {"at": at.isoformat()})
-        job = (await self._jobs(await self._names())).get(instance_id)
+        job = (await self._queue.jobs()).get(instance_id)
         if job is None or not job.runs:
             raise NotFound(f"The job of {instance_id} does not run.")
         end = at.timestamp()
@@ -222,12 +208,6 @@ class SlurmDriver(InstanceDriver):
         why = f"is expected to start in {format_time(wait)} minutes" if wait > self.settings.wait else ""
         return choice.offer(self.context.provider, self.settings, why_not=why, wait=wait)
 
-    async def _ask(self, what: str) -> str:
-        done = await self._login.run("scontrol", "--oneliner", "show", what)
-        if done.code:
-            raise build_error(done.complaint, Transient)
-        return done.said
-
     # Making and ending ------------------------------------------------------------------------------------------
 
     async def _submit(self, spec: Spec, names: Names, facts: Facts) -> Job:
@@ -269,62 +249,12 @@ class SlurmDriver(InstanceDriver):
             str(choice.get("partition", "")),
             self.settings,
         )
-        done = await self._login.run(*submit_words(names, spec.id, asked), input=script.encode())
-        job_id = done.said.strip().partition(";")[0]
-        if done.code or not job_id.isdigit():
-            raise build_error(done.complaint)
-        return await self._await_decision(names, spec.id)
+        return await self._queue.submit(spec.id, asked, script)
 
-    async def _await_decision(self, names: Names, instance_id: str) -> Job:
-        """Return the new job once Slurm has looked at it; cancel it when it would wait for too long.
-
-        Raises NoCapacity, Unavailable.
-        """
-        deadline = time.monotonic() + DECIDED
-        while True:
-            jobs = await self._find(names, instance_id)
-            if not jobs:
-                raise Transient(f"Slurm took the job of {instance_id}, and does not show it.")
-            job = min((one for one in jobs if one.lives), key=lambda one: int(one.id), default=jobs[0])
-            decided = not job.waits or job.reason not in ("None", "", "Dependency")
-            if decided or time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.1)
-        if not job.waits:
-            return job
-        wait = job.start - time.time() if job.start else 0
-        hopeless = any(job.reason.startswith(one) or job.reason.endswith(one) for one in HOPELESS)
-        if hopeless or not self.settings.wait or wait > self.settings.wait + SOON:
-            await self._cancel(names, instance_id)
-            when = f", and is expected to in {format_time(int(wait))} minutes" if wait > 0 else ""
-            raise NoCapacity(f"The job does not start ({job.reason}){when}.")
-        return job
-
-    async def _cancel(self, names: Names, instance_id: str) -> None:
-        """Cancel all jobs of an instance and wait until none has nodes. Raises Transient when one does not end."""
-        deadline = time.monotonic() + ENDING
-        pause, told = 0.1, False
-        while True:
-            jobs = await self._find(names, instance_id)
-            living = [job.id for job in jobs if job.lives]
-            if living and not told:
-                done = await self._login.run("scancel", f"--name={names.job(instance_id)}", *living)
-                if done.code and "invalid job id" not in done.complaint.lower():
-                    raise build_error(done.complaint, Transient)
-                told = True
-            elif not any(job.lives or job.state == "COMPLETING" for job in jobs):
-                return
-            if time.monotonic() > deadline:
-                if not living:
-                    return  # it is certain to go: a node is slow to clear up
-                raise Transient(f"The job {', '.join(living)} of {instance_id} has not ended yet.")
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 2.0)
-
-    async def _clear(self, instance_id: str, names: Names) -> None:
+    async def _clear(self, instance_id: str) -> None:
         """Forget the agent of an instance without a job, and remove its folder."""
         await self.context.agents.forget(instance_id, self.context.provider)
-        await self._login.do("remove", names.folder(instance_id))
+        await self._login.do("remove", (await self._queue.names()).folder(instance_id))
 
     def _admit(self, owner: str, facts: Facts) -> None:
         if facts.root and not self.settings.allow_root:
@@ -344,9 +274,9 @@ class SlurmDriver(InstanceDriver):
             return (facts.program,)
         return () if self.settings.login else (sys.executable, "-m", "gridcloud")
 
-    def _lock_file(self, instance_id: str) -> str:
+    def _lock(self, instance_id: str) -> asyncio.Lock:
         # Two of this driver, as while the configuration changes, are not to invite one instance at once.
-        return str(self.context.folder / f"{instance_id}.lock")
+        return _LOCKS.setdefault((str(self.context.folder), instance_id), asyncio.Lock())
 
     # Looking ----------------------------------------------------------------------------------------------------
 
@@ -366,36 +296,8 @@ class SlurmDriver(InstanceDriver):
             )
         return facts
 
-    async def _names(self) -> Names:
-        base = self.settings.directory
-        if base.startswith("~/"):
-            base = f"{(await self._login.facts()).home}/{base[2:]}"
-        return Names(self.context.installation, self.context.provider, base)
-
-    async def _jobs(self, names: Names) -> dict[str, Job]:
-        """Return our jobs by instance: the first that lives, else the last that ended."""
-        user = (await self._login.facts()).user
-        found: dict[str, Job] = {}
-        for job in await self._squeue(f"--user={user}"):
-            one = names.owner_of(job)
-            known = found.get(one)
-            if one and (known is None or _better(job, known)):
-                found[one] = job
-        return found
-
-    async def _find(self, names: Names, instance_id: str) -> list[Job]:
-        user = (await self._login.facts()).user
-        jobs = await self._squeue(f"--user={user}", f"--name={names.job(instance_id)}")
-        return [job for job in jobs if names.owner_of(job) == instance_id]
-
-    async def _squeue(self, *words: str) -> list[Job]:
-        done = await self._login.run("squeue", "--noheader", "--states=all", f"--format={FORMAT}", *words)
-        if done.code:
-            raise build_error(done.complaint, Transient)
-        return parse_jobs(done.said)
-
     async def _observation(
-        self, instance_id: str, job: Job | None, machine: JoinedMachine | None, names: Names
+        self, instance_id: str, job: Job | None, machine: JoinedMachine | None
     ) -> Observation:
         if job is None:
             return Observation(phase=Phase.GONE)
@@ -406,12 +308,12 @@ class SlurmDriver(InstanceDriver):
             words = f"job {job.id} waits in {job.partition}: {job.reason}{when}"
             return Observation(phase=Phase.PENDING, detail=words)
         if not job.runs:
-            return await self._ended(instance_id, job, machine, names)
+            return await self._ended(instance_id, job, machine)
         where = f"job {job.id} on {job.nodes}"
         if machine is None or machine.why_not:
             why = machine.why_not if machine else "its agent has not connected yet"
             if machine is None and job.start and time.time() - job.start > QUIET:
-                why += await self._last_words(instance_id, names)
+                why += await self._queue.last_words(instance_id)
             return Observation(phase=Phase.PENDING, detail=f"{where}: {why}")
         address = SSHAddress(
             host=machine.name,
@@ -424,43 +326,9 @@ class SlurmDriver(InstanceDriver):
         )
         return Observation(phase=Phase.RUNNING, address=address, detail=where)
 
-    async def _ended(
-        self, instance_id: str, job: Job, machine: JoinedMachine | None, names: Names
-    ) -> Observation:
+    async def _ended(self, instance_id: str, job: Job, machine: JoinedMachine | None) -> Observation:
         words = f"job {job.id} is {job.state.lower().replace('_', ' ')}"
         failed = job.state in ("FAILED", "BOOT_FAIL", "OUT_OF_MEMORY", "LAUNCH_FAILED")
         if failed and machine is None:  # it has never come to us: its own words tell why
-            words += await self._last_words(instance_id, names)
+            words += await self._queue.last_words(instance_id)
         return Observation(phase=Phase.FAILED if failed else Phase.GONE, detail=words)
-
-    async def _last_words(self, instance_id: str, names: Names) -> str:
-        try:
-            said = " ".join((await self._login.do("tail", names.folder(instance_id))).split())
-        except GridcloudError:
-            return ""
-        return f"; it said: {said[-400:]}" if said else ""
-
-    async def _account_of(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return what accounting says of jobs that left the queue, where there is accounting."""
-        ids = [one for one in ids if one.isdigit()]
-        if not ids:
-            return {}
-        try:
-            done = await self._login.run(
-                *("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobIDRaw,State,ExitCode"),
-                f"--jobs={','.join(ids)}",
-            )
-        except GridcloudError:
-            return {}
-        rows = (line.split("|") for line in done.said.splitlines())
-        return {
-            row[0]: f"job {row[0]} is {row[1].lower().replace('_', ' ')}, with exit code {row[2]}"
-            for row in rows
-            if len(row) == 3
-        }
-
-
-def _better(job: Job, known: Job) -> bool:
-    if job.lives != known.lives:
-        return job.lives
-    return int(job.id) < int(known.id) if job.lives else int(job.id) > int(known.id)
