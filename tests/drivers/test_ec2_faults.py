@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -10,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from tests.labs.moto import REGION, Moto, moto_server
 from tests.labs.moto_proxy import MotoProxy, refusal
@@ -74,6 +76,41 @@ async def make(moto: Moto, proxy: MotoProxy, tmp_path: Path) -> AsyncIterator[Ma
             await one.destroy(holding.instance_id, holding.handle)
         await one.close()
     assert moto.machines() == []
+
+
+async def test_credentials_of_another_account_say_nothing_of_our_machines(
+    moto: Moto, make: Make, proxy: MotoProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make()
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    later = Handle(data={**handle.data, "made": 0})  # no listing that lags behind
+    assert handle.data["account"] == "123456789012"
+    strangers = "111122223333"
+    with contextlib.closing(boto3.client("sts", region_name=REGION, endpoint_url=moto.url)) as sts:
+        role = sts.assume_role(RoleArn=f"arn:aws:iam::{strangers}:role/r", RoleSessionName="test")[
+            "Credentials"
+        ]
+    names = {"AWS_ACCESS_KEY_ID": "AccessKeyId", "AWS_SECRET_ACCESS_KEY": "SecretAccessKey"}
+    with monkeypatch.context() as changed:
+        for name, key in {**names, "AWS_SESSION_TOKEN": "SessionToken"}.items():
+            changed.setenv(name, role[key])
+        other = make()  # as after a restart
+        old = Handle(data={key: value for key, value in later.data.items() if key != "account"})
+        assert (await other.observe({spec.id: old}))[spec.id].phase is Phase.GONE, "nobody knows whose it was"
+        for _ in range(2):
+            with pytest.raises(
+                InvalidSettings, match=f"another account, {strangers}; its machines are in 1234"
+            ):
+                await other.observe({spec.id: later})
+        with pytest.raises(InvalidSettings, match="another account"):
+            await other.destroy(spec.id, later)
+    assert (await other.observe({spec.id: later}))[spec.id].phase is not Phase.GONE, "they were put right"
+    await driver.destroy(spec.id, handle)
+    proxy.fail("Action=GetCallerIdentity", 9, status=400, body=refusal("InvalidAction", "Not here."))
+    gone = Handle(data={**later.data, "machine": "i-0123456789abcdef0"})
+    assert (await driver.observe({spec.id: gone}))[spec.id].phase is Phase.GONE, "a cloud that does not tell"
+    await driver.destroy(spec.id, gone)
 
 
 async def spec_of(driver: EC2Driver, **asked: Any) -> Spec:

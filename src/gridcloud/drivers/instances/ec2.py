@@ -116,6 +116,8 @@ class EC2Driver(InstanceDriver):
             await asyncio.wait_for(self._launched.wait(), PATIENCE)
         names = [str(handle.data.get("machine")) for handle in handles.values()]
         there = await asyncio.to_thread(self._things.find, names)
+        missing = [one for one in handles.values() if str(one.data.get("machine")) not in there]
+        await asyncio.to_thread(self._check_account, *missing)
         return {
             instance_id: self._observation(instance_id, handle, there.get(str(handle.data.get("machine"))))
             for instance_id, handle in handles.items()
@@ -130,8 +132,10 @@ class EC2Driver(InstanceDriver):
             data = handle.data if handle is not None else {}
             machine = str(data.get("machine", ""))
             # Our own handle names all there is: its disk and interface go with the machine.
-            if data.get("installation") == self.context.installation:
-                await asyncio.to_thread(self._locked, instance_id, lambda: self._things.end(machine))
+            if handle is not None and data.get("installation") == self.context.installation:
+                there = await asyncio.to_thread(self._locked, instance_id, lambda: self._things.end(machine))
+                if not there:
+                    await asyncio.to_thread(self._check_account, handle)
                 return
             await asyncio.to_thread(
                 self._locked, instance_id, lambda: self._things.remove(instance_id, machine)
@@ -174,11 +178,11 @@ class EC2Driver(InstanceDriver):
         former = [] if spec.first else self._things.machines_of(spec.id)
         lives = [one for one in former if one["State"]["Name"] not in ("shutting-down", "terminated")]
         if lives:
-            return self._handle(lives[0]["InstanceId"], host_key)
+            return self._handle(lives[0], host_key)
         if not self.settings.instances:
             return self._handle(self._run(spec, user_data, len(former)), host_key)
 
-        def run_if_room() -> str:
+        def run_if_room() -> Mapping[str, Any]:
             held = len(self._things.machines())
             if held >= self.settings.instances:
                 raise NoCapacity(
@@ -189,11 +193,12 @@ class EC2Driver(InstanceDriver):
 
         return self._handle(self._locked("", run_if_room), host_key)
 
-    def _run(self, spec: Spec, user_data: str, former: int) -> str:
+    def _run(self, spec: Spec, user_data: str, former: int) -> Mapping[str, Any]:
         for last in (False, True):
             try:
                 words = self._words(spec, user_data, former, self._group(again=last))
-                return str(self._wire.call("run_instances", **words)["Instances"][0]["InstanceId"])
+                answer = self._wire.call("run_instances", **words)
+                return {**answer["Instances"][0], "OwnerId": answer.get("OwnerId", "")}
             except InvalidSettings as error:
                 # What the machines share went with the last of them between our look and our call.
                 if last or code_of(error) != "InvalidGroup.NotFound" or self.settings.security_groups:
@@ -213,12 +218,12 @@ class EC2Driver(InstanceDriver):
                 raise
         raise AssertionError
 
-    def _made_before(self, instance_id: str, error: GridcloudError) -> str:
+    def _made_before(self, instance_id: str, error: GridcloudError) -> Mapping[str, Any]:
         for pause in (0.0, 1.0, 3.0):
             time.sleep(pause)
             for one in self._things.machines_of(instance_id):
                 if one["State"]["Name"] not in ("shutting-down", "terminated"):
-                    return str(one["InstanceId"])
+                    return one
         raise error
 
     def _group(self, again: bool) -> list[str]:
@@ -319,10 +324,22 @@ class EC2Driver(InstanceDriver):
             phase=Phase.PENDING, detail=state if state != "running" else "it has no address yet"
         )
 
-    def _handle(self, machine: str, host_key: str) -> Handle:
-        made = int(datetime.now(UTC).timestamp())
-        whose = self.context.installation
-        return Handle(data={"machine": machine, "host_key": host_key, "made": made, "installation": whose})
+    def _handle(self, machine: Mapping[str, Any], host_key: str) -> Handle:
+        words = {"machine": str(machine["InstanceId"]), "host_key": host_key}
+        words |= {"account": str(machine.get("OwnerId") or ""), "installation": self.context.installation}
+        return Handle(data={**words, "made": int(datetime.now(UTC).timestamp())})
+
+    def _check_account(self, *handles: Handle) -> None:
+        """Raise InvalidSettings where the credentials are now of another account: in it none of these is seen."""
+        for made_in in {str(one.data.get("account") or "") for one in handles} - {""}:
+            here = self._wire.account()
+            if here not in ("", made_in):
+                self._wire.forget_credentials()
+                raise InvalidSettings(
+                    f"{self.context.provider}: the credentials are of another account, {here}; "
+                    f"its machines are in {made_in}.",
+                    remedy="Put them right where Amazon's tools keep them; a new account is an entry of its own.",
+                )
 
     def _address(self, instance_id: str, handle: Handle, machine: Mapping[str, Any]) -> SSHAddress | None:
         public = machine.get("PublicIpAddress") if self.settings.public_address else None

@@ -93,10 +93,14 @@ class Things:
             name = interface["NetworkInterfaceId"]
             self._delete("delete_network_interface", f"the interface {name}", NetworkInterfaceId=name)
 
-    def end(self, machine: str) -> None:
-        """Terminate a machine that is known to be ours, and with it its disk and interface."""
-        with contextlib.suppress(NotFound):
+    def end(self, machine: str) -> bool:
+        """Terminate a machine that is known to be ours, and with it its disk and interface; return whether it was
+        there."""
+        try:
             self._endings.add(machine)
+        except NotFound:
+            return False
+        return True
 
     def remove_shared(self) -> None:
         """Remove our security groups. Raises Transient while one of our machines lives, or still ends."""
@@ -159,7 +163,9 @@ class Things:
     def _read_machines(self, filters: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         words = self._ours()
         for reservation in self._wire.pages("describe_instances", "Reservations", Filters=list(filters)):
-            yield from (one for one in reservation["Instances"] if words.items() <= _tags(one).items())
+            for one in reservation["Instances"]:
+                if words.items() <= _tags(one).items():
+                    yield {**one, "OwnerId": reservation.get("OwnerId", "")}
 
     def _loose(self, key: str, instance_id: str = "") -> list[dict[str, Any]]:
         """Return disks or interfaces that no machine has: those it has go with it."""

@@ -166,6 +166,7 @@ class Wire:
         self._settings = settings
         self._provider = provider
         self._session: boto3.Session | None = None
+        self._account: str | None = None
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -184,6 +185,23 @@ class Wire:
                 yield from self._checked(service, page).get(key, ())
         except FAULTS as error:
             raise self.translate(error) from error
+
+    def account(self) -> str:
+        """Return the number of the account that our credentials are of; empty where a cloud that only speaks EC2's API
+        does not tell. Amazon tells everybody, whatever rights they have; it is asked once for each set of credentials.
+        """
+        known = self._account
+        if known is not None:
+            return known
+        try:
+            known = str(self.call("get_caller_identity", "sts").get("Account") or "")
+        except GridcloudError:
+            if not self._settings.endpoint:
+                raise
+            known = ""
+        with self._lock:
+            self._account = known if self._session is not None else None
+        return known
 
     def translate(self, error: Exception) -> GridcloudError:
         """Return one of our errors for one of Amazon's or its library's."""
@@ -218,6 +236,12 @@ class Wire:
         for client in clients.values():
             client.close()
 
+    def forget_credentials(self) -> None:
+        """Have whoever asks next read them anew from where Amazon's tools keep them: they may be right by then."""
+        with self._lock:
+            self._session = self._account = None
+        self.close()
+
     def _checked(self, service: str, answer: dict[str, Any]) -> dict[str, Any]:
         """Return an answer that Amazon gave: any page that happens to be XML reads as an empty listing, such as that
         of a network's login, and would tell us that all machines are gone."""
@@ -235,19 +259,13 @@ class Wire:
         if code in _MEANING:
             kind, remedy = _MEANING[code]
             if remedy == CREDENTIALS:
-                self._forget_credentials()
+                self.forget_credentials()
             return kind(message, remedy=remedy)
         if status == 429:
             return Throttled(message)
         if status >= 500 or not code:
             return Transient(message)
         return InvalidRequest(message)
-
-    def _forget_credentials(self) -> None:
-        """Have whoever asks next read them anew from where Amazon's tools keep them: they may be right by then."""
-        with self._lock:
-            self._session = None
-        self.close()
 
     def _client(self, service: str) -> Any:
         with self._lock:
