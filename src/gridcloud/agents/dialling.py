@@ -26,10 +26,9 @@ from yarl import URL
 from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
 from gridcloud.agents.invitations import Token, key_of, prove, read_token
 from gridcloud.agents.membership import Answer, Membership, MembershipFolder, Trust
-from gridcloud.agents.model import Report, Terms
+from gridcloud.agents.model import Report, Terms, principal_of
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.agents.splicing import MESSAGE, pair, splice
-from gridcloud.agents.switchboard import principal_of
 from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import (
     ConnectionLost,

@@ -14,7 +14,18 @@ from gridcloud.agents.hours import Hours
 from gridcloud.instances.model import Text
 from gridcloud.settings import Size
 
-__all__ = ["AGENT_NAME", "RESERVED", "Agent", "Caps", "Labels", "Report", "State", "Terms", "lowest"]
+__all__ = [
+    "AGENT_NAME",
+    "RESERVED",
+    "Agent",
+    "Caps",
+    "Labels",
+    "Report",
+    "State",
+    "Terms",
+    "lowest",
+    "principal_of",
+]
 
 AGENT_NAME = r"^[a-z0-9][a-z0-9-]{0,40}$"
 RESERVED = frozenset({"authority", "join", "invitations", "streams"})
@@ -139,6 +150,11 @@ class Agent(_Record):
     def all_labels(self) -> dict[str, str]:
         """Ours, and its owner's as ``owner.KEY``, so that nobody gives a machine a label of ours but us."""
         return {**{f"owner.{key}": value for key, value in self.own_labels.items()}, **self.labels}
+
+
+def principal_of(name: str) -> str:
+    """Return the name in certificates that opens the control connection of a machine."""
+    return f"gridcloud-agent-{name}"
 
 
 def lowest(one: Caps, other: Caps) -> Caps:

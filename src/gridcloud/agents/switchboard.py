@@ -26,7 +26,7 @@ import asyncssh
 from pydantic import ValidationError
 
 from gridcloud.agents.exchange import BEAT, SILENCE, UNASKED, Exchange, plain
-from gridcloud.agents.model import PROTOCOL, Agent, Report, State
+from gridcloud.agents.model import PROTOCOL, Agent, Report, State, principal_of
 from gridcloud.agents.registry import Registry
 from gridcloud.agents.splicing import MESSAGE, Messages, pair, splice
 from gridcloud.clock import Clock
@@ -45,7 +45,7 @@ from gridcloud.errors import (
     Untrusted,
 )
 
-__all__ = ["LOGIN", "Presence", "Switchboard", "principal_of"]
+__all__ = ["LOGIN", "Presence", "Switchboard"]
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,6 @@ strangers who only wait keep nobody out.
 ALIKE = 2
 STREAMS = 256
 """Streams of one machine at the same time."""
-
-
-def principal_of(name: str) -> str:
-    """Return the name in certificates that opens the control connection of a machine."""
-    return f"gridcloud-agent-{name}"
 
 
 @dataclass(slots=True)

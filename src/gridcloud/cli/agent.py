@@ -233,6 +233,25 @@ async def bootstrap(
             folder.remove()
 
 
+@app.command("pack")
+@framed
+async def pack(
+    frame: Frame,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it, e.g. gridcloud.pyz.")],
+) -> None:
+    """Write gridcloud as one file, to carry to machines that are to join."""
+    from gridcloud.agents.packing import needed
+    from gridcloud.agents.packing import pack as pack_now
+
+    pack_now(target)
+    packages = needed()
+    if frame.json:
+        frame.show({"file": str(target), "needs": packages})
+        return
+    error_console().print(f"It needs Python 3.11 with: {' '.join(packages)}", highlight=False)
+    error_console().print(f"There: python3 {target.name} agent join URL --token-file FILE", highlight=False)
+
+
 @app.command("list")
 @framed
 async def list_(
