@@ -34,7 +34,7 @@ from gridcloud.errors import (
     Unreachable,
 )
 from gridcloud.instances.driver import InstanceDriver
-from gridcloud.instances.model import Phase, Request, Spec
+from gridcloud.instances.model import Handle, Phase, Request, Spec
 from gridcloud.testing.instances import InstanceDriverContract, driver_context
 
 ACCOUNT = "tests.labs.libcloud_nodes:AccountNodeDriver"
@@ -382,9 +382,34 @@ async def test_a_key_that_is_put_right_is_read_again(
     account.refused = False
     # The key is a secret, which settings only refer to: by another one it is another account.
     monkeypatch.setenv("LIBCLOUD_TEST_KEY", "another")
-    assert (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.GONE
+    unnamed = Handle(data={**handle.data, "account": ""})  # of a provider that does not tell whose they are
+    assert (await driver.observe({spec.id: unnamed}))[spec.id].phase is Phase.GONE
     del Account.accounts["another"]
     account.nodes.clear()
+
+
+async def test_a_key_of_another_account_says_nothing_of_our_nodes(
+    open_driver: Any, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = open_driver()
+    spec = await spec_of(driver)
+    handle = await driver.create(spec)
+    mine = f"account of {account.key}"  # type: ignore[attr-defined]
+    assert handle.data["account"] == mine
+    handle = Handle(data={**handle.data, "listed": True})
+    monkeypatch.setenv("LIBCLOUD_TEST_KEY", "strangers")
+    other = open_driver()  # as after a restart
+    for _ in range(2):
+        with pytest.raises(InvalidSettings, match=f"another account, account of strangers; its .* in {mine}"):
+            await other.observe({spec.id: handle})
+    with pytest.raises(InvalidSettings, match="another account"):
+        await other.destroy(spec.id, handle)
+    del Account.accounts["strangers"]
+    monkeypatch.setenv("LIBCLOUD_TEST_KEY", account.key)  # type: ignore[attr-defined]
+    assert (await other.observe({spec.id: handle}))[spec.id].phase is Phase.RUNNING, "it was put right"
+    await other.destroy(spec.id, handle)
+    plain = open_driver(compute=PLAIN, user_data="user_data")
+    assert (await plain.create(await spec_of(plain))).data["account"] == "", "this one does not tell"
 
 
 def test_errors_are_told_in_our_words() -> None:

@@ -57,7 +57,12 @@ class AccountNodeDriver(DummyNodeDriver):
 
     def __init__(self, key: str, region: str = "") -> None:
         super().__init__(key)
+        self.key = key
         self.account = Account.of(key)
+
+    def ex_account_info(self) -> dict[str, str]:
+        """Return whose the nodes are, as DigitalOcean's driver does."""
+        return {"uuid": f"account of {self.key}"}
 
     def list_nodes(self) -> list[Node]:
         """Return the account's nodes."""
@@ -124,6 +129,7 @@ class PlainNodeDriver(AccountNodeDriver):
     """The same at a provider that has no tags, and tells of no node by itself."""
 
     ex_get_node = None  # type: ignore[assignment]
+    ex_account_info = None  # type: ignore[assignment]
 
     def create_node(  # type: ignore[override]  # each driver of libcloud has arguments of its own
         self, name: str, size: NodeSize, image: NodeImage, user_data: str = ""

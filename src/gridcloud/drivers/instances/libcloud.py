@@ -21,7 +21,7 @@ from gridcloud.drivers.instances.libcloud_choices import Choices
 from gridcloud.drivers.instances.libcloud_nodes import Nodes
 from gridcloud.drivers.instances.libcloud_settings import LibcloudSettings
 from gridcloud.drivers.instances.libcloud_wire import Wire
-from gridcloud.drivers.instances.libcloud_words import Abilities, Names, abilities_of, phase_of
+from gridcloud.drivers.instances.libcloud_words import Abilities, Names, abilities_of, account_of, phase_of
 from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
@@ -87,19 +87,29 @@ class LibcloudDriver(InstanceDriver):
         """Make a node, or find it by its tags or name; see the contract."""
         lock = self._locks.setdefault(spec.id, asyncio.Lock())
         user_data, host_key = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec)
+
+        def create(driver: Any) -> tuple[Any, bool, str]:
+            return *self._create(driver, spec, user_data), self._account(driver)
+
         async with lock:
             if not self.settings.instances:
-                node, listed = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
+                node, listed, account = await self._wire.ask(create)
             else:
                 async with self._counting:  # two at once must not both find the last place free
-                    node, listed = await self._wire.ask(lambda driver: self._create(driver, spec, user_data))
-        return self._nodes.handle(node, host_key, listed)
+                    node, listed, account = await self._wire.ask(create)
+        return self._nodes.handle(node, host_key, listed, account)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """List the nodes once, and ask for each by itself that is not listed; see the contract."""
         if not handles:
             return {}
-        nodes = await self._wire.ask(lambda driver: self._nodes.find(driver, handles))
+
+        def look(driver: Any) -> dict[str, Any]:
+            found = self._nodes.find(driver, handles)
+            self._check_account(driver, *(handles[one] for one, node in found.items() if node is None))
+            return found
+
+        nodes = await self._wire.ask(look)
         return {
             instance_id: self._observation(instance_id, handle, nodes[instance_id])
             for instance_id, handle in handles.items()
@@ -151,7 +161,13 @@ class LibcloudDriver(InstanceDriver):
         await asyncio.to_thread(self._wire.forget)
 
     async def _see_gone(self, instance_id: str, handle: Handle | None, ends: float) -> None:
-        while await self._wire.ask(lambda driver: self._nodes.remain(driver, instance_id, handle)):
+        def remains(driver: Any) -> bool:
+            there = self._nodes.remain(driver, instance_id, handle)
+            if not there and handle is not None:
+                self._check_account(driver, handle)
+            return there
+
+        while await self._wire.ask(remains):
             if time.monotonic() > ends:
                 raise Transient(
                     f"{self.context.provider} still lists the machine of {instance_id}.",
@@ -160,6 +176,20 @@ class LibcloudDriver(InstanceDriver):
             await asyncio.sleep(0.5)
 
     # What is asked in a thread -------------------------------------------------------------------------------
+
+    def _account(self, driver: Any) -> str:
+        return self._wire.remember("account", lambda: account_of(driver))
+
+    def _check_account(self, driver: Any, *handles: Handle) -> None:
+        """Raise InvalidSettings where the credentials are now of another account: in it none of these is seen."""
+        for made_in in {str(one.data.get("account") or "") for one in handles} - {""}:
+            here = self._account(driver)
+            if here not in ("", made_in):
+                raise InvalidSettings(
+                    f"{self.context.provider}: the credentials are of another account, {here}; "
+                    f"its machines are in {made_in}.",
+                    remedy="Put right what 'arguments' refers to; a new account is an entry of its own.",
+                )
 
     def _count(self, driver: Any) -> int:
         return len(self._nodes.list(driver)) if self.settings.instances else 0

@@ -49,10 +49,11 @@ class Nodes:
             for instance_id, handle in handles.items()
         }
 
-    def handle(self, node: Any, host_key: str, listed: bool) -> Handle:
-        """Return the handle of a node that was just made. ``listed``: whether a listing shows it by now."""
+    def handle(self, node: Any, host_key: str, listed: bool, account: str) -> Handle:
+        """Return the handle of a node that was just made. ``listed``: whether a listing shows it by now; ``account``:
+        whose it is, where the driver tells."""
         words = {"node": str(node.id), "host_key": host_key, "installation": self._names.installation}
-        return Handle(data={**words, "made": int(time.time()), "listed": listed})
+        return Handle(data={**words, "made": int(time.time()), "listed": listed, "account": account})
 
     def end(self, driver: Any, instance_id: str, handle: Handle | None) -> bool:
         """Remove the nodes of an instance, the one of the handle also when no listing shows it.

@@ -34,7 +34,7 @@ from gridcloud.errors import (
 )
 from gridcloud.instances.model import Phase
 
-__all__ = ["Abilities", "Names", "abilities_of", "phase_of", "translate"]
+__all__ = ["Abilities", "Names", "abilities_of", "account_of", "phase_of", "translate"]
 
 USER_DATA = (
     "ex_userdata",
@@ -50,6 +50,23 @@ USER_DATA = (
 INSTALLATION = "gridcloud-installation"
 INSTANCE = "gridcloud-instance"
 """The names of our tags."""
+
+
+ACCOUNTS = (("ex_account_info", ("uuid", "id")), ("ex_read_account", ("AccountId",)))
+"""Methods that tell whose the credentials are, as libcloud's drivers name them, and where in their answer the id is."""
+
+
+def account_of(driver: Any) -> str:
+    """Return the id of the account that libcloud's driver is logged in to; empty where it does not tell. Blocking."""
+    for name, keys in ACCOUNTS:
+        if method := getattr(driver, name, None):
+            try:
+                told = method()
+            except Exception:  # a right that the key need not have; each driver says so in its own words
+                return ""
+            found = [str(told[key]) for key in keys if isinstance(told, Mapping) and told.get(key)]
+            return found[0] if found else ""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
