@@ -40,6 +40,8 @@ __all__ = ["Caller"]
 
 CONNECT = 10.0
 """Seconds to connect to one address."""
+AT_ONCE = 8
+"""Messages that are under way to one member at a time; others wait."""
 IDLE = 30.0
 """Seconds that a connection is kept for the next message: less than the other end keeps it."""
 
@@ -62,7 +64,7 @@ class Caller:
         self._clock = clock
         self._seal: Seal | None = None
         self._mail: Mail | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._carrying: set[asyncio.Task[None]] = set()
 
     def open(self, seal: Seal, mail: Mail) -> None:
@@ -74,8 +76,8 @@ class Caller:
         for task in list(self._carrying):
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
-        session, self._session = self._session, None
-        if session is not None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
             await session.close()
 
     async def ask(
@@ -130,7 +132,7 @@ class Caller:
         seal, _ = self._ready()
         who = theirs.institution
         failures: list[str] = []
-        for attempt in self._attempts(who):
+        for attempt in self._attempts(who, stream=True):
             context = await seal.calling(theirs)
             try:
                 websocket = await attempt.session.ws_connect(
@@ -239,16 +241,18 @@ class Caller:
                 return True
         return False
 
-    def _attempts(self, who: str, guest: tuple[str, ...] = ()) -> list[_Attempt]:
+    def _attempts(self, who: str, guest: tuple[str, ...] = (), *, stream: bool = False) -> list[_Attempt]:
         _, mail = self._ready()
         addresses = guest or mail.circle.addresses(who)
-        return [_Attempt(one.rstrip("/"), Way.DIRECT, "", self._direct()) for one in addresses]
+        return [_Attempt(one.rstrip("/"), Way.DIRECT, "", self._direct(stream=stream)) for one in addresses]
 
-    def _direct(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+    def _direct(self, *, stream: bool) -> aiohttp.ClientSession:
+        """Return what connects to addresses: a few connections to each for messages, and one for each stream."""
+        if stream not in self._sessions:
+            self._sessions[stream] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
+                    limit_per_host=0 if stream else AT_ONCE,
                     keepalive_timeout=IDLE,
                     socket_factory=_kept_alive,
                     resolver=aiohttp.ThreadedResolver(),
@@ -257,7 +261,7 @@ class Caller:
                 trust_env=True,  # HTTPS_PROXY and NO_PROXY
                 auto_decompress=False,
             )
-        return self._session
+        return self._sessions[stream]
 
     def _ready(self) -> tuple[Seal, Mail]:
         if self._seal is None or self._mail is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
 import ssl
@@ -57,10 +58,10 @@ HANDSHAKES = 128
 GUESTS = 32
 GUEST_SECONDS = 30.0
 """Connections of guests, who proved nothing, and how long each may stay."""
-CONNECTIONS = 64
-"""Connections of one member."""
 STREAMS = 256
 """Streams of one member."""
+CONNECTIONS = STREAMS + 64
+"""Connections of one member; further ones are not taken, since the earlier may carry streams."""
 READ = 30.0
 """Seconds for a message to come in."""
 SHAKE = 15.0
@@ -150,7 +151,7 @@ class Doorway:
             access_log=None,
             handle_signals=False,
             auto_decompress=False,
-            lingering_time=1.0,
+            lingering_time=0,
             shutdown_timeout=2.0,
         )
         await self._runner.setup()
@@ -249,9 +250,14 @@ class Doorway:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
             self._shaking[task] = None
-            task.add_done_callback(lambda done: self._shaking.pop(done, None))
+            task.add_done_callback(functools.partial(self._shaken, connection))
             if len(self._shaking) > HANDSHAKES:
                 next(iter(self._shaking)).cancel()
+
+    def _shaken(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._shaking.pop(task, None)
+        if task.cancelled():
+            connection.close()
 
     def _keep(self, transport: asyncio.BaseTransport) -> None:
         """Bound how many connections a member has, and guests together, and how long these stay."""
@@ -261,8 +267,12 @@ class Doorway:
             self._links.refused(refusal, what="a connection")
             transport.close()
             return
-        there = [one for one in self._open.get(key, []) if not one.is_closing()]
-        while len(there) >= (CONNECTIONS if key else GUESTS):
+        there = _alive(self._open.get(key, []))
+        if key and len(there) >= CONNECTIONS:
+            self._links.refused(Throttled(f"there are {CONNECTIONS} connections of it"), what="a connection")
+            transport.close()
+            return
+        while not key and len(there) >= GUESTS:
             there.pop(0).close()
         self._open[key] = [*there, transport]
         if not key:

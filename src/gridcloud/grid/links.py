@@ -22,6 +22,8 @@ KEPT = 200
 FIRST, LONGEST = 5.0, 300.0
 """Seconds that a member who did not answer is left alone by gossip; doubled each time."""
 MEMBERS = 4096
+LINES = 30
+"""Lines of the log that strangers may fill in a minute."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class LinkBook:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._ties: dict[str, _Tie] = {}
+        self._minute, self._strangers = clock.monotonic(), 0
         self._refusals: deque[Refusal] = deque(maxlen=KEPT)
 
     def heard(self, institution: str, issued: int) -> None:
@@ -79,13 +82,24 @@ class LinkBook:
             why=_line(error.message),
             error=type(error).__name__,
         )
-        log.warning("refused %s of %s: %s: %s", told.what, told.who, told.error, told.why)
+        if who or self._may_log():
+            log.warning("refused %s of %s: %s: %s", told.what, told.who, told.error, told.why)
         self._refusals.append(told)
         if who:
             tie = self._tie(who)
             tie.counts["refused"] += 1
             if isinstance(error, MessageRefused) and isinstance(error.details.get("seconds"), int):
                 tie.skew = float(error.details["seconds"])
+
+    def _may_log(self) -> bool:
+        """Let strangers fill a few lines a minute of the log, and then say how many they were."""
+        now = self._clock.monotonic()
+        if now - self._minute >= 60.0:
+            if self._strangers > LINES:
+                log.warning("refused %d more messages and connections of strangers", self._strangers - LINES)
+            self._minute, self._strangers = now, 0
+        self._strangers += 1
+        return self._strangers <= LINES
 
     def away(self) -> set[str]:
         """Return who did not answer lately and is left alone for now."""
