@@ -12,6 +12,7 @@ from gridcloud.service import (
     commands,
     events,
     files,
+    grid,
     instances,
     offers,
     providers,
@@ -49,6 +50,7 @@ def build_app(house: House) -> FastAPI:
         tokens,
         events,
         agents,
+        grid,
     ):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)
