@@ -18,8 +18,8 @@ from gridcloud.instances.driver import Context
 __all__ = ["SCRIPT", "Done", "Facts", "Login"]
 
 SCRIPT = Path(__file__).with_name("slurm_login.sh").read_text(encoding="utf-8")
-SECONDS = 20.0
-"""Seconds for a command: a busy controller may take some."""
+SECONDS = 9.0
+"""Seconds for a command that asks; Slurm's own wait longer for a controller that is away."""
 AT_ONCE = 6
 """Commands at the same time: SSH servers allow ten on one connection."""
 ZONE = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}

@@ -19,8 +19,12 @@ SOON = 60
 """Seconds until a start that are none: Slurm plans in steps."""
 DECIDED = 8.0
 """Seconds for Slurm to look at a new job."""
+PATIENCE = 20.0
+"""Seconds for a command that changes something: how it ended is worth to be known."""
 ENDING = 25.0
 """Seconds for a job to end once it was told to."""
+UNDECIDED = frozenset({"", "None", "Dependency", "Priority"})
+"""Reasons of jobs that Slurm may start all the same once it comes to them."""
 HOPELESS = ("BadConstraints", "Held", "Invalid", "PartitionDown", "PartitionInactive", "PartitionTimeLimit",
             "PartitionNodeLimit", "DependencyNeverSatisfied", "ReservationDeleted")  # fmt: skip
 """Beginnings or ends of reasons for which a job never starts."""
@@ -74,7 +78,7 @@ class Queue:
     async def submit(self, instance_id: str, resources: Sequence[str], script: str) -> Job:
         """Submit the job of an instance. Raises what Slurm refuses, NoCapacity where it would wait for too long."""
         words = submit_words(await self.names(), instance_id, resources)
-        done = await self._login.run(*words, input=script.encode())
+        done = await self._login.run(*words, input=script.encode(), seconds=PATIENCE)
         if done.code or not done.said.strip().partition(";")[0].isdigit():
             raise build_error(done.complaint)
         return await self._settle(instance_id)
@@ -93,7 +97,7 @@ class Queue:
             job = living[0] if living else jobs[0]
             if living[1:]:  # it was submitted again when the first answer was lost
                 await self._login.run("scancel", *(one.id for one in living[1:]))
-            decided = not job.waits or job.reason not in ("None", "", "Dependency")
+            decided = not job.waits or job.reason not in UNDECIDED
             if decided or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.1)
@@ -116,7 +120,8 @@ class Queue:
             jobs = await self.find(instance_id)
             living = [job.id for job in jobs if job.lives]
             if living and not told:
-                done = await self._login.run("scancel", f"--name={names.job(instance_id)}", *living)
+                words = ("scancel", f"--name={names.job(instance_id)}", *living)
+                done = await self._login.run(*words, seconds=PATIENCE)
                 if done.code and "invalid job id" not in done.complaint.lower():
                     raise build_error(done.complaint, Transient)
                 told = True

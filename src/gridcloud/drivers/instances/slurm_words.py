@@ -63,6 +63,7 @@ _REFUSALS: tuple[tuple[str, type[GridcloudError]], ...] = (
     ("required node not available", NoCapacity),
     ("required partition not available", NoCapacity),
     ("partition is in drain", NoCapacity),
+    ("reservation is invalid", Rejected),
     ("reservation", NoCapacity),
 )
 
