@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gridcloud.errors import Conflict, Forbidden, InvalidRequest, Replayed, Revoked, UnknownSigner
+from gridcloud.errors import Conflict, Forbidden, InvalidRequest, Replayed, Revoked, UnknownSigner, Untrusted
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.keys import spoken
 from gridcloud.grid.model import Way
@@ -169,6 +169,11 @@ def _greeting(place: Place) -> Json:
 async def test_root_key_may_be_kept_elsewhere(tmp_path: Path) -> None:
     async with places(tmp_path, "alpha", "beta") as (alpha, beta):
         root = await alpha.office.take_root_out()
+        assert alpha.office.standing().root_here, "it may be lost on its way"
+        with pytest.raises(Untrusted):
+            await alpha.office.drop_root(await beta.office.take_root_out())
+        for _ in range(2):
+            assert not (await alpha.office.drop_root(root)).root_here
         with pytest.raises(Conflict):
             await alpha.office.take_root_out()
         with pytest.raises(Forbidden, match="root key"):
@@ -181,5 +186,7 @@ async def test_root_key_may_be_kept_elsewhere(tmp_path: Path) -> None:
         assert not alpha.office.standing().root_here
         with pytest.raises(Exception, match="not of"):
             await alpha.office.sign("north", root=await beta.office.take_root_out())
-        assert await alpha.office.sign("north", root=root) is None
+        with pytest.raises(Conflict, match="looked at"):
+            await alpha.office.sign("north", digest="A" * 43, root=root)
+        assert await alpha.office.sign("north", digest=waiting.digest, root=root) is None
         await until(lambda: not beta.office.community("north").joining)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.grid_communities import RootFile, confirm, read_root
 from gridcloud.cli.printing import error_console, print_table
-from gridcloud.errors import Conflict, InvalidRequest
+from gridcloud.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gridcloud.grid.model import Standing
@@ -26,6 +25,9 @@ app = typer.Typer(
     help="The keys of this institution: the root key, which may be kept elsewhere, and those in daily use.",
 )
 
+SHORTEST = 8
+"""Letters that name a key at least."""
+
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
@@ -34,11 +36,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 async def list_(frame: Frame) -> None:
     """List the keys that this institution signs with from day to day."""
     async with await frame.connect() as client:
-        standing = (await client.grid.status()).standing
-    if standing is None:
-        raise InvalidRequest(
-            "This gridcloud does not take part in the grid.", remedy="gridcloud grid init NAME"
-        )
+        standing = _demand((await client.grid.status()).standing)
     _show(frame, standing)
 
 
@@ -56,15 +54,18 @@ async def rotate(frame: Frame, root: RootFile = None) -> None:
 @framed
 async def revoke(
     frame: Frame,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="A key for daily use, as it is listed.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="A key for daily use as it is listed, or a part of one.")
+    ],
     root: RootFile = None,
     yes: Yes = False,
 ) -> None:
     """Have a key for daily use believed no longer, at once: it was lost, or somebody else has it."""
     secret = read_root(root)
-    confirm(frame, f"Revoke the key {key:.43}? It never comes back.", yes)
     async with await frame.connect() as client:
-        standing = await client.grid.revoke_key(key, root=secret)
+        named = _find((await client.grid.status()).standing, key)
+        confirm(frame, f"Revoke the key {named}? It never comes back.", yes)
+        standing = await client.grid.revoke_key(named, root=secret)
     _show(frame, standing)
 
 
@@ -83,24 +84,36 @@ async def take_root_out(
         f"Keep the root key in {file} only? Without that file, nobody can sign for this institution.",
         yes,
     )
-    descriptor = _make(file)
-    try:
-        async with await frame.connect() as client:
-            secret = await client.grid.take_root_out()
-    except BaseException:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            file.unlink()
-        raise
-    _fill(descriptor, secret)
+    async with await frame.connect() as client:
+        _write(file, await client.grid.take_root_out())
+        await client.grid.drop_root(_read(file))
     if frame.json:
         frame.show({"file": str(file)})
     else:
         error_console().print(f"The root key is in {file}, and no longer here. Keep a second copy of it.")
 
 
-def _make(file: Path) -> int:
-    """Return a new file that nobody else may read, and that has room for a key."""
+def _demand(standing: Standing | None) -> Standing:
+    if standing is None:
+        raise InvalidRequest(
+            "This gridcloud does not take part in the grid.", remedy="gridcloud grid init NAME"
+        )
+    return standing
+
+
+def _find(standing: Standing | None, part: str) -> str:
+    """Return the one key that has this part: a whole one may begin as an option does. Raises NotFound."""
+    found = [one.key for one in _demand(standing).keys if part in one.key]
+    if len(part) < SHORTEST or len(found) != 1:
+        raise NotFound(
+            f"{part!r:.60} is {'part of more than one key' if len(found) > 1 else 'no key of ours'}.",
+            remedy="gridcloud grid key list shows them; give eight letters of it at least.",
+        )
+    return found[0]
+
+
+def _write(file: Path, secret: Secret) -> None:
+    """Write a new file that nobody else may read, and see it on its disk. Raises Conflict, InvalidRequest, NotFound."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -108,22 +121,22 @@ def _make(file: Path) -> int:
     except OSError as error:
         raise InvalidRequest(f"{file} cannot be made: {error.strerror}.") from None
     try:
-        os.write(descriptor, bytes(4096))  # on a full disk it fails now, while the key is still there
-        os.fsync(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        with open(descriptor, "wb") as made:
+            made.write(secret.reveal_bytes())
+            made.flush()
+            os.fsync(made.fileno())
     except OSError as error:
-        os.close(descriptor)
         file.unlink()
-        raise InvalidRequest(f"{file} cannot be written: {error.strerror}.") from None
-    return descriptor
+        raise InvalidRequest(
+            f"{file} cannot be written: {error.strerror}.", remedy="The root key is where it was."
+        ) from None
 
 
-def _fill(descriptor: int, secret: Secret) -> None:
-    with open(descriptor, "wb") as made:
-        made.write(secret.reveal_bytes())
-        made.flush()
-        os.fsync(made.fileno())
+def _read(file: Path) -> Secret:
+    """Return what really is in the file now. On a stick without rights of its own, others may be able to read it."""
+    from gridcloud.identity import Secret
+
+    return Secret(file.read_bytes())
 
 
 def _show(frame: Frame, standing: Standing) -> None:

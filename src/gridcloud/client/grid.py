@@ -84,9 +84,7 @@ class Grid:
         order = _valid(JoinOrder, invitation=dict(invitation), inviter=inviter)
         return await self._wire.ask("POST", "/grid/join", Community, order)
 
-    async def sign(
-        self, community: str, *, digest: str | None = None, root: Secret | None = None
-    ) -> Proposal | None:
+    async def sign(self, community: str, *, digest: str = "", root: Secret | None = None) -> Proposal | None:
         """Sign what waits, if its digest is this one; None once it is in force. Raises NotFound, Conflict."""
         order = _valid(SignOrder, digest=digest, root=_reveal(root))
         return (await self._wire.ask("POST", _path(community, "sign"), Outcome, order)).proposal
@@ -130,8 +128,12 @@ class Grid:
         return await self._wire.ask("POST", "/grid/keys/revoke", Standing, order)
 
     async def take_root_out(self) -> Secret:
-        """Return the root key in PEM; the service keeps none from then on."""
+        """Return the root key in PEM; the service keeps it until `drop_root`. Raises Conflict when it has none."""
         return Secret((await self._wire.ask("POST", "/grid/keys/root", RootKey)).root)
+
+    async def drop_root(self, root: Secret) -> Standing:
+        """Have the service keep the root key no more, once it is kept elsewhere; it is given to show that."""
+        return await self._wire.ask("DELETE", "/grid/keys/root", Standing, RootKey(root=root.reveal()))
 
     async def ledger(self, *, since: str = "", until: str = "", partner: str = "") -> list[Record]:
         """Return entries of the ledger of some months (``2026-03``), or with one partner; the oldest first."""

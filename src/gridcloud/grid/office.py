@@ -36,6 +36,7 @@ from gridcloud.grid.keyring import Keyring
 from gridcloud.grid.links import LinkBook
 from gridcloud.grid.mail import Mail
 from gridcloud.grid.model import Community, GivenInvitation, Member, Proposal, Standing, Status
+from gridcloud.grid.relaying import Attendance, Relay
 from gridcloud.grid.replays import Journal
 from gridcloud.grid.seal import SPAN, Seal, is_due
 from gridcloud.grid.showing import show_community, show_invitations, show_member, show_proposal, show_standing
@@ -91,7 +92,18 @@ class Office:
         """Give it handlers before `start`."""
         self._assent = Assent(self._circle, self.caller, self._links, self._wake)
         self._gossiping = Gossiping(
-            self._circle, self.caller, self._seal, self._links, clock, self._profile, self._look
+            self._circle,
+            self.caller,
+            self._seal,
+            self._links,
+            clock,
+            self._profile,
+            self._look,
+            self._after_round,
+        )
+        self._relay = Relay(self._circle, self.doorway, lambda: settings().relays_others)
+        self._attendance = Attendance(
+            self._circle, self.caller, self.doorway, clock, settings, self._gossiping.tell_anew
         )
         self.doorway.handle("gossip", self._gossiping.answer)
         self.doorway.handle("community", self._assent.answer)
@@ -143,6 +155,8 @@ class Office:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._attendance.close()
+        await self._relay.close()
         await self.doorway.close()
         await self.caller.close()
         journal, self._journal = self._journal, None
@@ -198,11 +212,18 @@ class Office:
         )
 
     async def take_root_out(self) -> Secret:
-        """Return the root key in PEM and keep none: verbs that sign with it need it then. Raises Conflict twice."""
+        """Return the root key in PEM, to be kept elsewhere: then `drop_root`. Raises Conflict when it is not here."""
         self._circle.our_keys()
-        root = await asyncio.to_thread(self._keyring.take_root_out)
+        return await asyncio.to_thread(self._keyring.take_root_out)
+
+    async def drop_root(self, root: Secret) -> Standing:
+        """Keep the root key no more, once it is shown that it is kept elsewhere: verbs that sign with it need it then.
+
+        May be called twice. Raises Untrusted for another one.
+        """
+        await self._root(root)
         await asyncio.to_thread(self._keyring.drop_root)
-        return root
+        return self.standing()
 
     async def rotate(self, *, root: Secret | None = None) -> Standing:
         """Make a new service key, on our list from now on and in use once the others had days to hear of it. Done by
@@ -358,10 +379,11 @@ class Office:
         draft = lists.draft_next(held.membership.current, self._circle.now(), revoke={who: why})
         return await self._propose(held, draft, root)
 
-    async def sign(self, community: str, *, root: Secret | None = None) -> Proposal | None:
+    async def sign(self, community: str, *, digest: str = "", root: Secret | None = None) -> Proposal | None:
         """Sign what waits in a community; returns it while others have yet to sign, None once it is in force.
 
-        Raises NotFound when nothing waits, Conflict when another list of its number was signed here.
+        `digest`: of the list that was looked at; no other is signed. Raises NotFound when nothing waits, Conflict when
+        it is another, or when another list of its number was signed here.
         """
         held = self._circle.get(community)
         held.drop_stale()
@@ -372,6 +394,12 @@ class Office:
         ]
         if not waiting:
             raise NotFound(f"Nothing waits for our signature in {held.membership.current.name}.")
+        waiting = [draft for draft in waiting if digest in ("", draft.digest())]
+        if not waiting:
+            raise Conflict(
+                f"What waits in {held.membership.current.name} is not what was looked at.",
+                remedy="Look again, then sign.",
+            )
         signing = await self._root(root)
         return self._waiting(held, await self._assent.sign(held, waiting[0], signing))
 
@@ -401,6 +429,7 @@ class Office:
             standing=self.standing() if self.initialised else None,
             listening=listening,
             addresses=self._addresses(),
+            relays=self._attendance.relays(),
             relays_others=settings.relays_others,
             communities=self.communities() if self.initialised else (),
             links=links,
@@ -425,6 +454,11 @@ class Office:
                 continue
             await self._redraft(held)
             await self._assent.spread(held)
+
+    async def _after_round(self) -> None:
+        self._attendance.look()
+        self.doorway.cut_strangers()
+        await self._relay.cut_strangers()
 
     async def _arrived(self, held: Held) -> None:
         await self._redraft(held)
@@ -463,6 +497,7 @@ class Office:
         return Profile(
             name=self._circle.name,
             addresses=self._addresses(),
+            relays=self._attendance.relays()[:8],
             relays_others=settings.relays_others,
             location=settings.location,
             rooms=tuple(rooms)[:8],
@@ -483,7 +518,8 @@ class Office:
         if is_due(self._circle.our_keys(), self._circle.now()):
             days = max(0, last - self._circle.now()) // 86_400_000
             found.append(
-                f"Our service key ends in {days} days and the root key is not here: gridcloud grid rotate --root FILE."
+                f"Our service key ends in {days} days and the root key is not here: "
+                "gridcloud grid key rotate --root FILE."
             )
         for link in self._links.links(self._circle.members()):
             if link.skew is not None and abs(link.skew) > TOLD_SKEW:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Response
 
-from gridcloud.errors import Conflict, InvalidRequest
+from gridcloud.errors import InvalidRequest
 from gridcloud.federation.ledger import Entry
 from gridcloud.grid.model import Community, Standing, Status
 from gridcloud.grid.reports import Report, find_records, make_report
@@ -93,13 +93,7 @@ async def join(order: JoinOrder, caller: Admin, house: TheHouse) -> Community:
 @router.post("/communities/{name}/sign")
 async def sign(name: str, order: SignOrder, caller: Admin, house: TheHouse) -> Outcome:
     """Sign the list of members that waits, if it is the one that was looked at."""
-    waiting = house.office.community(name).proposals
-    if order.digest is not None and order.digest not in {one.digest for one in waiting}:
-        raise Conflict(
-            f"What waits to be signed in {name} is no longer what was looked at.",
-            remedy="Look again, then sign.",
-        )
-    return Outcome(proposal=await house.office.sign(name, root=_root(order)))
+    return Outcome(proposal=await house.office.sign(name, digest=order.digest, root=_root(order)))
 
 
 @router.post("/communities/{name}/changes")
@@ -147,9 +141,15 @@ async def revoke_key(order: KeyOrder, caller: Admin, house: TheHouse) -> Standin
 
 @router.post("/keys/root")
 async def take_root_out(caller: Admin, house: TheHouse, response: Response) -> RootKey:
-    """Return the root key and keep none here."""
+    """Return the root key; it stays here until it is shown, by deleting it, that it is kept elsewhere."""
     response.headers["Cache-Control"] = "no-store"
     return RootKey(root=(await house.office.take_root_out()).reveal())
+
+
+@router.delete("/keys/root")
+async def drop_root(key: RootKey, caller: Admin, house: TheHouse) -> Standing:
+    """Keep the root key no more; it is given, which shows that it is kept elsewhere."""
+    return await house.office.drop_root(Secret(key.root))
 
 
 # The ledger -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -85,8 +85,8 @@ class JoinOrder(_Order):
 class SignOrder(RootOrder):
     """Sign what waits in a community."""
 
-    digest: Digest | None = Field(
-        default=None, description="of the list that was looked at; another is not signed"
+    digest: Digest | Literal[""] = Field(
+        default="", description="of the list that was looked at; no other is signed"
     )
 
 
@@ -112,10 +112,10 @@ class KeyOrder(RootOrder):
     key: Key
 
 
-class RootKey(BaseModel):
-    """The root key, shown this once."""
+class RootKey(_Order):
+    """The root key."""
 
-    root: str = Field(repr=False, description="PEM")
+    root: str = Field(min_length=1, max_length=4096, repr=False, description="PEM")
 
 
 class Outcome(BaseModel):
