@@ -8,12 +8,13 @@ after another; of a file no more than one block is held.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import struct
 import sys
 import time
-from typing import Any, Callable, Iterator  # noqa: UP035 - Python 3.8
+from typing import Any, Callable, Iterator, Tuple  # noqa: UP035 - Python 3.8
 
 __all__ = ["READY", "main"]
 
@@ -23,6 +24,8 @@ BLOCK = 256 << 10
 """Bytes of a file in one answer, at most."""
 LONGEST = BLOCK + 1024
 """Bytes of a request, at most; the limits that OpenSSH's server has."""
+ENLARGE = 1031
+"""Linux's F_SETPIPE_SZ, which Python names since 3.10."""
 NAMES = 100
 """Names of a folder in one answer."""
 
@@ -32,6 +35,8 @@ STATUS, HANDLE, DATA, NAME, ATTRS = range(101, 106)
 EXTENDED, EXTENDED_REPLY = 200, 201
 OK, EOF, NO_SUCH_FILE, DENIED, FAILURE, BAD_MESSAGE, _, _, UNSUPPORTED = range(9)
 SIZE, OWNER, MODE, TIMES = 1, 2, 4, 8
+Reply = Tuple[bytes, ...]  # noqa: UP006 - Python 3.8
+"""The kind of an answer, and the parts of what follows it: what is large is copied no further."""
 OFFERED = (b"posix-rename@openssh.com", b"statvfs@openssh.com", b"hardlink@openssh.com", b"fsync@openssh.com")
 STATUSES = {
     errno.ENOENT: NO_SUCH_FILE,
@@ -93,7 +98,7 @@ class Server:
         self._files: dict[bytes, int] = {}
         self._folders: dict[bytes, Iterator[os.DirEntry[bytes]]] = {}
         self._next = 0
-        self._does: dict[int, Callable[[Request], bytes]] = {
+        self._does: dict[int, Callable[[Request], Reply]] = {
             OPEN: self._open,
             CLOSE: self._close,
             READ: self._read,
@@ -117,27 +122,27 @@ class Server:
             SYMLINK: self._link,
         }
 
-    def answer(self, kind: int, asked: Request) -> bytes:
-        """Return the answer to a request, without its length. Raises IndexError for what is no request."""
+    def answer(self, kind: int, asked: Request) -> Reply:
+        """Return the answer to a request in parts. Raises IndexError for what is no request."""
         if kind == INIT:
             more = b"".join(
                 _text(name) + _text(b"2" if name.startswith(b"statvfs") else b"1") for name in OFFERED
             )
-            return bytes([VERSION]) + struct.pack(">I", 3) + more + _text(b"limits@openssh.com") + _text(b"1")
+            return bytes([VERSION]), struct.pack(">I", 3), more, _text(b"limits@openssh.com"), _text(b"1")
         number = struct.pack(">I", asked.number())
         try:
             reply = self._reply(kind, asked)
         except (OSError, ValueError, OverflowError) as error:
             reply = _failure(error)
-        return reply[:1] + number + reply[1:]
+        return reply[0], number, *reply[1:]
 
-    def _reply(self, kind: int, asked: Request) -> bytes:
+    def _reply(self, kind: int, asked: Request) -> Reply:
         if kind in self._deeds:
             self._deeds[kind](asked)
             return _status(OK)
         return self._does[kind](asked) if kind in self._does else _status(UNSUPPORTED)
 
-    def _open(self, asked: Request) -> bytes:
+    def _open(self, asked: Request) -> Reply:
         path, wanted, attributes = asked.path(), asked.number(), asked.attributes()
         flags = {1: os.O_RDONLY, 2: os.O_WRONLY, 3: os.O_RDWR}.get(wanted & 3, os.O_RDONLY) | os.O_CLOEXEC
         # Bit by bit: append, create, truncate, fail when it exists.
@@ -150,7 +155,7 @@ class Server:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return self._handle(self._files, file)
 
-    def _close(self, asked: Request) -> bytes:
+    def _close(self, asked: Request) -> Reply:
         handle = asked.text()
         if handle in self._folders:
             self._folders.pop(handle).close()  # type: ignore[attr-defined]
@@ -160,22 +165,22 @@ class Server:
             return _status(FAILURE)
         return _status(OK)
 
-    def _read(self, asked: Request) -> bytes:
+    def _read(self, asked: Request) -> Reply:
         file, offset, size = self._file(asked), asked.long(), asked.number()
         block = os.pread(file, min(size, BLOCK), offset)
-        return bytes([DATA]) + _text(block) if block or not size else _status(EOF)
+        return (bytes([DATA]), struct.pack(">I", len(block)), block) if block or not size else _status(EOF)
 
-    def _write(self, asked: Request) -> bytes:
+    def _write(self, asked: Request) -> Reply:
         file, offset, left = self._file(asked), asked.long(), memoryview(asked.text())
         while left:
             count = os.pwrite(file, left, offset)
             left, offset = left[count:], offset + count
         return _status(OK)
 
-    def _open_folder(self, asked: Request) -> bytes:
+    def _open_folder(self, asked: Request) -> Reply:
         return self._handle(self._folders, os.scandir(asked.path()))
 
-    def _read_folder(self, asked: Request) -> bytes:
+    def _read_folder(self, asked: Request) -> Reply:
         listing = self._folders.get(asked.text())
         if listing is None:
             return _status(FAILURE)
@@ -201,7 +206,7 @@ class Server:
         to, path = (first, second) if self._reverse else (second, first)
         os.symlink(to, path)
 
-    def _extended(self, asked: Request) -> bytes:
+    def _extended(self, asked: Request) -> Reply:
         name = asked.text()
         if name == b"posix-rename@openssh.com":
             os.replace(asked.path(), asked.path())
@@ -213,15 +218,15 @@ class Server:
             os.fsync(self._file(asked))
             return _status(OK)
         if name == b"statvfs@openssh.com":
-            return bytes([EXTENDED_REPLY]) + _room(os.statvfs(asked.path()))
+            return bytes([EXTENDED_REPLY]), _room(os.statvfs(asked.path()))
         if name == b"limits@openssh.com":
-            return bytes([EXTENDED_REPLY]) + struct.pack(">QQQQ", LONGEST, BLOCK - 1024, BLOCK - 1024, 0)
+            return bytes([EXTENDED_REPLY]), struct.pack(">QQQQ", LONGEST, BLOCK - 1024, BLOCK - 1024, 0)
         return _status(UNSUPPORTED)
 
-    def _handle(self, kept: dict[bytes, Any], what: Any) -> bytes:
+    def _handle(self, kept: dict[bytes, Any], what: Any) -> Reply:
         handle, self._next = b"%d" % self._next, self._next + 1
         kept[handle] = what
-        return bytes([HANDLE]) + _text(handle)
+        return bytes([HANDLE]), _text(handle)
 
     def _file(self, asked: Request) -> int:
         file = self._files.get(asked.text())
@@ -237,11 +242,11 @@ def _text(data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-def _status(code: int, text: bytes = b"") -> bytes:
-    return bytes([STATUS]) + struct.pack(">I", code) + _text(text) + _text(b"")
+def _status(code: int, text: bytes = b"") -> Reply:
+    return bytes([STATUS]), struct.pack(">I", code), _text(text), _text(b"")
 
 
-def _failure(error: Exception) -> bytes:
+def _failure(error: Exception) -> Reply:
     number = error.errno if isinstance(error, OSError) else None
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return _status(STATUSES.get(number or 0, FAILURE), text=said.encode(errors="replace"))
@@ -255,13 +260,13 @@ def _pack(status: os.stat_result) -> bytes:
     )
 
 
-def _attributes(status: os.stat_result) -> bytes:
-    return bytes([ATTRS]) + _pack(status)
+def _attributes(status: os.stat_result) -> Reply:
+    return bytes([ATTRS]), _pack(status)
 
 
-def _names(found: list[tuple[bytes, bytes, bytes]]) -> bytes:
+def _names(found: list[tuple[bytes, bytes, bytes]]) -> Reply:
     parts = b"".join(_text(name) + _text(long or name) + packed for name, long, packed in found)
-    return bytes([NAME]) + struct.pack(">I", len(found)) + parts
+    return bytes([NAME]), struct.pack(">I", len(found)), parts
 
 
 def _describe(name: bytes, status: os.stat_result) -> bytes:
@@ -291,8 +296,9 @@ def _room(found: os.statvfs_result) -> bytes:
     )
 
 
-def _say(data: bytes) -> None:
-    left = memoryview(data)
+def _say(*parts: bytes) -> None:
+    done = os.writev(1, parts)
+    left = memoryview(b"".join(parts))[done:] if done < sum(map(len, parts)) else memoryview(b"")
     while left:
         left = left[os.write(1, left) :]
 
@@ -300,6 +306,11 @@ def _say(data: bytes) -> None:
 def main() -> None:
     """Serve until the end of input, or of sense."""
     server = Server(reverse="reverse" in sys.argv)
+    for stream in (0, 1):  # larger pipes take fewer turns; what is none, or may not be larger, stays as it is
+        try:
+            fcntl.fcntl(stream, ENLARGE, 1 << 20)
+        except OSError:
+            continue
     incoming = os.fdopen(0, "rb", buffering=1 << 20, closefd=False)
     _say(READY)
     while True:
@@ -316,4 +327,4 @@ def main() -> None:
             answer = server.answer(head[4], Request(data))
         except IndexError:
             return
-        _say(struct.pack(">I", len(answer)) + answer)
+        _say(struct.pack(">I", sum(map(len, answer))), *answer)
