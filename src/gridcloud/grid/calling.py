@@ -6,12 +6,14 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 from gridcloud.agents.dialling import SocketMessages
 from gridcloud.agents.splicing import MESSAGE, pair, splice
@@ -52,8 +54,39 @@ class _Attempt:
 
     url: str
     way: Way
-    via: str
+    where: str
     session: aiohttp.ClientSession
+
+
+class RelayedConnector(aiohttp.BaseConnector):
+    """Makes connections within what a relay carries, as `aiohttp.UnixConnector` makes them within a Unix socket."""
+
+    def __init__(
+        self, dial: Callable[[], Awaitable[socket.socket]], *, keepalive_timeout: float, limit: int
+    ) -> None:
+        super().__init__(keepalive_timeout=keepalive_timeout, limit=limit)
+        self._dial = dial
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        try:
+            connection = await self._dial()
+        except GridcloudError as error:
+            raise aiohttp.ClientConnectionError(str(error)) from error
+        try:
+            _, protocol = await asyncio.get_running_loop().create_connection(
+                self._factory,
+                sock=connection,
+                ssl=req.ssl if isinstance(req.ssl, ssl.SSLContext) else True,
+                server_hostname=req.server_hostname,
+                ssl_handshake_timeout=CONNECT,
+                ssl_shutdown_timeout=1.0,
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return protocol
 
 
 class Caller:
@@ -65,6 +98,7 @@ class Caller:
         self._seal: Seal | None = None
         self._mail: Mail | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._through: dict[tuple[str, str], aiohttp.ClientSession] = {}
         self._carrying: set[asyncio.Task[None]] = set()
 
     def open(self, seal: Seal, mail: Mail) -> None:
@@ -73,12 +107,13 @@ class Caller:
 
     async def close(self) -> None:
         """End what is under way. May be called twice."""
+        sessions = [*self._sessions.values(), *self._through.values()]
+        self._sessions, self._through = {}, {}
+        for session in sessions:
+            await session.close()
         for task in list(self._carrying):
             task.cancel()
         await asyncio.gather(*self._carrying, return_exceptions=True)
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
 
     async def ask(
         self, institution: str, kind: str, body: Json, *, timeout: float = 30.0
@@ -121,18 +156,16 @@ class Caller:
         path = f"/grid/1/streams/{quote(name, safe='')}/{quote(id, safe='')}"
         async with _within(institution, timeout):
             websocket = await self.open_websocket(theirs, path)
-        one, reader, writer = await pair()
-        task = asyncio.create_task(splice(reader, writer, SocketMessages(websocket)), name="grid: stream")
-        self._carrying.add(task)
-        task.add_done_callback(self._carrying.discard)
-        return one
+        return self._carry(websocket, *await pair())
 
-    async def open_websocket(self, theirs: KeyList, path: str) -> aiohttp.ClientWebSocketResponse:
-        """Open a websocket at a path of a member. Raises as `open_stream`."""
+    async def open_websocket(
+        self, theirs: KeyList, path: str, *, direct: bool = False
+    ) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket at a path of a member; `direct`: at its own addresses only. Raises as `open_stream`."""
         seal, _ = self._ready()
         who = theirs.institution
         failures: list[str] = []
-        for attempt in self._attempts(who, stream=True):
+        for attempt in self._attempts(who, stream=True, direct=direct):
             context = await seal.calling(theirs)
             try:
                 websocket = await attempt.session.ws_connect(
@@ -145,9 +178,9 @@ class Caller:
             except aiohttp.WSServerHandshakeError as error:
                 raise await self._read_refusal(attempt, theirs, path, error) from error
             except (aiohttp.ClientError, OSError) as error:
-                failures.append(_failure(attempt.url, error))
+                failures.append(self._missed(who, attempt, error))
                 continue
-            self._links.reached(who, attempt.way, attempt.via or attempt.url)
+            self._links.reached(who, attempt.way, attempt.where)
             return websocket
         raise self._unreached(who, failures)
 
@@ -174,17 +207,17 @@ class Caller:
             try:
                 status, answer = await self._post_surely(attempt, who, data, context)
             except (aiohttp.ClientError, OSError) as error:
-                failures.append(_failure(attempt.url, error))
+                failures.append(self._missed(who, attempt, error))
                 sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
                 if _is_distrust(error):
-                    refusals.append(Untrusted(f"{who} at {attempt.url}: {_failure('TLS', error)}"))
+                    refusals.append(Untrusted(f"{who}: {failures[-1]}"))
                 continue
             if status >= 300:
                 refusal = _told(who, status, answer)
                 if sent and isinstance(refusal, Replayed):
                     raise ConnectionLost(f"{who} took the message, and its answer was lost.") from refusal
                 raise refusal
-            self._links.reached(who, attempt.way, attempt.via or attempt.url)
+            self._links.reached(who, attempt.way, attempt.where)
             if status == 204:
                 return "", {}
             try:
@@ -241,10 +274,56 @@ class Caller:
                 return True
         return False
 
-    def _attempts(self, who: str, guest: tuple[str, ...] = (), *, stream: bool = False) -> list[_Attempt]:
+    def _attempts(
+        self, who: str, guest: tuple[str, ...] = (), *, stream: bool = False, direct: bool = False
+    ) -> list[_Attempt]:
+        """Return the ways to a member: its addresses, then its relays; for a while after a failure the other way."""
         _, mail = self._ready()
-        addresses = guest or mail.circle.addresses(who)
-        return [_Attempt(one.rstrip("/"), Way.DIRECT, "", self._direct(stream=stream)) for one in addresses]
+        ways = [
+            _Attempt(one.rstrip("/"), Way.DIRECT, one, self._direct(stream=stream))
+            for one in guest or mail.circle.addresses(who)
+        ]
+        profile = None if guest or direct else mail.circle.profile(who)
+        relayed = [
+            _Attempt(f"https://{host_name(who)}", Way.RELAYED, relay, self._relayed(relay, who))
+            for relay in (profile.relays if profile else ())
+            if relay in mail.circle.members() and relay != who
+        ]
+        return [*relayed, *ways] if self._links.prefers_relays(who) else [*ways, *relayed]
+
+    def _missed(self, who: str, attempt: _Attempt, error: Exception) -> str:
+        if attempt.way is Way.DIRECT:
+            self._links.no_direct_way(who)
+        return _failure(attempt.where, error)
+
+    def _relayed(self, relay: str, who: str) -> aiohttp.ClientSession:
+        """Return what connects to a member through a relay; the connections of each are its own."""
+        if (relay, who) not in self._through:
+            connector = RelayedConnector(
+                lambda: self._open_through(relay, who), keepalive_timeout=IDLE, limit=0
+            )
+            self._through[relay, who] = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+            )
+        return self._through[relay, who]
+
+    async def _open_through(self, relay: str, who: str) -> socket.socket:
+        """Return a socket whose bytes a relay carries to a member. Raises GridcloudError."""
+        _, mail = self._ready()
+        keys = mail.keys_for_calling(relay)
+        return self._carry(await self.open_websocket(keys, f"/grid/1/via/{who}", direct=True), *await pair())
+
+    def _carry(
+        self,
+        websocket: aiohttp.ClientWebSocketResponse,
+        one: socket.socket,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> socket.socket:
+        task = asyncio.create_task(splice(reader, writer, SocketMessages(websocket)), name="grid: stream")
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+        return one
 
     def _direct(self, *, stream: bool) -> aiohttp.ClientSession:
         """Return what connects to addresses: a few connections to each for messages, and one for each stream."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
@@ -26,6 +27,8 @@ SELF, COMMUNITY, HEARD, BOOK = "grid.self", "grid.community", "grid.heard", "gri
 """Kinds of what is stored. `HEARD` holds members' records, which come again by gossip; it is written now and then."""
 OWNER = "grid"
 ONLY = "self"
+
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False, slots=True)
@@ -98,6 +101,7 @@ class Circle:
         self._book_lock = asyncio.Lock()
         self._listeners: list[Callable[[str], Awaitable[None]]] = []
         self._heard: dict[str, Stored] = {}
+        self._heard_lock = asyncio.Lock()
         self.keys: KeyList | None = None
         """Our key list in force; None before `begin`."""
         self.name = ""
@@ -146,11 +150,17 @@ class Circle:
 
     async def begin(self, name: str, keys: KeyList) -> None:
         """Store who we are. Raises Conflict when that was done before."""
-        self._self = await self._store.insert(SELF, ONLY, OWNER, "here", _ourselves(name, keys))
-        self.name, self.keys = name, keys
+        await _surely(self._begin(name, keys))
 
     async def set_keys(self, keys: KeyList) -> None:
         """Store a new key list of ours, in all communities too."""
+        await _surely(self._set_keys(keys))
+
+    async def _begin(self, name: str, keys: KeyList) -> None:
+        self._self = await self._store.insert(SELF, ONLY, OWNER, "here", _ourselves(name, keys))
+        self.name, self.keys = name, keys
+
+    async def _set_keys(self, keys: KeyList) -> None:
         if self._self is None:
             raise InvalidRequest("There are no keys to follow on.")
         self._self = await self._store.update(self._self, body=_ourselves(self.name, keys))
@@ -163,6 +173,13 @@ class Circle:
 
     async def add(self, held: Held) -> None:
         """Store a new community. Raises Conflict when it is here."""
+        await _surely(self._add(held))
+
+    async def forget(self, community: str) -> None:
+        """Keep nothing of a community."""
+        await _surely(self._forget(community))
+
+    async def _add(self, held: Held) -> None:
         if held.community in self.held:
             raise Conflict(f"{held.membership.current.name} is a community of ours already.")
         held.gossip.learn(self.our_keys())
@@ -172,6 +189,17 @@ class Circle:
 
     async def save(self, held: Held) -> bool:
         """Store what changed in a community, before anybody is told; say whether anything had."""
+        return await _surely(self._save(held))
+
+    async def save_book(self) -> None:
+        """Store the invitations."""
+        await _surely(self._save_book())
+
+    async def save_heard(self) -> None:
+        """Store the records of members, where there are other ones than before."""
+        await _surely(self._save_heard())
+
+    async def _save(self, held: Held) -> bool:
         async with held.lock:
             if held.mark() == held.saved or self.held.get(held.community) is not held or held.stored is None:
                 return False
@@ -180,8 +208,7 @@ class Circle:
             held.saved = mark
             return True
 
-    async def save_book(self) -> None:
-        """Store the invitations."""
+    async def _save_book(self) -> None:
         async with self._book_lock:
             state = self.book.state()
             if self._book_stored is None:
@@ -189,8 +216,11 @@ class Circle:
             else:
                 self._book_stored = await self._store.update(self._book_stored, body=state)
 
-    async def save_heard(self) -> None:
-        """Store the records of members, where there are other ones than before."""
+    async def _save_heard(self) -> None:
+        async with self._heard_lock:
+            await self._write_heard()
+
+    async def _write_heard(self) -> None:
         for name, held in list(self.held.items()):
             body = {"records": [record.document() for record in held.gossip.records.values()]}
             stored = self._heard.get(name)
@@ -208,15 +238,15 @@ class Circle:
             raise InvalidRequest(f"{len(found)} communities are called {name!r:.80}.", remedy="Give its id.")
         return found[0]
 
-    async def forget(self, community: str) -> None:
-        """Keep nothing of a community."""
+    async def _forget(self, community: str) -> None:
         held = self.held.pop(community, None)
         if held is not None and held.stored is not None:
             async with held.lock:
                 await self._store.delete(held.stored)
-        heard = self._heard.pop(community, None)
-        if heard is not None:
-            await self._store.delete(heard)
+        async with self._heard_lock:
+            heard = self._heard.pop(community, None)
+            if heard is not None:
+                await self._store.delete(heard)
         state = self.book.state()
         mine = [one for one in state["written"] if one["community"] == community]
         if mine:
@@ -327,6 +357,18 @@ class Circle:
                     held.gossip.keys[keys.institution] = newer_key_list(
                         held.gossip.keys.get(keys.institution), keys
                     )
+
+
+async def _surely(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do it to its end, also when whoever asked is cancelled: else the store would know a later version than we do."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 def _ourselves(name: str, keys: KeyList) -> Json:

@@ -236,6 +236,16 @@ class Doorway:
         self._allowance.take(who, size, self._now())
         return who
 
+    def cut_strangers(self) -> None:
+        """End the streams of who is no member any more."""
+        if self._mail is None or not self._streaming:
+            return
+        members = self._mail.circle.members()
+        for who in set(self._streaming) - set(members):
+            log.info("the streams of %s end: it is no member any more", who)
+            for task in self._streaming.pop(who):
+                task.cancel()
+
     # Connections -----------------------------------------------------------------------------------------------
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -288,7 +298,7 @@ class Doorway:
             who = self.member(request)
             return web.Response(**await self._answer(request, who))
         except GridcloudError as error:
-            return self._refuse(error, who)
+            return self.refuse(error, who)
 
     async def _answer(self, request: web.Request, who: str) -> dict[str, Any]:
         size = request.content_length
@@ -325,7 +335,8 @@ class Doorway:
                 return handler
         raise InvalidRequest(f"Messages of the kind {kind} are not understood here.")
 
-    def _refuse(self, error: GridcloudError, who: str) -> web.Response:
+    def refuse(self, error: GridcloudError, who: str) -> web.Response:
+        """Return the answer to what is not done, and log it where it was not believed; `who`: as TLS proved."""
         if isinstance(error, MessageRefused | Throttled):
             self._links.refused(error, who)
         seconds = error.details.get("seconds")
@@ -349,7 +360,7 @@ class Doorway:
                 await admit(who, what)
             return await self.bridge(request, who, lambda connection: handler(who, what, connection))
         except GridcloudError as error:
-            return self._refuse(error, who)
+            return self.refuse(error, who)
 
     async def bridge(
         self, request: web.Request, who: str, use: Callable[[socket.socket], Awaitable[None]]
@@ -388,6 +399,8 @@ class Doorway:
                     log.warning("a stream of %s: %s", who, failure)
         finally:
             streaming.discard(task)
+            if not streaming and self._streaming.get(who) is streaming:
+                del self._streaming[who]
         return websocket
 
     def _now(self) -> int:

@@ -27,13 +27,17 @@ LIFETIME = timedelta(hours=2)
 """How long our record is valid; it is made anew when half of that is over, or what it says changed."""
 LOOK = 60.0
 """Seconds between two looks at what our record should say, and at what else is due."""
-JOINING = 5.0
+JOINING = 2.0
 """Longest pause while we wait to become a member."""
+GATHER = 0.1
+"""Seconds that news is gathered for before it is told."""
 ANSWER = 20.0
+"""Seconds for an answer."""
 
 
 class Gossiping:
-    """Talks with members, a few in each round. `profile` says what our record should; `look` what else is due."""
+    """Talks with members, a few in each round. `profile` says what our record should; `look` sees to what else is due
+    each minute, `after` to what a round may have brought."""
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class Gossiping:
         clock: Clock,
         profile: Callable[[], Awaitable[Profile]],
         look: Callable[[], Awaitable[None]],
+        after: Callable[[], Awaitable[None]],
     ) -> None:
         self._circle = circle
         self._caller = caller
@@ -52,6 +57,7 @@ class Gossiping:
         self._clock = clock
         self._profile = profile
         self._look = look
+        self._after = after
         self._chance = random.Random()  # noqa: S311 - whom to talk to is no secret
         self._news = asyncio.Event()
         self._looked: float | None = None
@@ -59,6 +65,11 @@ class Gossiping:
     def wake(self) -> None:
         """Have the next round at once: there is news."""
         self._news.set()
+
+    def tell_anew(self) -> None:
+        """Have the next round look at once at what our record should say."""
+        self._looked = None
+        self.wake()
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -73,6 +84,7 @@ class Gossiping:
                 elif any(self._lacks_ours(held) for held in self._circle.held.values()):
                     await self.refresh()
                 quiet = 0 if await self.round() else quiet + 1
+                await self._after()
             except GridcloudError as error:
                 log.warning("the grid: %s", error)
                 quiet += 1
@@ -198,4 +210,4 @@ class Gossiping:
                 task.cancel()
             await asyncio.gather(news, sleeping, return_exceptions=True)
         if self._news.is_set():
-            await self._clock.sleep(pause(0))
+            await self._clock.sleep(GATHER)

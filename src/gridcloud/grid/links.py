@@ -22,6 +22,8 @@ KEPT = 200
 FIRST, LONGEST = 5.0, 300.0
 """Seconds that a member who did not answer is left alone by gossip; doubled each time."""
 MEMBERS = 4096
+AGAIN = 60.0
+"""Seconds that a member's addresses are tried after its relays, once they failed."""
 LINES = 30
 """Lines of the log that strangers may fill in a minute."""
 
@@ -34,6 +36,7 @@ class _Tie:
     failure: str = ""
     failures: int = 0
     again: float = 0.0
+    direct: float = 0.0
     skew: float | None = None
     counts: dict[str, int] = field(default_factory=lambda: {"sent": 0, "received": 0, "refused": 0})
 
@@ -105,6 +108,15 @@ class LinkBook:
         """Return who did not answer lately and is left alone for now."""
         now = self._clock.monotonic()
         return {who for who, tie in self._ties.items() if tie.again > now}
+
+    def no_direct_way(self, institution: str) -> None:
+        """Note that a member was not reached at its own addresses."""
+        self._tie(institution).direct = self._clock.monotonic() + AGAIN
+
+    def prefers_relays(self, institution: str) -> bool:
+        """Say whether a member's own addresses failed a moment ago, so that its relays are tried first."""
+        tie = self._ties.get(institution)
+        return tie is not None and tie.direct > self._clock.monotonic()
 
     def reachable(self, institution: str) -> None:
         """Let a member be tried at once: it was heard of again."""
