@@ -16,18 +16,24 @@ from gridcloud.errors import NotFound
 
 def test_those_who_come_meanwhile_share_the_next_call() -> None:
     calls: list[list[str]] = []
+    go = threading.Event()
 
     def perform(names: Sequence[str]) -> None:
         calls.append(list(names))
-        time.sleep(0.02)
+        go.wait(60)
 
     batch = Batch(perform, 30)
-    names = [f"i-{number}" for number in range(100)]
+    names = [f"i-{number}" for number in range(50)]
     with ThreadPoolExecutor(50) as pool:
-        list(pool.map(batch.add, names))
+        asked = [pool.submit(batch.add, name) for name in names]
+        while len(calls) != 1 or len(batch._waiting) != 50 - len(calls[0]):
+            time.sleep(0.001)
+        go.set()
+        for one in asked:
+            one.result(60)
     assert sorted(name for call in calls for name in call) == sorted(names)
-    assert len(calls) < 20
-    assert max(len(call) for call in calls) <= 30
+    assert len(calls[0]) < 30
+    assert [len(call) for call in calls[1:]] == [30, 20 - len(calls[0])]
 
 
 def test_one_that_fails_is_told_alone_and_the_others_are_done() -> None:

@@ -29,9 +29,31 @@ def test_those_who_ask_together_share_one_and_none_is_older_than_the_question() 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(ask, range(200)))
     assert all(looked >= asked for asked, looked in answers)
-    assert len(begun) < 60
     assert not listing._ended
     assert not listing._waiting
+
+
+def test_all_who_ask_while_one_looks_share_the_next_look() -> None:
+    begun: list[int] = []
+    go = threading.Event()
+
+    def look() -> list[int]:
+        begun.append(len(begun))
+        go.wait(60)
+        return begun[-1:]
+
+    listing = Listing(look)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(listing.read)
+        while not begun:
+            time.sleep(0.001)
+        others = [pool.submit(listing.read) for _ in range(19)]
+        while listing._waiting.get(2) != 19:
+            time.sleep(0.001)
+        go.set()
+        assert first.result(60) == [0]
+        assert [other.result(60) for other in others] == [[1]] * 19
+    assert begun == [0, 1]
 
 
 def test_an_error_is_told_to_all_and_the_next_look_is_a_new_one() -> None:

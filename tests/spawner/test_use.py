@@ -28,7 +28,9 @@ async def test_the_token_of_a_program_is_found_again_by_its_account(tmp_path: Pa
         await connection.close()
 
 
-async def test_a_kernel_that_only_sleeps_is_busy_and_an_open_page_is_no_use(house: UpHouse) -> None:
+async def test_a_kernel_that_only_sleeps_is_busy_and_an_open_page_is_no_use(
+    house: UpHouse, tmp_path: Path
+) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     async with house.api() as client:
         path = await house.spawn(client, "una")
@@ -46,9 +48,13 @@ async def test_a_kernel_that_only_sleeps_is_busy_and_an_open_page_is_no_use(hous
 
         async with open_kernel(client, path) as kernel:
             token = (await kernel.run("import os; print(os.environ['JUPYTERHUB_API_TOKEN'])")).strip()
-            running = asyncio.create_task(kernel.run("import time; time.sleep(4)"))
-            await asyncio.sleep(2)
-            assert await use(later) == "a kernel is busy"
+            enough = tmp_path / "enough"
+            wait = f"import os, time\nwhile not os.path.exists({str(enough)!r}): time.sleep(0.05)"
+            running = asyncio.create_task(kernel.run(wait))
+            async with asyncio.timeout(60):
+                while await use(later) != "a kernel is busy":  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.05)
+            enough.touch()
             await running
             assert await use() == "somebody works there"
             assert await use(later) == "", "its page is still open"
