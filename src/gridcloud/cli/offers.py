@@ -48,7 +48,7 @@ async def offers(
 def _print(found: Offers, why: bool) -> None:
     rows: list[tuple[str, ...]] = [
         (
-            offer.provider,
+            offer.source,
             offer.kind.replace("_", " ") if offer.shape.cpus else "",
             offer.shape.name,
             describe(offer.shape) if offer.shape.cpus else "",
@@ -103,4 +103,5 @@ def _price(offer: Offer, currency: str) -> str:
 def _when(offer: Offer) -> str:
     if not offer.available:
         return offer.why_not or "not now"
-    return f"in about {offer.wait} s" if offer.wait else "free"
+    when = f"in about {offer.wait} s" if offer.wait else "free"
+    return f"{when}, {offer.terms}" if offer.terms else when

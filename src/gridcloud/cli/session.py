@@ -11,6 +11,8 @@ from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.naming import find_session
 from gridcloud.cli.printing import ago, plain, print_table
 from gridcloud.cli.steps import Steps, print_story
+from gridcloud.client import AsyncClient
+from gridcloud.errors import NotFound
 from gridcloud.sessions.model import Session
 
 __all__ = ["app"]
@@ -50,6 +52,7 @@ async def show(frame: Frame, id: Id) -> None:
     """Show all about one session."""
     async with await frame.connect() as client:
         session = await find_session(client, id)
+        place = "" if frame.json else await _place(client, session)
     if frame.json:
         frame.show(_document(session))
         return
@@ -60,6 +63,7 @@ async def show(frame: Frame, id: Id) -> None:
         "state": f"{session.state} {f'({session.reason})' if session.reason else ''}",
         "detail": session.detail,
         "instance": session.instance_id,
+        "runs on": place,
         "created": session.created,
         "started": session.started or "",
         "ended": session.ended or "",
@@ -98,6 +102,17 @@ async def events(
     async with await frame.connect() as client:
         session = await find_session(client, id)
         await print_story(frame, client.session_events(session.id, follow=follow))
+
+
+async def _place(client: AsyncClient, session: Session) -> str:
+    """Return whose machine a session runs on, for people; empty while there is none."""
+    if not session.instance_id:
+        return ""
+    try:
+        instance = await client.instance(session.instance_id)
+    except NotFound:
+        return ""
+    return instance.offer.source if instance.offer else ""
 
 
 def _document(session: Session) -> object:

@@ -122,7 +122,7 @@ class Choice:
         taken = await self._records.happen(
             instance,
             Event.OFFERED,
-            f"Chose {describe(offer.shape)} on {offer.provider}"
+            f"Chose {describe(offer.shape)} on {offer.source}"
             + (f" at {describe_price(offer.price, self._providers.currency)}" if offer.price else "")
             + (f" ({others} more to fall back on)." if others else "."),
             {"offers": _brief(offers), "chosen": offer.model_dump(mode="json")},

@@ -141,6 +141,10 @@ class Offer(Record):
     kind: Kind
     shape: Shape
     location: str = ""
+    institution: str = Field(
+        default="", description="what the institution calls itself that lends it; empty: it is ours"
+    )
+    terms: str = Field(default="", description="what it is lent under, in words")
     image: str = ""
     price: Decimal = Field(default=Decimal(0), ge=0, description="per hour, in the configured currency")
     priced: bool = Field(
@@ -162,6 +166,11 @@ class Offer(Record):
     steps: tuple[Step, ...] = Field(
         default=(), description="image, shape, location and network: what was chosen, and why"
     )
+
+    @property
+    def source(self) -> str:
+        """Whose it is, for people: the provider, and the institution that lends it."""
+        return f"{self.provider} ({self.institution})" if self.institution else self.provider
 
 
 class Found(Record):

@@ -44,6 +44,8 @@ class PeerOffer:
     available: bool = True
     possible: bool = True
     why_not: str = ""
+    terms: str = ""
+    """How long it is lent, and what else people should know, in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,7 @@ class Runner:
         except GridcloudError as error:
             await self._break(session, str(error), data={"error": error.problem()})
             return
-        where = instance.offer.provider if instance.offer else ""
+        where = instance.offer.source if instance.offer else ""
         await self.lives.happen(session, Event.PLACED, f"Instance {instance.id} on {where} is ready.")
 
     async def _launch(self, session: Session) -> None:

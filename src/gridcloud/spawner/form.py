@@ -56,6 +56,7 @@ async def render_form(spawner: Any) -> str:
 async def free_now(desk: Desk) -> list[dict[str, Any]]:
     """Return a row for every provider: the largest machine it has, and whether any is free now. Best first.
 
+    Of a provider of other institutions, each has a row.
     A provider of shares offers what it is asked for: only of what is too much for it does it say what it has.
     """
     client = await desk.client(patience=PATIENCE)
@@ -71,6 +72,8 @@ def _row(offer: Offer, largest: Offer) -> dict[str, Any]:
         "provider": offer.provider,
         "kind": str(offer.kind),
         "location": offer.location,
+        "source": offer.source,
+        "terms": offer.terms,
         "cpus": f"{shape.cpus:g}",
         "memory": format_size(shape.memory),
         "gpus": gpus,
@@ -84,7 +87,7 @@ def _row(offer: Offer, largest: Offer) -> dict[str, Any]:
 def _one_each(offers: Iterable[Offer]) -> list[Offer]:
     best: dict[str, Offer] = {}
     for offer in offers:
-        best.setdefault(offer.provider, offer)
+        best.setdefault(offer.source, offer)
     return list(best.values())
 
 
