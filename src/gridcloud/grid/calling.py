@@ -58,7 +58,7 @@ class _Attempt:
     session: aiohttp.ClientSession
 
 
-class RelayedConnector(aiohttp.BaseConnector):
+class _RelayedConnector(aiohttp.BaseConnector):
     """Makes connections within what a relay carries, as `aiohttp.UnixConnector` makes them within a Unix socket."""
 
     def __init__(
@@ -299,7 +299,7 @@ class Caller:
     def _relayed(self, relay: str, who: str) -> aiohttp.ClientSession:
         """Return what connects to a member through a relay; the connections of each are its own."""
         if (relay, who) not in self._through:
-            connector = RelayedConnector(
+            connector = _RelayedConnector(
                 lambda: self._open_through(relay, who), keepalive_timeout=IDLE, limit=0
             )
             self._through[relay, who] = aiohttp.ClientSession(

@@ -95,16 +95,7 @@ class House:
             lambda: Trust(authority=authority.user_authority, handovers=authority.handovers("user")),
         )
         self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
-        self.providers = Providers(
-            self.settings,
-            store,
-            data / "providers",
-            self._connect,
-            authority.user_authority,
-            offer_seconds=settings.limits.offers,
-            secret=_read_secret,
-            agents=Listing(self.agents, self.switchboard),
-        )
+        self.providers = self._find_providers(settings)
         self.treasury = Treasury(store, clock, self.settings, self._people)
         self.instances = instances.Runner(
             store,
@@ -118,13 +109,8 @@ class House:
             judge_longer=self.treasury.forbids_until,
         )
         self.instances.records.listen(self.treasury.note)
-        self.office = Office(
-            lambda: self.settings().grid,
-            data / "grid",
-            store,
-            clock,
-            Rooms(self.settings, self.providers, self.instances.records),
-        )
+        rooms = Rooms(self.settings, self.providers, self.instances.records)
+        self.office = Office(lambda: self.settings().grid, data / "grid", store, clock, rooms)
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
@@ -333,6 +319,19 @@ class House:
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
+
+    def _find_providers(self, settings: Settings) -> Providers:
+        """Return the configured providers, and the machines that dial in."""
+        return Providers(
+            self.settings,
+            self.store,
+            self.data / "providers",
+            self._connect,
+            self.authority.user_authority,
+            offer_seconds=settings.limits.offers,
+            secret=_read_secret,
+            agents=Listing(self.agents, self.switchboard),
+        )
 
     def _carry_clusters(self, settings: Settings) -> clusters.Runner:
         """Return the runner of clusters, which asks the same budgets as that of instances, and pays into one ledger."""
