@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Callable, Iterator, Tuple  # noqa: UP035 - Python 3.8
 
-__all__ = ["READY", "main"]
+__all__ = ["BLOCK", "READY", "main"]
 
 READY = b"gridcloud files\n"
 """What is said before anything else."""
@@ -48,7 +48,7 @@ STATUSES = {
 }
 
 
-class Request:
+class _Request:
     """What was asked, read field by field. Raises IndexError where it ends too early."""
 
     def __init__(self, data: bytes) -> None:
@@ -90,7 +90,7 @@ class Request:
         return struct.unpack_from(form, self._data, self._at - size)[0]
 
 
-class Server:
+class _Server:
     """One session. ``reverse``: the client names a link's target first, as OpenSSH's does against the draft."""
 
     def __init__(self, reverse: bool) -> None:
@@ -98,7 +98,7 @@ class Server:
         self._files: dict[bytes, int] = {}
         self._folders: dict[bytes, Iterator[os.DirEntry[bytes]]] = {}
         self._next = 0
-        self._does: dict[int, Callable[[Request], Reply]] = {
+        self._does: dict[int, Callable[[_Request], Reply]] = {
             OPEN: self._open,
             CLOSE: self._close,
             READ: self._read,
@@ -112,7 +112,7 @@ class Server:
             READLINK: lambda asked: _names([(os.readlink(asked.path()), b"", _NOTHING)]),
             EXTENDED: self._extended,
         }
-        self._deeds: dict[int, Callable[[Request], None]] = {
+        self._deeds: dict[int, Callable[[_Request], None]] = {
             SETSTAT: lambda asked: _set(asked.path(), asked.attributes()),
             FSETSTAT: lambda asked: _set(self._file(asked), asked.attributes()),
             REMOVE: lambda asked: os.unlink(asked.path()),
@@ -122,7 +122,7 @@ class Server:
             SYMLINK: self._link,
         }
 
-    def answer(self, kind: int, asked: Request) -> Reply:
+    def answer(self, kind: int, asked: _Request) -> Reply:
         """Return the answer to a request in parts. Raises IndexError for what is no request."""
         if kind == INIT:
             more = b"".join(
@@ -136,13 +136,13 @@ class Server:
             reply = _failure(error)
         return reply[0], number, *reply[1:]
 
-    def _reply(self, kind: int, asked: Request) -> Reply:
+    def _reply(self, kind: int, asked: _Request) -> Reply:
         if kind in self._deeds:
             self._deeds[kind](asked)
             return _status(OK)
         return self._does[kind](asked) if kind in self._does else _status(UNSUPPORTED)
 
-    def _open(self, asked: Request) -> Reply:
+    def _open(self, asked: _Request) -> Reply:
         path, wanted, attributes = asked.path(), asked.number(), asked.attributes()
         flags = {1: os.O_RDONLY, 2: os.O_WRONLY, 3: os.O_RDWR}.get(wanted & 3, os.O_RDONLY) | os.O_CLOEXEC
         # Bit by bit: append, create, truncate, fail when it exists.
@@ -155,7 +155,7 @@ class Server:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         return self._handle(self._files, file)
 
-    def _close(self, asked: Request) -> Reply:
+    def _close(self, asked: _Request) -> Reply:
         handle = asked.text()
         if handle in self._folders:
             self._folders.pop(handle).close()  # type: ignore[attr-defined]
@@ -165,22 +165,22 @@ class Server:
             return _status(FAILURE)
         return _status(OK)
 
-    def _read(self, asked: Request) -> Reply:
+    def _read(self, asked: _Request) -> Reply:
         file, offset, size = self._file(asked), asked.long(), asked.number()
         block = os.pread(file, min(size, BLOCK), offset)
         return (bytes([DATA]), struct.pack(">I", len(block)), block) if block or not size else _status(EOF)
 
-    def _write(self, asked: Request) -> Reply:
+    def _write(self, asked: _Request) -> Reply:
         file, offset, left = self._file(asked), asked.long(), memoryview(asked.text())
         while left:
             count = os.pwrite(file, left, offset)
             left, offset = left[count:], offset + count
         return _status(OK)
 
-    def _open_folder(self, asked: Request) -> Reply:
+    def _open_folder(self, asked: _Request) -> Reply:
         return self._handle(self._folders, os.scandir(asked.path()))
 
-    def _read_folder(self, asked: Request) -> Reply:
+    def _read_folder(self, asked: _Request) -> Reply:
         listing = self._folders.get(asked.text())
         if listing is None:
             return _status(FAILURE)
@@ -195,18 +195,18 @@ class Server:
                 break
         return _names(found) if found else _status(EOF)
 
-    def _rename(self, asked: Request) -> None:
+    def _rename(self, asked: _Request) -> None:
         old, new = asked.path(), asked.path()
         if os.path.lexists(new):  # in version 3 nothing is replaced; the extension replaces
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         os.rename(old, new)
 
-    def _link(self, asked: Request) -> None:
+    def _link(self, asked: _Request) -> None:
         first, second = asked.text(), asked.text()
         to, path = (first, second) if self._reverse else (second, first)
         os.symlink(to, path)
 
-    def _extended(self, asked: Request) -> Reply:
+    def _extended(self, asked: _Request) -> Reply:
         name = asked.text()
         if name == b"posix-rename@openssh.com":
             os.replace(asked.path(), asked.path())
@@ -228,7 +228,7 @@ class Server:
         kept[handle] = what
         return bytes([HANDLE]), _text(handle)
 
-    def _file(self, asked: Request) -> int:
+    def _file(self, asked: _Request) -> int:
         file = self._files.get(asked.text())
         if file is None:
             raise ValueError("no such file is open")
@@ -305,7 +305,7 @@ def _say(*parts: bytes) -> None:
 
 def main() -> None:
     """Serve until the end of input, or of sense."""
-    server = Server(reverse="reverse" in sys.argv)
+    server = _Server(reverse="reverse" in sys.argv)
     for stream in (0, 1):  # larger pipes take fewer turns; what is none, or may not be larger, stays as it is
         try:
             fcntl.fcntl(stream, ENLARGE, 1 << 20)
@@ -324,7 +324,7 @@ def main() -> None:
         if len(data) < size:
             return
         try:
-            answer = server.answer(head[4], Request(data))
+            answer = server.answer(head[4], _Request(data))
         except IndexError:
             return
         _say(struct.pack(">I", sum(map(len, answer))), *answer)

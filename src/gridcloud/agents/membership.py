@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gridcloud.agents.invitations import Token, fingerprint, key_of
 from gridcloud.agents.model import AGENT_NAME, Caps, Terms
 from gridcloud.errors import InvalidRequest, InvalidSettings, Untrusted
+from gridcloud.identity.authority import Authority
 from gridcloud.identity.handover import Handover, leads
 from gridcloud.identity.keys import KeyFolder, write_whole
 
-__all__ = ["Answer", "Membership", "MembershipFolder", "Trust", "check_url"]
+__all__ = ["Answer", "Membership", "MembershipFolder", "Trust", "check_url", "trust_of"]
 
 
 class Trust(BaseModel):
@@ -128,6 +129,11 @@ class MembershipFolder:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o700)
+
+
+def trust_of(authority: Authority) -> Trust:
+    """Return what machines are told of an authority."""
+    return Trust(authority=authority.user_authority, handovers=authority.handovers("user"))
 
 
 def check_url(url: str) -> str:

@@ -16,7 +16,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from gridcloud import connections
 from gridcloud.agents.listing import Listing
-from gridcloud.agents.membership import Trust
+from gridcloud.agents.membership import trust_of
 from gridcloud.agents.registry import Registry
 from gridcloud.agents.switchboard import Switchboard
 from gridcloud.budgets.model import People
@@ -89,11 +89,7 @@ class House:
         self.scratch = data / "scratch"
         settings = self.settings()
         self.links = Links(self._connect_for_long)
-        self.agents = Registry(
-            store,
-            clock,
-            lambda: Trust(authority=authority.user_authority, handovers=authority.handovers("user")),
-        )
+        self.agents = Registry(store, clock, lambda: trust_of(authority))
         self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
         self.providers = self._find_providers(settings)
         self.treasury = Treasury(store, clock, self.settings, self._people)
