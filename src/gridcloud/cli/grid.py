@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ async def init(
         frame.show(standing)
         return
     _print_standing(standing)
+    sys.stdout.flush()
     tell = error_console().print
     tell("\nRead the fingerprint to whoever invites you, over the telephone, and let theirs be read to you.")
     tell("To begin a community of your own: gridcloud grid found NAME")

@@ -54,7 +54,7 @@ async def found(
     if frame.json:
         frame.show(made)
         return
-    print(made.community)
+    print(made.community, flush=True)
     error_console().print(f"To invite an institution: gridcloud grid invite {plain(made.name)} FINGERPRINT")
 
 
@@ -86,7 +86,7 @@ async def invite(
         frame.show(made)
         return
     if output is None:
-        print(text)
+        print(text, flush=True)
     tell = error_console().print
     tell(
         f"Invitation {made.invitation.id} for {made.invitation.guest}; it expires {until(made.invitation.expires)}."
