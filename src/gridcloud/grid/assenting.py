@@ -72,6 +72,15 @@ class Assent:
         await self._settle(held)
         return held.proposals.get(draft.digest())
 
+    async def finish(self, held: Held, root: PrivateKey) -> None:
+        """Sign what we had decided to sign when we were killed: nothing else of its number can be signed here."""
+        held.drop_stale()
+        decided = held.membership.state()["signed"]
+        for digest, draft in list(held.proposals.items()):
+            ours = root.public in {one.root for one in draft.signatures}
+            if decided.get(str(draft.number)) == digest and not ours:
+                await self.sign(held, draft, root)
+
     async def redraft(self, held: Held, root: PrivateKey | None) -> None:
         """Put guests forward who are on no list and in no draft: another list came before theirs."""
         held.drop_stale()

@@ -20,7 +20,9 @@ from gridcloud.agents.splicing import MESSAGE, pair, splice
 from gridcloud.clock import Clock
 from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import (
+    ClockSkew,
     ConnectionLost,
+    Expired,
     GridcloudError,
     Malformed,
     MessageRefused,
@@ -214,6 +216,8 @@ class Caller:
                 continue
             if status >= 300:
                 refusal = _told(who, status, answer)
+                if isinstance(refusal, ClockSkew | Expired) and "seconds" in refusal.details:
+                    self._links.told_skew(who, -float(refusal.details["seconds"]))
                 if sent and isinstance(refusal, Replayed):
                     raise ConnectionLost(f"{who} took the message, and its answer was lost.") from refusal
                 raise refusal
@@ -283,10 +287,9 @@ class Caller:
             _Attempt(one.rstrip("/"), Way.DIRECT, one, self._direct(stream=stream))
             for one in guest or mail.circle.addresses(who)
         ]
-        profile = None if guest or direct else mail.circle.profile(who)
         relayed = [
             _Attempt(f"https://{host_name(who)}", Way.RELAYED, relay, self._relayed(relay, who))
-            for relay in (profile.relays if profile else ())
+            for relay in (() if guest or direct else mail.circle.relays(who))
             if relay in mail.circle.members() and relay != who
         ]
         return [*relayed, *ways] if self._links.prefers_relays(who) else [*ways, *relayed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
@@ -31,6 +31,10 @@ ONLY = "self"
 Result = TypeVar("Result")
 
 
+Whereabouts: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+"""The addresses of a member, and the members that relay for it."""
+
+
 @dataclass(eq=False, slots=True)
 class Held:
     """One community as it is held here. Change it, then `Circle.save` it before anybody is told."""
@@ -42,6 +46,8 @@ class Held:
     """Where who invited us is reached, by its invitation."""
     guests: dict[str, Member] = field(default_factory=dict)
     """Who used an invitation of ours and is on no list yet."""
+    places: dict[str, Whereabouts] = field(default_factory=dict)
+    """Where members were by their newest records, which are over sooner than everybody has moved."""
     forked: str = ""
     stored: Stored | None = None
     saved: object = None
@@ -126,9 +132,11 @@ class Circle:
                 {draft.digest(): draft for draft in map(read_list, body["proposals"])},
                 {who: tuple(addresses) for who, addresses in body["hosts"].items()},
                 {guest.institution: guest for guest in map(Member.of, body["guests"])},
-                body["forked"],
-                one,
+                forked=body["forked"],
+                stored=one,
             )
+            if one.id in self._heard:
+                held.places = _places(self._heard[one.id].body["places"])
             held.saved = held.mark()
             self.held[one.id] = held
         await self.forget_ended()
@@ -222,7 +230,10 @@ class Circle:
 
     async def _write_heard(self) -> None:
         for name, held in list(self.held.items()):
-            body = {"records": [record.document() for record in held.gossip.records.values()]}
+            body = {
+                "records": [record.document() for record in held.gossip.records.values()],
+                "places": {who: [list(one) for one in place] for who, place in held.places.items()},
+            }
             stored = self._heard.get(name)
             if stored is None:
                 self._heard[name] = await self._store.insert(HEARD, name, OWNER, "here", body)
@@ -322,12 +333,27 @@ class Circle:
         return record.read_profile() if record is not None else None
 
     def addresses(self, institution: str) -> tuple[str, ...]:
-        """Return where a member is reached directly: by its record, and by its invitation where it gave us one."""
+        """Return where a member is reached directly: by its newest record, and its invitation where it gave us one."""
+        addresses, _ = self._whereabouts(institution)
+        hosts = [one for held in self.held.values() for one in held.hosts.get(institution, ())]
+        return tuple(dict.fromkeys([*addresses, *hosts]))
+
+    def relays(self, institution: str) -> tuple[str, ...]:
+        """Return the members through whom a member is reached."""
+        return self._whereabouts(institution)[1]
+
+    def note_places(self, held: Held) -> None:
+        """Remember where members are, by the records that were heard."""
+        for who, record in held.gossip.records.items():
+            profile = record.read_profile()
+            held.places[who] = (profile.addresses, profile.relays)
+
+    def _whereabouts(self, institution: str) -> Whereabouts:
         profile = self.profile(institution)
-        found = list(profile.addresses) if profile else []
-        for held in self.held.values():
-            found += held.hosts.get(institution, ())
-        return tuple(dict.fromkeys(found))
+        if profile is not None:
+            return profile.addresses, profile.relays
+        known = [held.places[institution] for held in self.held.values() if institution in held.places]
+        return known[0] if known else ((), ())
 
     def members(self) -> dict[str, str]:
         """Return who else is a member of any community of ours now, with its name, by id."""
@@ -369,6 +395,10 @@ async def _surely(work: Coroutine[Any, Any, Result]) -> Result:
         if not task.cancelled():
             task.exception()
         raise
+
+
+def _places(body: dict[str, list[list[str]]]) -> dict[str, Whereabouts]:
+    return {who: (tuple(addresses), tuple(relays)) for who, (addresses, relays) in body.items()}
 
 
 def _ourselves(name: str, keys: KeyList) -> Json:

@@ -112,7 +112,9 @@ class Gossiping:
         now = self._circle.now()
         profile = await self._profile()
         for held in list(self._circle.held.values()):
+            self._circle.note_places(held)
             held.gossip.forget(now)
+            held.places = {who: place for who, place in held.places.items() if held.membership.is_listed(who)}
             mine = held.gossip.records.get(self._circle.me)
             if (
                 mine is not None

@@ -105,6 +105,7 @@ class Joining:
             try:
                 held = self._held(before, str(envelope.body["invitation"]))
                 held.guests[member.institution] = member
+                self._circle.learn_guests(held)
                 # The guest first: if we are killed in between, its invitation still works, and it comes again.
                 await self._circle.save(held)
                 await self._circle.save_book()

@@ -58,6 +58,10 @@ class LinkBook:
         tie.skew = (issued - milliseconds(now)) / 1000
         tie.counts["received"] += 1
 
+    def told_skew(self, institution: str, seconds: float) -> None:
+        """Note how far ahead of ours a member's clock is, as it refused a message of ours for that."""
+        self._tie(institution).skew = seconds
+
     def reached(self, institution: str, way: Way, address: str) -> None:
         """Note that a member was reached."""
         tie = self._tie(institution)

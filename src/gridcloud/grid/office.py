@@ -467,6 +467,8 @@ class Office:
     async def _redraft(self, held: Held) -> None:
         try:
             signing = await self._root(None) if self._keyring.has_root else None
+            if signing is not None:
+                await self._assent.finish(held, signing)
             await self._assent.redraft(held, signing)
         except Conflict as error:
             log.info("%s", error)

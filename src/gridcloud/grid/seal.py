@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gridcloud.clock import Clock
@@ -106,7 +106,7 @@ class Seal:
 
     def _certificate(self, key: PrivateKey) -> Certificate:
         held = self._certificates.get(key.public)
-        now = self._clock.now()
+        now = datetime.now(UTC)  # OpenSSL looks at the computer's clock, whatever clock is handed in
         if held is None or held.renewed <= now:
             held = self._certificates[key.public] = issue(key, self._keys().institution, now)
         return held
