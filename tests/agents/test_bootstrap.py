@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from gridcloud import connections
-from gridcloud.agents.bootstrap import batch_variables
+from gridcloud.agents.bootstrap import render_enter
 from gridcloud.agents.listing import Listing
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import SSHAddress
@@ -136,5 +136,5 @@ async def test_ends_by_itself_when_its_time_is_over(service: Service, tmp_path: 
 
 def test_no_secret_of_a_batch_system_becomes_a_word() -> None:
     told = {"SLURM_JOB_ID": "7", "SLURM_JWT": "secret", "SLURM_CPUS_ON_NODE": "2", "HOME": "/root"}
-    assert batch_variables(told) == ("env", "SLURM_CPUS_ON_NODE=2", "SLURM_JOB_ID=7")
-    assert batch_variables({}) == ()
+    assert render_enter(told) == ("env", "SLURM_CPUS_ON_NODE=2", "SLURM_JOB_ID=7")
+    assert render_enter({}) == ()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,16 +39,6 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-def quiet_slurm(slurm: Slurm) -> Iterator[Slurm]:
-    """A Slurm with free nodes, in whose queue the test leaves nothing."""
-    slurm.wait_idle()
-    yield slurm
-    left = slurm.run("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%i %j %T")
-    slurm.run("scancel", "--user=root")
-    assert not left
-
-
-@pytest.fixture
 async def make(service: Service, quiet_slurm: Slurm, tmp_path: Path) -> AsyncIterator[Make]:
     """Make a driver of the cluster, closed afterwards."""
     made: list[SlurmDriver] = []
@@ -64,17 +52,7 @@ async def make(service: Service, quiet_slurm: Slurm, tmp_path: Path) -> AsyncIte
         folder.mkdir(mode=0o700, exist_ok=True)
         agents = Listing(house.agents, house.switchboard)
         context = Context("cluster", house.store.installation, folder, connect, "", agents=agents)
-        values = {
-            "driver": "slurm",
-            "url": service.url,
-            "ca": service.certificate,
-            "directory": str(tmp_path / "shared"),
-            "command": (sys.executable, "-m", "gridcloud"),
-            "environment": quiet_slurm.environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            "wait": 0,
-            "share_account": True,
-            "allow_root": True,
-        }
+        values = quiet_slurm.entry(service.url, service.certificate, tmp_path / "shared")
         made.append(SlurmDriver(SlurmSettings.model_validate(values | settings), context))
         return made[-1]
 

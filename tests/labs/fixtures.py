@@ -4,7 +4,7 @@
 test; `ssh_machine` is one such machine. `podman_engine` and `docker_engine` (once per test process) are open
 `containers.Engine`s; `container_engine` is each of them in turn. `kubernetes_cluster` (once per test process) is an
 open `kubernetes.Cluster`, where its programs were built; `openstack_cloud` likewise an open `openstack.OpenStack`.
-`slurm` (once per test process) is an open `slurm.Slurm`.
+`slurm` (once per test process) is an open `slurm.Slurm`; `quiet_slurm` sees that a test leaves no job in it.
 """
 
 from collections.abc import Awaitable, Iterator
@@ -28,6 +28,7 @@ __all__ = [
     "kubernetes_cluster",
     "openstack_cloud",
     "podman_engine",
+    "quiet_slurm",
     "slurm",
     "ssh_lab",
     "ssh_machine",
@@ -112,6 +113,16 @@ def slurm() -> Iterator[Slurm]:
     _skip_without(missing_for_slurm())
     with Slurm() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def quiet_slurm(slurm: Slurm) -> Iterator[Slurm]:
+    """A Slurm with free nodes, in whose queue the test leaves nothing."""
+    slurm.wait_idle()
+    yield slurm
+    left = slurm.run("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%i %j %T")
+    slurm.run("scancel", "--user=root")
+    assert not left, left
 
 
 @pytest.fixture(scope="session")

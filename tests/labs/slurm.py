@@ -4,7 +4,7 @@
         subprocess.run(["sinfo"], env={**os.environ, **slurm.environment})
 
 Its processes live in namespaces of their own, so that they and all jobs end with the lab. Nodes ``n1`` (with a GPU that
-is only counted) and ``n2`` have 2 cores and 1000 MiB each; partitions: ``work`` (both, a day, the default), ``short``
+is only counted) and ``n2`` have 2 cores and 1 GiB each; partitions: ``work`` (both, a day, the default), ``short``
 (n1, 10 minutes), ``staff`` (n2, for the account staff) and ``closed`` (n2, takes no jobs).
 """
 
@@ -13,10 +13,11 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.labs import ownership
 
@@ -64,8 +65,8 @@ MinJobAge=300
 KillWait=10
 InactiveLimit=0
 MessageTimeout=20
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=1000 Gres=gpu:a100:1 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=2 RealMemory=1024 Gres=gpu:a100:1 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=2 RealMemory=1024 State=UNKNOWN
 PartitionName=work Nodes=n1,n2 Default=YES MaxTime=1-00:00:00 State=UP
 PartitionName=short Nodes=n1 MaxTime=00:10:00 State=UP
 PartitionName=staff Nodes=n2 MaxTime=1-00:00:00 AllowAccounts=staff State=UP
@@ -89,6 +90,21 @@ class Slurm:
     def log(self) -> str:
         """What its programs have said."""
         return "\n".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("log*/**/*")))
+
+    def entry(self, url: str, ca: Path, directory: Path, **settings: Any) -> dict[str, Any]:
+        """Return the entry of a provider of its jobs, whose agents dial a service here."""
+        return {
+            "driver": "slurm",
+            "url": url,
+            "ca": str(ca),
+            "directory": str(directory),
+            "command": [sys.executable, "-m", "gridcloud"],
+            "environment": self.environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            "wait": 0,
+            "share_account": True,
+            "allow_root": True,
+            **settings,
+        }
 
     def open(self) -> Self:
         self.folder = ownership.claim("slurm")

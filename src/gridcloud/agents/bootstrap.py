@@ -31,7 +31,7 @@ from gridcloud.connections.model import LocalAddress
 from gridcloud.errors import InvalidRequest, NotFound
 from gridcloud.identity.keys import write_whole
 
-__all__ = ["Bootstrap", "batch_variables"]
+__all__ = ["Bootstrap", "render_enter"]
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Bootstrap:
         self._now = now
         self._ends: datetime | None = None
         self._ended = asyncio.Event()
-        self._enter = batch_variables(os.environ)
+        self._enter = render_enter(os.environ)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -91,6 +91,10 @@ class Bootstrap:
             self._ends = datetime.fromisoformat(self._end_file.read_text())
         if self._adopt:
             _adopt_orphans()
+            # Programs of sessions lie beside gridcloud; they are found when there are no others.
+            os.environ["PATH"] = (
+                f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
+            )
         self._watch = asyncio.create_task(self._look_after(), name="agent: end")
 
     async def wait_ended(self) -> None:
@@ -161,8 +165,8 @@ class Bootstrap:
             await asyncio.sleep(LOOK)
 
 
-def batch_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the command that gives commands what a batch system told the job: its id, nodes and shares.
+def render_enter(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the command that tells commands what a batch system told the job: its id, nodes and shares.
 
     No other variables: a batch system's own may be secret, and words of a command are not.
     """
