@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import tomllib
+from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_driver_has_a_contract_class(group: str, name: str, target: str) -> None
     if not arrived(target):
         pytest.skip(f"{target} is not in the tree yet")
     wanted = target.partition(":")[2]
-    assert any(wanted in path.read_text(encoding="utf-8") for path in contract_tests()), (
+    assert any(wanted in text for text in contract_tests()), (
         f"the {group} driver {name!r} has no class of tests that subclasses a contract of gridcloud.testing "
         f"and uses {wanted}"
     )
@@ -57,15 +57,17 @@ def test_every_driver_file_has_an_entry_point() -> None:
     assert not loose, f"no entry point in pyproject.toml leads to {loose}"
 
 
-def contract_tests() -> list[Path]:
-    """Return the test files that subclass a contract suite."""
+@cache
+def contract_tests() -> list[str]:
+    """Return the texts of the test files that subclass a contract suite."""
+    paths = [path for path in python_files() if path.is_relative_to(ROOT / "tests")]
     return [
-        path
-        for path in python_files()
-        if path.is_relative_to(ROOT / "tests")
+        text
+        for path in paths
+        if "Contract" in (text := path.read_text(encoding="utf-8"))
         and any(
             isinstance(node, ast.ClassDef)
             and any(ast.unparse(base).endswith("Contract") for base in node.bases)
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+            for node in ast.walk(ast.parse(text, str(path)))
         )
     ]
