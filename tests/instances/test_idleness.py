@@ -68,7 +68,7 @@ def test_our_own_look_is_no_use() -> None:
 
 @contextlib.asynccontextmanager
 async def watched(
-    folder: Path, provider: dict[str, Any], idle: int = 2
+    folder: Path, provider: dict[str, Any], idle: int = 1
 ) -> AsyncIterator[tuple[House, Instance]]:
     async with open_house(folder, {"cloud": provider}) as house:
         house.instances.timing = replace(house.instances.timing, watch=0.2)
@@ -86,28 +86,31 @@ async def test_what_nobody_uses_is_warned_of_and_ends(tmp_path: Path, provider: 
 
 async def test_work_is_use_and_so_is_sleeping_through_us(tmp_path: Path) -> None:
     async with watched(tmp_path, fake()) as (house, instance):
-        connection = await link(house, instance)
-        for words in (("sh", "-c", "while :; do :; done"), ("sleep", "60")):
-            with (
-                house.instances.watch.idleness.using(instance.id)
-                if words[0] == "sleep"
-                else contextlib.nullcontext()
-            ):
-                process = await connection.start(Command(words))
-                await asyncio.sleep(4)
-                assert (await house.instances.records.get(instance.id)).idle_since is None
-                await process.signal("KILL")
-                await process.wait()
+        idleness = house.instances.watch.idleness
+        with idleness.using(instance.id):  # as a command that we run is, however long it takes to start one
+            connection = await link(house, instance)
+            sleeping = await connection.start(Command(("sleep", "60")))
+            await asyncio.sleep(2.5)
+            assert (await house.instances.records.get(instance.id)).idle_since is None
+            await sleeping.signal("KILL")
+            await sleeping.wait()
+            work = await connection.start(Command(("sh", "-c", "while :; do :; done")))
+        await asyncio.sleep(2.5)
+        assert (await house.instances.records.get(instance.id)).idle_since is None
+        await work.signal("KILL")
+        await work.wait()
         assert (await ended(house, instance.id)).reason is Reason.IDLE
 
 
 async def test_an_open_terminal_is_use_for_as_long_as_it_is_used(tmp_path: Path) -> None:
     async with watched(tmp_path, fake()) as (house, instance):
-        connection = await link(house, instance)
-        shell = await connection.start(Command(("sh",), terminal=TerminalSize(80, 24)))
-        for _ in range(6):
+        with house.instances.watch.idleness.using(instance.id):
+            connection = await link(house, instance)
+            shell = await connection.start(Command(("sh",), terminal=TerminalSize(80, 24)))
             await shell.write(b"true\n")
-            await asyncio.sleep(1)
+        for _ in range(5):
+            await shell.write(b"true\n")
+            await asyncio.sleep(0.5)
         assert (await house.instances.records.get(instance.id)).idle_since is None
         last = await ended(house, instance.id, 60)
         assert last.reason is Reason.IDLE
@@ -115,13 +118,13 @@ async def test_an_open_terminal_is_use_for_as_long_as_it_is_used(tmp_path: Path)
 
 
 async def test_extending_begins_anew(tmp_path: Path) -> None:
-    async with watched(tmp_path, fake(), idle=8) as (house, instance):
+    async with watched(tmp_path, fake(), idle=6) as (house, instance):
         async for now in house.instances.records.follow(instance.id):
             if now.idle_since is not None:
                 break
         ends = idle_end(now)
         assert ends
-        await asyncio.sleep(3)
+        await asyncio.sleep(2.5)
         extended = await house.instances.extend(instance.id, house.clock.now() + timedelta(hours=1))
         assert extended.idle_since is None
         last = await ended(house, instance.id)
@@ -133,13 +136,13 @@ async def test_what_cannot_be_told_is_use(tmp_path: Path) -> None:
     async def unknown(instance: Instance) -> str | None:
         return None
 
-    async with watched(tmp_path, fake(), idle=2) as (house, instance):
+    async with watched(tmp_path, fake()) as (house, instance):
         house.instances.watch.idleness.asked.append(unknown)
         async with asyncio.timeout(30):
             async for event in house.store.watch(subject=instance.id):
                 if event.type == "warning":
                     break
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)
         told = await story(house, instance.id)
         assert told.count("taken to be in use") == 1
         assert "idling" not in told
