@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -96,7 +97,10 @@ async def carry(reader: Reader, writer: Writer, far_reader: Reader, far_writer: 
     finally:
         for way in ways:
             way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
+        with contextlib.suppress(
+            asyncio.CancelledError
+        ):  # again, while it was ending: both are closed all the same
+            await asyncio.gather(*ways, return_exceptions=True)
         for end in (writer, far_writer):
             end.close()
 

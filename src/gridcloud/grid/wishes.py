@@ -26,6 +26,9 @@ __all__ = [
 
 MEBIBYTE = 1 << 20
 
+MOST = 1_000_000_000
+"""Of anything, in a document."""
+
 ASKED_FOR = 366 * 86400
 """Seconds that are wished where a request names no time: as long as the lender gives."""
 
@@ -41,24 +44,20 @@ def guest_of(user: str, institution: str) -> str:
 
 
 def capacity_of(request: Request) -> Capacity:
-    """Return what a request asks for. Raises InvalidRequest for more than can be written."""
-    try:
-        return Capacity(
-            millicores=math.ceil(request.cpus * 1000),
-            memory=math.ceil(request.memory / MEBIBYTE),
-            gpus=request.gpus,
-        )
-    except ValueError as error:
-        raise InvalidRequest("More is asked than any institution could have.") from error
+    """Return what a request asks for; where that is more than can be written, the most that can."""
+    return Capacity(
+        millicores=min(MOST, math.ceil(request.cpus * 1000)),
+        memory=min(MOST, -(-request.memory // MEBIBYTE)),
+        gpus=min(MOST, request.gpus),
+    )
 
 
 def shape_capacity(shape: Shape) -> Capacity:
     """Return what a machine has."""
-    most = 1_000_000_000
     return Capacity(
-        millicores=min(most, max(0, math.floor(shape.cpus * 1000))),
-        memory=min(most, max(0, shape.memory // MEBIBYTE)),
-        gpus=min(most, max(0, shape.gpus)),
+        millicores=min(MOST, max(0, math.floor(shape.cpus * 1000))),
+        memory=min(MOST, max(0, shape.memory // MEBIBYTE)),
+        gpus=min(MOST, max(0, shape.gpus)),
     )
 
 

@@ -1,0 +1,224 @@
+"""What other institutions would lend for a request: one message to each, all at once, and what it means here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from gridcloud.clock import Clock
+from gridcloud.errors import GridcloudError, InvalidRequest, Malformed, NoCapacity
+from gridcloud.federation import leases
+from gridcloud.federation.encoding import milliseconds
+from gridcloud.federation.leases import Ask, Offers, read_message, write_message
+from gridcloud.federation.wishes import Wish
+from gridcloud.grid.neighbours import Neighbours
+from gridcloud.grid.wishes import (
+    ASKED_FOR,
+    MEBIBYTE,
+    capacity_of,
+    price_of,
+    read_shape,
+    title,
+)
+from gridcloud.instances.model import Finding, Kind, Request, Shape
+from gridcloud.instances.peers import PeerOffer, Terms
+
+__all__ = ["Enquiries", "Given"]
+
+ANSWER = 6.0
+"""Seconds for a peer to say what it offers."""
+MOST = 8
+"""Institutions that are asked for one request: those whose record says that they have room come first."""
+FRESH = 5000
+"""Milliseconds that an offer must still be good for to be accepted without asking again."""
+
+Groups = Callable[[str], Awaitable[Sequence[str]]]
+"""Returns the groups of a user."""
+
+
+class Given(NamedTuple):
+    """An offer that an institution made, and for what."""
+
+    wish: Wish
+    offer: leases.Offer
+
+
+class Enquiries:
+    """Asks. Offers are remembered until they end, in memory only: they hold nothing."""
+
+    def __init__(
+        self, neighbours: Neighbours, clock: Clock, groups: Groups, currency: Callable[[], str]
+    ) -> None:
+        self._neighbours = neighbours
+        self._clock = clock
+        self._groups = groups
+        self._currency = currency
+        self._given: dict[tuple[str, str, str], Given] = {}
+
+    def peers(self, terms: Terms) -> list[str]:
+        """Return whom an entry of the configuration asks. Raises NotFound, InvalidSettings for one that is unknown."""
+        if not self._neighbours.initialised:
+            return []
+        members = self._neighbours.members()
+        if terms.institution:
+            found = [self._neighbours.find(terms.institution)]
+        else:
+            profiles = self._neighbours.profiles()
+            roomy = {one for one in profiles if any(room.free.millicores for room in profiles[one].rooms)}
+            found = sorted(members, key=lambda one: (one not in roomy, members[one].name, one))
+        if terms.community:
+            common = {one.community for one in self._neighbours.communities() if one.name == terms.community}
+            common.add(terms.community)
+            found = [one for one in found if self._neighbours.communities_of(one) & common]
+        return found[:MOST]
+
+    def name_of(self, institution: str) -> str:
+        """Return what an institution is called."""
+        member = self._neighbours.members().get(institution)
+        return (member.name if member is not None else "") or institution
+
+    async def wish(self, terms: Terms, request: Request, owner: str, need: str) -> Wish:
+        """Return a request as a wish. Raises InvalidRequest for what cannot be wished of others."""
+        if request.gpu_memory:
+            raise InvalidRequest(
+                "memory of GPUs cannot be asked of other institutions", remedy="Ask for a model."
+            )
+        groups = await self._groups(owner) if owner else ()
+        return Wish(
+            need=need,
+            capacity=capacity_of(request),
+            seconds=request.time or ASKED_FOR,
+            user=title(owner),
+            groups=tuple(title(one) for one in groups)[:64],
+            purpose=title(terms.purpose),
+            image=title(request.image),
+            gpu_model=title(request.gpu_model),
+        )
+
+    async def offers(self, terms: Terms, request: Request, owner: str) -> list[PeerOffer]:
+        """Ask all that an entry asks; see `instances.peers.Peers.offers`."""
+        wish = await self.wish(terms, request, owner, "offers")
+        answers = await asyncio.gather(*(self._ask_one(one, wish, request) for one in self.peers(terms)))
+        return [offer for answer in answers for offer in answer]
+
+    async def offer(self, institution: str, wish: Wish, called: str) -> leases.Offer:
+        """Return an offer to be accepted: a recent one, or a new one. Raises NoCapacity, Transient."""
+        known = self._given.get((institution, _key(wish), called))
+        now = milliseconds(self._clock.now())
+        if known is not None and known.offer.before > now + FRESH and known.wish.seconds >= wish.seconds:
+            return known.offer
+        answer = await self.ask(institution, wish)
+        fitting = [one for one in answer.offers if wish.capacity.fits(one.capacity)]
+        if answer.refusal or not fitting:
+            raise NoCapacity(answer.refusal or "nothing that fits is offered any more")
+        return next((one for one in fitting if one.shape == called), fitting[0])
+
+    def forget(self, institution: str, wish: Wish, called: str) -> None:
+        """Ask anew for what was refused when it was accepted."""
+        self._given.pop((institution, _key(wish), called), None)
+
+    async def ask(self, institution: str, wish: Wish) -> Offers:
+        """Ask one. Raises what `Caller.ask` raises, Malformed."""
+        kind, body = await self._neighbours.caller.ask(
+            institution, *write_message(Ask(wish=wish)), timeout=ANSWER
+        )
+        answer = read_message(kind, body)
+        if not isinstance(answer, Offers):
+            raise Malformed(f"{self.name_of(institution)} answers a question with {kind}")
+        now = milliseconds(self._clock.now())
+        self._given = {key: one for key, one in self._given.items() if one.offer.before > now}
+        if not answer.refusal:
+            for offer in answer.offers:
+                self._given[institution, _key(wish), offer.shape] = Given(wish, offer)
+        return answer
+
+    async def check(self, terms: Terms) -> list[Finding]:
+        """Ask each for a little."""
+        subjects = self.peers(terms)
+        if not subjects:
+            remedy = "Invite one, or join a community: gridcloud grid invite"
+            return [
+                Finding(
+                    subject=terms.provider,
+                    ok=False,
+                    message="no other institution is a member",
+                    remedy=remedy,
+                )
+            ]
+        found = await asyncio.gather(*(self._check_one(terms, one) for one in subjects))
+        return list(found)
+
+    async def _check_one(self, terms: Terms, institution: str) -> Finding:
+        name = self.name_of(institution)
+        try:
+            answer = await self.ask(institution, await self.wish(terms, Request(), "", "check"))
+        except GridcloudError as error:
+            remedy = error.remedy or "See: gridcloud grid status"
+            return Finding(subject=name, ok=False, message=error.message, remedy=remedy)
+        said = (
+            f"answers, and lends nothing now: {answer.refusal}"
+            if answer.refusal
+            else "answers, and would lend"
+        )
+        return Finding(subject=name, ok=True, message=said)
+
+    async def _ask_one(self, institution: str, wish: Wish, request: Request) -> list[PeerOffer]:
+        profile = self._neighbours.profiles().get(institution)
+        name = self.name_of(institution)
+        where = " ".join(filter(None, (name, profile.location if profile else "")))
+
+        def none(why: str, shape: Shape, *, possible: bool) -> PeerOffer:
+            return PeerOffer(
+                institution,
+                name,
+                where,
+                Kind.VIRTUAL_MACHINE,
+                "",
+                shape,
+                available=False,
+                possible=possible,
+                why_not=f"{name}: {why}",
+            )
+
+        try:
+            answer = await self.ask(institution, wish)
+        except GridcloudError as error:
+            return [none(error.message, Shape(cpus=0, memory=0), possible=True)]
+        fitting = [one for one in answer.offers if wish.capacity.fits(one.capacity)]
+        if answer.offers and not fitting:
+            largest = max(answer.offers, key=lambda one: (one.capacity.millicores, one.capacity.memory))
+            return [none(answer.refusal or "nothing fits", _shape(largest, request, ""), possible=False)]
+        if answer.refusal or not fitting:
+            shape = _shape(fitting[0], request, "") if fitting else Shape(cpus=0, memory=0)
+            return [none(answer.refusal or "offers nothing", shape, possible=True)]
+        found = []
+        for offer in fitting:
+            kind, called = read_shape(offer.shape)
+            price, priced = price_of(offer, self._currency())
+            shape = Shape(
+                name=called,
+                cpus=wish.capacity.millicores / 1000,
+                memory=wish.capacity.memory * MEBIBYTE,
+                gpus=wish.capacity.gpus,
+                gpu_model=request.gpu_model,
+            )
+            found.append(PeerOffer(institution, name, where, kind, offer.shape, shape, price, priced))
+        return found
+
+
+def _shape(offer: leases.Offer, request: Request, called: str) -> Shape:
+    return Shape(
+        name=called,
+        cpus=offer.capacity.millicores / 1000,
+        memory=offer.capacity.memory * MEBIBYTE,
+        gpus=offer.capacity.gpus,
+        gpu_model=request.gpu_model if offer.capacity.gpus else "",
+    )
+
+
+def _key(wish: Wish) -> str:
+    """Return what an offer depends on, the user and the time apart."""
+    capacity = wish.capacity
+    parts = (capacity.millicores, capacity.memory, capacity.gpus, wish.gpu_model, wish.image, wish.user)
+    return "/".join(map(str, (*parts, wish.purpose)))

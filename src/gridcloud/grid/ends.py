@@ -1,0 +1,72 @@
+"""The end of a borrowed machine as the end of its instance: its owner is warned and what is there saved before it.
+
+A lease ends at the latest when its time is over, and by its deadline where its lender wants it back. The instance is
+given an expiry before that which leaves time for what is run before an end; whoever extends it is held to it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from gridcloud.clock import Clock
+from gridcloud.errors import Conflict, NotFound
+from gridcloud.federation.borrowing import BorrowedState
+from gridcloud.federation.encoding import milliseconds, moment
+from gridcloud.federation.leases import Terms
+from gridcloud.grid.borrowed import Borrowing
+from gridcloud.instances.model import State
+from gridcloud.instances.runner import Runner
+
+__all__ = ["Ends"]
+
+SLACK = 1000
+"""Milliseconds that an expiry may be too late before it is moved."""
+
+
+class Ends:
+    """Moves expiries of instances on borrowed machines."""
+
+    def __init__(
+        self, runner: Runner, clock: Clock, terms: Callable[[], Terms], name_of: Callable[[str], str]
+    ) -> None:
+        """``name_of`` returns what an institution is called."""
+        self._runner = runner
+        self._clock = clock
+        self._terms = terms
+        self._name_of = name_of
+
+    async def see_to(self, one: Borrowing) -> None:
+        """Have the instance of a lease that may be used end before the lease does."""
+        try:
+            instance = await self._runner.records.get(one.need)
+        except NotFound:
+            return
+        if instance.state is not State.READY:
+            return
+        lease = one.lease
+        last = lease.began + 1000 * min(lease.accept.wish.seconds, lease.accept.offer.seconds)
+        warned = lease.state is BorrowedState.WARNED
+        if warned:
+            last = min(last, lease.deadline)
+        last -= self._terms().tolerance
+        if instance.expires is not None and milliseconds(instance.expires) <= last + SLACK:
+            return
+        now = milliseconds(self._clock.now())
+        saving = round(1000 * self._runner.timing.before_end)
+        expires = moment(max(now, last - min(saving, max(0, last - now) // 3)))
+        name = self._name_of(lease.lender)
+        if warned:
+            why = f" ({lease.why})" if lease.why else ""
+            message = (
+                f"{name} takes its machine back{why}: this ends at {expires:%H:%M:%S} UTC. Save your work."
+            )
+            changes: dict[str, Any] = {"notice": message, "warned": True}
+        else:
+            message = f"{name} lends it until {expires:%Y-%m-%d %H:%M:%S} UTC: it ends then."
+            changes = {"warned": False}
+        with contextlib.suppress(Conflict):  # somebody changed it meanwhile: it is looked at again
+            await self._runner.records.save(
+                instance, "reclaimed" if warned else "bounded", message, expires=expires, **changes
+            )
