@@ -99,6 +99,7 @@ class _Member:
 
 
 async def test_what_a_member_may_not_send(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Between institutions, promise G."""
     caplog.set_level(logging.WARNING)
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         counted = _Counted(alpha.office)
@@ -139,6 +140,7 @@ async def test_what_a_member_may_not_send(tmp_path: Path, caplog: pytest.LogCapt
 
 
 async def test_strangers_do_not_come_in(tmp_path: Path) -> None:
+    """Between institutions, promise G."""
     async with places(tmp_path, "alpha", "beta") as (alpha, beta):
         counted = _Counted(alpha.office)
         await acquaint(alpha, beta)
@@ -162,6 +164,7 @@ async def test_strangers_do_not_come_in(tmp_path: Path) -> None:
 
 
 async def test_who_may_sign_certificates_signs_for_nobody_else(tmp_path: Path) -> None:
+    """Between institutions, promise I."""
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         counted = _Counted(alpha.office)
         await acquaint(alpha, beta, gamma)

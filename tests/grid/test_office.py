@@ -40,6 +40,7 @@ async def test_two_institutions_exchange_an_envelope(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_open_before_init(tmp_path: Path) -> None:
+    """Between institutions, promise K."""
     async with places(tmp_path, "alpha", begin=False) as (alpha,):
         assert alpha.office.doorway.port == 0
         assert alpha.office.status().standing is None
@@ -130,6 +131,7 @@ async def test_member_leaves_and_keeps_nothing(tmp_path: Path) -> None:
 
 
 async def test_community_ends_by_itself_and_leaves_nothing(tmp_path: Path) -> None:
+    """Between institutions, promise J."""
     async with places(tmp_path, "alpha", "beta") as (alpha, beta):
         await alpha.office.found("summer", ends=datetime.now(UTC) + timedelta(hours=1))
         await acquaint(alpha, beta, community="summer")

@@ -65,6 +65,7 @@ async def test_streams_carry_bytes_both_ways(tmp_path: Path) -> None:
 
 
 async def test_member_without_a_port_is_reached_through_a_relay(tmp_path: Path) -> None:
+    """Between institutions, promise I."""
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         alpha.settings = OPEN.model_copy(update={"relays_others": True})
         await beta.close()

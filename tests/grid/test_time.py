@@ -39,6 +39,8 @@ async def test_service_keys_are_made_anew_before_they_end(tmp_path: Path) -> Non
         first = alpha.office.service_key().public
         for days, keys in ((21, 2), (27, 2), (31, 1)):
             await _travel(days * DAY, alpha, beta)
+            kept = len(list((alpha.folder / "grid").glob("service-*.pem")))
+            assert kept == len(alpha.office.standing().keys)
             good = [one for one in alpha.office.standing().keys if one.valid_until > alpha.clock.now()]
             assert len(good) == keys, days
             assert (alpha.office.service_key().public == first) is (days < 26)
@@ -111,6 +113,7 @@ def test_memory_is_not_believed_after_the_computer_went_down(tmp_path: Path) -> 
 async def test_host_that_dies_while_a_guest_joins(
     tmp_path: Path, writes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Between institutions, promise H."""
     async with places(tmp_path, "alpha", "beta") as (alpha, beta):
         await alpha.office.found("north")
         port = alpha.office.doorway.port

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -82,9 +83,10 @@ class Keyring:
         """Return the public halves of the service keys that are here."""
         return sorted(path.stem.removeprefix("service-") for path in self._folder.glob("service-*.pem"))
 
-    def drop_service_key(self, public: str) -> None:
-        """Keep a service key no more; one that is not here is no error."""
-        (self._folder / f"service-{_checked(public)}.pem").unlink(missing_ok=True)
+    def drop_all_but(self, kept: Collection[str]) -> None:
+        """Keep only the service keys with these public halves."""
+        for public in set(self.service_keys()) - set(kept):
+            (self._folder / f"service-{public}.pem").unlink(missing_ok=True)
 
     def _keep(self, name: str, key: PrivateKey) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

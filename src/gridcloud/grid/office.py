@@ -18,11 +18,7 @@ from gridcloud.federation.gossip import Gossip
 from gridcloud.federation.keys import (
     KeyList,
     PrivateKey,
-    ServiceKey,
     heard,
-    make_key_list,
-    revoke_service_key,
-    rotate_service_key,
 )
 from gridcloud.federation.membership import Membership, communities_of
 from gridcloud.federation.records import Profile, Room
@@ -38,7 +34,8 @@ from gridcloud.grid.mail import Mail
 from gridcloud.grid.model import Community, GivenInvitation, Member, Proposal, Standing, Status
 from gridcloud.grid.relaying import Attendance, Relay
 from gridcloud.grid.replays import Journal
-from gridcloud.grid.seal import SPAN, Seal, is_due
+from gridcloud.grid.rotation import Rotation
+from gridcloud.grid.seal import Seal, is_due
 from gridcloud.grid.showing import show_community, show_invitations, show_member, show_proposal, show_standing
 from gridcloud.identity import Secret
 from gridcloud.settings.grid import GridSettings
@@ -81,6 +78,7 @@ class Office:
         self._circle = Circle(store, clock)
         self._links = LinkBook(clock)
         self._seal = Seal(self._keyring, data, self._circle.our_keys, clock)
+        self._rotation = Rotation(self._keyring, self._circle)
         self._joining: Joining | None = None
         self._journal: Journal | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,9 +193,7 @@ class Office:
         now = self._circle.now()
         root = await asyncio.to_thread(self._keyring.make_root)
         lists.Member.of({"root": root.public, "name": name, "joined": now})  # whether the name can be one
-        key = await self._make_service_key()
-        span = ServiceKey(key=key.public, valid_from=now, valid_until=now + SPAN // _MILLISECOND)
-        await self._circle.begin(name, make_key_list(root, 1, now, (span,)))
+        await self._circle.begin(name, await self._rotation.begin(root))
         if self._started:
             await self.start()
         return self.standing()
@@ -228,33 +224,14 @@ class Office:
     async def rotate(self, *, root: Secret | None = None) -> Standing:
         """Make a new service key, on our list from now on and in use once the others had days to hear of it. Done by
         itself where the root key is here."""
-        signing = await self._root(root)
-        key = await self._make_service_key()
-        now, keys = self._circle.now(), self._circle.our_keys()
-        longest = max((one.valid_until - now for one in keys.keys), default=0)
-        await self._circle.set_keys(
-            rotate_service_key(signing, keys, key.public, now, SPAN // _MILLISECOND, max(0, longest))
-        )
-        self._wake()
+        await self._rotation.rotate(await self._root(root))
+        self._gossiping.tell_anew()
         return self.standing()
 
     async def revoke_key(self, key: str, *, root: Secret | None = None) -> Standing:
         """Have a service key of ours believed no longer, at once; a new one is made where no other is good."""
-        signing = await self._root(root)
-        keys, now = self._circle.our_keys(), self._circle.now()
-        if key not in {one.key for one in keys.keys}:
-            raise NotFound(f"{key!r:.60} is not a service key of ours.")
-        after = revoke_service_key(signing, keys, key, now)
-        if not any(one.valid_from <= now < one.valid_until for one in after.keys):
-            made = await self._make_service_key()
-            spans = (
-                *after.keys,
-                ServiceKey(key=made.public, valid_from=now, valid_until=now + SPAN // _MILLISECOND),
-            )
-            after = make_key_list(signing, after.serial, now, spans, after.revoked)
-        await self._circle.set_keys(after)
-        await self._gossiping.refresh()
-        self._wake()
+        await self._rotation.revoke(await self._root(root), key)
+        self._gossiping.tell_anew()
         return self.standing()
 
     # Communities -----------------------------------------------------------------------------------------------
@@ -445,9 +422,7 @@ class Office:
         for name in await self._circle.forget_ended():
             log.info("the community %s has ended; nothing of it is kept", name)
         self._links.forget(set(self._circle.members()))
-        if is_due(self._circle.our_keys(), self._circle.now()) and self._keyring.has_root:
-            await self.rotate()
-            log.info("a new service key was made")
+        await self._rotation.look()
         for held in list(self._circle.held.values()):
             if any(one.institution == self.me for one in held.membership.leaves):
                 await self._tell_leave(held)
@@ -568,11 +543,6 @@ class Office:
 
     async def _root(self, given: Secret | None) -> PrivateKey:
         return await asyncio.to_thread(self._keyring.root, self.me, given)
-
-    async def _make_service_key(self) -> PrivateKey:
-        key = PrivateKey.generate()
-        await asyncio.to_thread(self._keyring.keep_service_key, key)
-        return key
 
     def _ending(self, ends: datetime | None) -> int:
         if ends is None:

@@ -16,7 +16,7 @@ from gridcloud.federation.keys import KeyList, PrivateKey, ServiceKey
 from gridcloud.grid.certificates import Certificate, client_context, issue, server_context
 from gridcloud.grid.keyring import Keyring
 
-__all__ = ["SETTLE", "SPAN", "Seal", "good_keys", "is_due"]
+__all__ = ["SETTLE", "SPAN", "Seal", "good_keys", "is_due", "worth_keeping"]
 
 SPAN = timedelta(days=30)
 """How long a service key is good: whoever sees only an old key list trusts a stolen one for that long."""
@@ -128,6 +128,13 @@ def good_keys(keys: KeyList, now: int) -> list[str]:
 def is_due(keys: KeyList, now: int) -> bool:
     """Say whether the next service key should be made: none is good for long any more."""
     return all(one.valid_until - now < ROTATE // timedelta(milliseconds=1) for one in keys.keys)
+
+
+def worth_keeping(keys: KeyList, now: int) -> set[str]:
+    """Return our service keys that sign, or that a member which was away may still believe: see `Caller`."""
+    month = SPAN // timedelta(milliseconds=1)
+    lately = {one.key for one in keys.revoked if now - one.since < month}
+    return {one.key for one in keys.keys} | lately
 
 
 def _chosen(good: list[ServiceKey], now: int) -> ServiceKey:
