@@ -246,7 +246,7 @@ async def open_house(
         clock,
         lambda: settings,
         sockets,
-        authority.user_authority,
+        lambda: authority.user_authority,
         groups,
         terms=lambda: terms,
         look=look,
@@ -265,6 +265,7 @@ async def open_house(
 
     runner = Runner(store, providers, Links(connect), clock, configure, TIMING)
     leasing.attach(runner, folder / "keys", connect, is_user, town)
+    await leasing.load()
     await runner.start()
     await leasing.start()
     town.open = True

@@ -72,17 +72,18 @@ class BorrowingDesk:
         enquiries: Enquiries,
         terms: Callable[[], Terms],
         folder: Path,
-        user_authority: str,
+        user_authority: Callable[[], str],
         *,
         look: float = LOOK,
     ) -> None:
-        """``folder`` (0700, a short path) holds the sockets; ``user_authority`` is whose certificates open machines."""
+        """``folder`` (0700, a short path) holds the sockets; ``user_authority`` returns the public key of who signs
+        the certificates that open machines."""
         self._neighbours = neighbours
         self._clock = clock
         self._enquiries = enquiries
         self._terms = terms
         self._folder = folder
-        self._authority = " ".join(user_authority.split()[:2])
+        self._authority = user_authority
         self._every = look
         self._taken = Borrowings(store)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -95,9 +96,14 @@ class BorrowingDesk:
         self._due: list[Callable[[Borrowing], Awaitable[None]]] = []
         self._loop: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Take up every lease that is stored."""
+    async def load(self) -> None:
+        """Take up every lease that is stored: before anybody asks what there is."""
         await self._taken.load()
+        for one in self._taken.live():
+            await self._see_to_door(one)
+
+    async def start(self) -> None:
+        """Look after the leases from now on."""
         self._loop = asyncio.create_task(self._run(), name="borrowing")
 
     async def close(self) -> None:
@@ -327,7 +333,7 @@ class BorrowingDesk:
         except BaseException:
             link.close()
             raise
-        writer.write(f"{self._authority}\n".encode())
+        writer.write(f"{' '.join(self._authority().split()[:2])}\n".encode())
         return reader, writer
 
     def _socket(self, lease: str) -> Path:

@@ -53,7 +53,7 @@ class Leasing:
         clock: Clock,
         settings: Callable[[], Settings],
         sockets: Path,
-        user_authority: str,
+        user_authority: Callable[[], str],
         groups: Callable[[str], Awaitable[Sequence[str]]],
         *,
         terms: Callable[[], Terms] | None = None,
@@ -119,8 +119,12 @@ class Leasing:
         door.handle("ledger", self.accounts.answer)
         door.stream(STREAM, self.handover.serve)
 
+    async def load(self) -> None:
+        """Take up what was borrowed, before the runner is started: it asks what there is."""
+        await self.borrowing.load()
+
     async def start(self) -> None:
-        """Take up what is stored, once the runner has been started."""
+        """Take up what is lent and the books, once the runner has been started."""
         await self.accounts.start()
         await self.borrowing.start()
         await self.lending.start()

@@ -36,6 +36,8 @@ from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
+from gridcloud.federation.records import Room
+from gridcloud.grid.leasing import Leasing
 from gridcloud.grid.office import Office
 from gridcloud.grid.rooms import Rooms
 from gridcloud.identity import Secret, Tokens, User, Users, resolve
@@ -91,6 +93,16 @@ class House:
         self.links = Links(self._connect_for_long)
         self.agents = Registry(store, clock, lambda: trust_of(authority))
         self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
+        self.office = Office(lambda: self.settings().grid, data / "grid", store, clock, self._rooms)
+        self.leasing = Leasing(
+            self.office,
+            store,
+            clock,
+            self.settings,
+            short_folder(data, "leases"),
+            lambda: authority.user_authority,
+            self._groups_of,
+        )
         self.providers = self._find_providers(settings)
         self.treasury = Treasury(store, clock, self.settings, self._people)
         self.instances = instances.Runner(
@@ -105,8 +117,9 @@ class House:
             judge_longer=self.treasury.forbids_until,
         )
         self.instances.records.listen(self.treasury.note)
-        rooms = Rooms(self.settings, self.providers, self.instances.records)
-        self.office = Office(lambda: self.settings().grid, data / "grid", store, clock, rooms)
+        self.leasing.attach(
+            self.instances, data / "grid" / "leases", self._connect, self._is_user, self.office.doorway
+        )
         self.sessions = sessions.Runner(
             store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
         )
@@ -148,6 +161,8 @@ class House:
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:
                 await fork_server.start()
+            await house.office.load()
+            await house.leasing.load()
             await house.instances.start()
             await house.clusters.start()
             await house.sessions.start()
@@ -160,7 +175,7 @@ class House:
             asyncio.create_task(house.budgets.run(), name="budgets"),
         ]
         try:
-            await house.office.load()
+            await house.leasing.start()
             await house.office.start()
         except BaseException:
             await house.close()
@@ -175,6 +190,7 @@ class House:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self.office.close()
+            await self.leasing.close()
             await self.stacks.close()
             await self.sessions.close()
             await self.clusters.close()
@@ -327,6 +343,7 @@ class House:
             offer_seconds=settings.limits.offers,
             secret=_read_secret,
             agents=Listing(self.agents, self.switchboard),
+            peers=self.leasing.borrowing,
         )
 
     def _carry_clusters(self, settings: Settings) -> clusters.Runner:
@@ -345,6 +362,22 @@ class House:
     def _session_hook(self) -> Sequence[str]:
         text = self.settings().session.before_end
         return ("sh", "-c", text) if text else ()
+
+    async def _rooms(self) -> Sequence[Room]:
+        """Return what is lent and free now, for members to know."""
+        return await Rooms(self.settings, self.providers, self.instances.records)()
+
+    async def _groups_of(self, user: str) -> Sequence[str]:
+        """Return the groups of a user, as other institutions are told them."""
+        return sorted((await self._people()).groups.get(user, ()))
+
+    async def _is_user(self, name: str) -> bool:
+        """Tell whether a name is one of our own users'."""
+        try:
+            await self.users.get(name)
+        except NotFound:
+            return False
+        return True
 
     async def _people(self) -> People:
         """Return who is an administrator and who belongs to which groups, by the store and by the configuration."""
