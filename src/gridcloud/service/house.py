@@ -373,11 +373,9 @@ class House:
 
     async def _is_user(self, name: str) -> bool:
         """Tell whether a name is one of our own users'."""
-        try:
-            await self.users.get(name)
-        except NotFound:
-            return False
-        return True
+        people = await self._people()
+        known = {one.name for one in await self.users.all()}
+        return name in known or name in people.administrators or name in people.groups
 
     async def _people(self) -> People:
         """Return who is an administrator and who belongs to which groups, by the store and by the configuration."""
