@@ -174,6 +174,9 @@ async def test_what_slurm_refuses_is_told(make: Make, service: Service) -> None:
 async def test_who_waits_is_told_why_and_until_when(make: Make, quiet_slurm: Slurm) -> None:
     blocking = ("--nodes=2", "--exclusive", "--output=/dev/null", "--time=5", "--wrap", "sleep 300")
     job = quiet_slurm.run("sbatch", "--parsable", *blocking).strip()
+    async with asyncio.timeout(20):
+        while quiet_slurm.run("squeue", "--noheader", f"--jobs={job}", "--format=%T") != "RUNNING\n":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     impatient = make()
     offer = (await impatient.offers(SMALL))[0]
     assert offer.possible

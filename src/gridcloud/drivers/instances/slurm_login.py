@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gridcloud.connections import run
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import Address, LocalAddress
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
@@ -79,9 +78,9 @@ class Login:
             for attempt in (1, 2):
                 fresh = self._connection is None
                 try:
-                    done = await run(await self._connect(), command, input, seconds)
-                    break
-                except TimedOut:
+                    async with asyncio.timeout(seconds):
+                        return await _capture(await self._connect(), command, input)
+                except TimeoutError:
                     raise TimedOut(
                         f"{words[0]} on {self.name} did not answer within {seconds:g} s."
                     ) from None
@@ -89,7 +88,7 @@ class Login:
                     await self.close()
                     if fresh or attempt == 2:
                         raise
-        return Done(done.code, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        raise AssertionError("two attempts end in an answer or an error")
 
     async def do(self, verb: str, *words: str, input: bytes = b"") -> str:
         """Run a verb of the script; return what it says. Raises Transient when it fails, and as `run` does."""
@@ -146,3 +145,24 @@ class Login:
                 remedy="Compare the key of the login node (ssh-keyscan shows it) and add it as login.host_keys.",
             )
         return address
+
+
+async def _capture(connection: Connection, command: Command, input: bytes) -> Done:
+    """Run a command to its end; one that is given up is killed."""
+    process = await connection.start(command)
+
+    async def gather(stream: AsyncIterator[bytes]) -> str:
+        return b"".join([chunk async for chunk in stream]).decode(errors="replace")
+
+    async def feed() -> None:
+        if input:
+            await process.write(input)
+        await process.close_input()
+
+    try:
+        said, complaint, _ = await asyncio.gather(gather(process.stdout()), gather(process.stderr()), feed())
+        return Done(await process.wait(), said, complaint)
+    except BaseException:
+        with contextlib.suppress(GridcloudError):
+            await process.signal("KILL")
+        raise
