@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +57,7 @@ def release(folder: Path) -> None:
     """End what is left of a lab and forget its folder."""
     _remove_cgroups(folder.name)
     subprocess.run(["umount", "--recursive", "--lazy", folder], stderr=subprocess.DEVNULL)
-    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["rm", "-rf", "--one-file-system", folder])  # images unpacked: far quicker than shutil
 
 
 def sweep() -> None:

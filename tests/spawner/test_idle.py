@@ -20,6 +20,7 @@ def test_idle_is_asked_of_the_session() -> None:
 
 
 @pytest.mark.lab  # Jupyter's server looks once a minute whether it is still used
+@pytest.mark.timeout(300)
 async def test_an_idle_session_ends_and_a_busy_one_does_not(make_house: Callable[..., UpHouse]) -> None:
     house = make_house(session={"idle": 2})
     house.start()
