@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -18,13 +19,16 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from gridcloud.agents.file_shell import serve_by_shell
 from gridcloud.agents.files import open_files
 from gridcloud.agents.ports import Ports
 from gridcloud.connections.driver import Command, Connection, Process, Resizable, TerminalSize
 from gridcloud.connections.model import Port, Socket
-from gridcloud.errors import GridcloudError
+from gridcloud.errors import GridcloudError, Rejected
 
 __all__ = ["Account", "Serving", "serve"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -89,12 +93,7 @@ async def serve(link: socket.socket, serving: Serving) -> None:
             connection.abort()
             raise
     finally:
-        closing = asyncio.ensure_future(server.close())
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
+        await _finish(server.close())
 
 
 class _Server(asyncssh.SSHServer):
@@ -107,9 +106,11 @@ class _Server(asyncssh.SSHServer):
         self._opening: asyncio.Task[Connection] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._ports = Ports(self._opened)
+        self._closed = False
 
     async def close(self) -> None:
         """End what runs, once the connection has ended."""
+        self._closed = True
         running = set(self._running)
         for task in running:
             task.cancel()
@@ -176,7 +177,9 @@ class _Server(asyncssh.SSHServer):
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         try:
-            if channel.subsystem == "gridcloud" and self._account.subsystem is not None:
+            if self._closed:  # it was asked for just before: nobody would end it
+                channel.close()
+            elif channel.subsystem == "gridcloud" and self._account.subsystem is not None:
                 await self._account.subsystem(channel)
                 channel.exit(0)
             elif self._account.open is None or channel.subsystem not in (None, "sftp"):
@@ -205,7 +208,13 @@ class _Server(asyncssh.SSHServer):
     async def _serve_files(self, channel: asyncssh.SSHServerProcess[bytes]) -> None:
         connection = await self._opened()
         client = str(channel.get_extra_info("client_version", ""))
-        process, output = await _finish(open_files(connection, self._account.directory, client))
+        try:
+            process, output = await _finish(open_files(connection, self._account.directory, client))
+        except Rejected as error:
+            log.info("files are served by a shell: %s", error)
+            await serve_by_shell(connection, self._account.directory, channel)
+            channel.exit(0)
+            return
         await self._carry(channel, process, output)
 
     async def _carry(
@@ -256,14 +265,20 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await what starts something. Who is cancelled meanwhile waits all the same: the connection ends what it knows."""
-    starting = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
+    """Await what starts or ends something. Who is cancelled meanwhile, once or again, waits all the same: the
+    connection ends what it knows, and all of it."""
+    task = asyncio.ensure_future(work)
+    called_off = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            called_off = True
+    if called_off:
         with contextlib.suppress(GridcloudError):
-            await starting
-        raise
+            task.result()
+        raise asyncio.CancelledError
+    return task.result()
 
 
 async def _feed(channel: asyncssh.SSHServerProcess[bytes], process: Process) -> None:
