@@ -352,7 +352,7 @@ class Caller:
 
     def _unreached(self, who: str, failures: list[str]) -> Unreachable:
         why = "; ".join(failures) or "nobody knows where it is: no address and no relay in its record"
-        self._links.failed(who, why)
+        self._links.failed(who, why, tried=bool(failures))
         return Unreachable(f"{who} is not reached: {why}.")
 
     async def _read_refusal(
@@ -423,8 +423,10 @@ def _told(who: str, status: int, answer: bytes) -> GridcloudError:
 
 
 def _failure(where: str, error: Exception) -> str:
-    words = str(error) or type(error).__name__
-    return f"{where}: {words}"[:300]
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    words = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or str(error)
+    return f"{where}: {words or type(error).__name__}"[:300]
 
 
 def _is_distrust(error: Exception) -> bool:

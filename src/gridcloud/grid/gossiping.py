@@ -99,7 +99,7 @@ class Gossiping:
         for held in list(self._circle.held.values()):
             away = self._links.away()
             if self.is_joining(held):
-                partners = [who for who in held.hosts if who not in away]
+                partners = list(held.hosts)  # who does not believe us until we are on its list
             elif not held.membership.is_listed(self._circle.me):
                 continue  # we left, or were put out: nobody listens
             else:
@@ -140,8 +140,7 @@ class Gossiping:
             raise InvalidRequest(f"Messages of the kind {kind} are not understood here.")
         before = self._serials(held)
         given = held.gossip.receive(sender, Give.of(body), self._circle.now())
-        if await self.store(held) or self._serials(held) != before:
-            self._links.reachable(sender)
+        if await self.store(held) or self._hear_of(held, before):
             self.wake()
         return ("gossip.give", given.document()) if given is not None else None
 
@@ -183,7 +182,15 @@ class Gossiping:
                 self._links.refused(refusal, who, "its side of gossip")
         except GridcloudError as error:
             log.debug("gossip with %s: %s", who, error)
-        return changed or self._serials(held) != before
+        return self._hear_of(held, before) or changed
+
+    def _hear_of(self, held: Held, before: dict[str, int]) -> bool:
+        """Say whether there are other records than before; who made one is there again, and is tried at once."""
+        now = self._serials(held)
+        for who, serial in now.items():
+            if before.get(who) != serial:
+                self._links.reachable(who)
+        return now != before
 
     def _lacks_ours(self, held: Held) -> bool:
         return self._circle.me not in held.gossip.records and held.membership.is_listed(self._circle.me)

@@ -70,14 +70,14 @@ class LinkBook:
         tie.way, tie.address, tie.failure, tie.failures, tie.again = way, address, "", 0, 0.0
         tie.counts["sent"] += 1
 
-    def failed(self, institution: str, why: str) -> None:
-        """Note that a member was not reached."""
+    def failed(self, institution: str, why: str, *, tried: bool = True) -> None:
+        """Note that a member was not reached; where nothing was `tried`, it is tried as soon as there is a way."""
         tie = self._tie(institution)
         if tie.way is not Way.UNREACHABLE:
-            log.warning("%s is not reached: %s", institution, why)
+            log.log(logging.WARNING if tried else logging.INFO, "%s is not reached: %s", institution, why)
         pause = min(LONGEST, FIRST * 2.0 ** min(tie.failures, 10))
         tie.way, tie.failure, tie.failures = Way.UNREACHABLE, why, tie.failures + 1
-        tie.again = self._clock.monotonic() + pause
+        tie.again = self._clock.monotonic() + pause if tried else 0.0
 
     def refused(self, error: GridcloudError, who: str = "", what: str = "") -> None:
         """Log what was not accepted, on one line; `who`: as the connection proved, where it did."""
