@@ -29,7 +29,7 @@ async def two(tmp_path: Path, lent: dict[str, Any], **lending: Any) -> AsyncIter
     """Open Bergen, which lends, and Oslo, which has no room of its own."""
     for name in ("b", "o"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
-    own = {"own": NOTHING, "partners": {"driver": "peer"}}
+    own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
     async with (
         open_house(
             tmp_path / "b", {"lent": lent}, grid=GRID, lending={"providers": ["lent"], **QUICK, **lending}
@@ -55,7 +55,7 @@ async def test_a_command_falls_over_to_a_partner_and_both_count_it(tmp_path: Pat
     async with two(tmp_path, here(cpus=2), policy='"north" in communities') as (bergen, oslo):
         instance = await obtain(oslo)
         assert instance.offer is not None
-        assert (instance.offer.provider, instance.offer.location) == ("partners", "Bergen")
+        assert (instance.offer.source, instance.offer.terms) == ("partners (Bergen)", "for 24 h at most")
         assert await read_output(await link(oslo, instance), "echo", "from Bergen") == "from Bergen\n"
         guest = (await bergen.instances.records.live())[0]
         assert guest.owner == f"ada@{oslo.office.me}"

@@ -7,7 +7,7 @@ given an expiry before that which leaves time for what is run before an end; who
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from gridcloud.clock import Clock
@@ -29,9 +29,15 @@ class Ends:
     """Moves expiries of instances on borrowed machines."""
 
     def __init__(
-        self, runner: Runner, clock: Clock, terms: Callable[[], Terms], name_of: Callable[[str], str]
+        self,
+        runner: Runner,
+        clock: Clock,
+        terms: Callable[[], Terms],
+        name_of: Callable[[str], str],
+        partners: Callable[[], Container[str]],
     ) -> None:
-        """``name_of`` returns what an institution is called."""
+        """``name_of`` returns what an institution is called, ``partners`` who is a member now."""
+        self._partners = partners
         self._runner = runner
         self._clock = clock
         self._terms = terms
@@ -50,6 +56,9 @@ class Ends:
         warned = lease.state is BorrowedState.WARNED
         if warned:
             last = min(last, lease.deadline)
+        parted = lease.lender not in self._partners()
+        if parted:  # it renews nothing any more
+            last = min(last, lease.until)
         last -= self._terms().tolerance
         if instance.expires is not None and milliseconds(instance.expires) <= last + SLACK:
             return
@@ -57,16 +66,19 @@ class Ends:
         saving = round(1000 * self._runner.timing.before_end)
         expires = moment(max(now, last - min(saving, max(0, last - now) // 3)))
         name = self._name_of(lease.lender)
-        if warned:
+        if parted:
+            message = f"{name} is a partner no longer: this ends at {expires:%H:%M:%S} UTC. Save your work."
+            changes: dict[str, Any] = {"notice": message, "warned": True}
+        elif warned:
             why = f" ({lease.why})" if lease.why else ""
             message = (
                 f"{name} takes its machine back{why}: this ends at {expires:%H:%M:%S} UTC. Save your work."
             )
-            changes: dict[str, Any] = {"notice": message, "warned": True}
+            changes = {"notice": message, "warned": True}
         else:
             message = f"{name} lends it until {expires:%Y-%m-%d %H:%M:%S} UTC: it ends then."
             changes = {"warned": False}
         with contextlib.suppress(Conflict):  # somebody changed it meanwhile: it is looked at again
             await self._runner.records.save(
-                instance, "reclaimed" if warned else "bounded", message, expires=expires, **changes
+                instance, "reclaimed" if warned or parted else "bounded", message, expires=expires, **changes
             )

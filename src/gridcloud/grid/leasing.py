@@ -113,7 +113,7 @@ class Leasing:
             look=2 * self._look,
         )
         self.handover = Handover(self.lending, runner.records, connect, host_key)
-        ends = Ends(runner, self._clock, self._terms, self.name_of)
+        ends = Ends(runner, self._clock, self._terms, self.name_of, self._neighbours.members)
         self.borrowing.see_to(ends.see_to)
         door.handle("lease", self._answer)
         door.handle("ledger", self.accounts.answer)

@@ -13,7 +13,15 @@ from gridcloud.federation.wishes import Capacity
 from gridcloud.grid.wishes import MEBIBYTE
 from gridcloud.settings import LendingSettings, LentLimit, LentRoom, Settings
 
-__all__ = ["PEER", "lent_providers", "read_rules", "read_terms", "read_weights", "room_of"]
+__all__ = [
+    "PEER",
+    "lending_problems",
+    "lent_providers",
+    "read_rules",
+    "read_terms",
+    "read_weights",
+    "room_of",
+]
 
 PEER = "peer"
 """The driver of other institutions: what they lend is never lent on."""
@@ -62,6 +70,17 @@ def lent_providers(settings: Settings) -> tuple[str, ...]:
                 remedy="Name providers of our own only.",
             )
     return tuple(dict.fromkeys(settings.lending.providers))
+
+
+def lending_problems(settings: Settings) -> list[GridcloudError]:
+    """Return what is wrong with the section `lending`, for people to mend: nothing is lent meanwhile."""
+    problems: list[GridcloudError] = []
+    for read in (lambda: read_rules(settings.lending), lambda: lent_providers(settings)):
+        try:
+            read()
+        except InvalidSettings as error:
+            problems.append(error)
+    return problems
 
 
 def room_of(room: LentRoom) -> Capacity:

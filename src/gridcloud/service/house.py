@@ -40,6 +40,7 @@ from gridcloud.federation.records import Room
 from gridcloud.grid.leasing import Leasing
 from gridcloud.grid.office import Office
 from gridcloud.grid.rooms import Rooms
+from gridcloud.grid.terms import lending_problems
 from gridcloud.identity import Secret, Tokens, User, Users, resolve
 from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
@@ -150,7 +151,7 @@ class House:
         _make_room()
         clock = clock or SystemClock()
         settings, problems = settings_file.current()
-        for problem in problems:
+        for problem in [*problems, *lending_problems(settings)]:
             log.warning("%s", problem)
         store = await open_store(settings.store.url or data / "store.sqlite", clock)
         try:
@@ -216,7 +217,8 @@ class House:
 
     def settings_problems(self) -> list[GridcloudError]:
         """Return what is wrong with the configuration now."""
-        return self.settings_file.current()[1]
+        settings, problems = self.settings_file.current()
+        return [*problems, *lending_problems(settings)]
 
     def complete(self, request: Request) -> Request:
         """Fill in what a request leaves open, from the configuration's defaults."""
