@@ -28,6 +28,8 @@ from gridcloud.errors import (
     MessageRefused,
     Replayed,
     TimedOut,
+    Transient,
+    Unavailable,
     Unreachable,
     Untrusted,
     from_problem,
@@ -207,7 +209,7 @@ class Caller:
         sent = False
         for attempt in self._attempts(who, guest):
             try:
-                status, answer = await self._post_surely(attempt, who, data, context)
+                status, answer, again = await self._post_surely(attempt, who, data, context)
             except (aiohttp.ClientError, OSError) as error:
                 failures.append(self._missed(who, attempt, error))
                 sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
@@ -218,8 +220,8 @@ class Caller:
                 refusal = _told(who, status, answer)
                 if isinstance(refusal, ClockSkew | Expired) and "seconds" in refusal.details:
                     self._links.told_skew(who, -float(refusal.details["seconds"]))
-                if sent and isinstance(refusal, Replayed):
-                    raise ConnectionLost(f"{who} took the message, and its answer was lost.") from refusal
+                if isinstance(refusal, Replayed):
+                    raise _taken_or_not(who, taken=sent or again) from refusal
                 raise refusal
             self._links.reached(who, attempt.way, attempt.where)
             if status == 204:
@@ -237,12 +239,15 @@ class Caller:
 
     async def _post_surely(
         self, attempt: _Attempt, who: str, data: bytes, context: ssl.SSLContext
-    ) -> tuple[int, bytes]:
-        """Post once, and once more where a connection that was kept had ended meanwhile; the nonce stays the same."""
+    ) -> tuple[int, bytes, bool]:
+        """Post once, and once more where a connection that was kept had ended meanwhile; the nonce stays the same.
+
+        Return the status, the body, and whether it was posted twice.
+        """
         try:
-            return await self._post(attempt, who, data, context)
+            return *await self._post(attempt, who, data, context), False
         except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError):
-            return await self._post(attempt, who, data, context)
+            return *await self._post(attempt, who, data, context), True
 
     async def _post(
         self, attempt: _Attempt, who: str, data: bytes, context: ssl.SSLContext
@@ -418,8 +423,16 @@ def _told(who: str, status: int, answer: bytes) -> GridcloudError:
     details = {"seconds": seconds} if isinstance(seconds, int | float) else {}
     kind = type(error)
     if not (isinstance(error, MessageRefused) or kind.__name__ in _SAID):
-        kind = MessageRefused if status == 403 else from_problem({"type": "Unavailable"}).__class__
+        kind = MessageRefused if status == 403 else Unavailable
     return kind(f"{who} says: {words}", details=details)
+
+
+def _taken_or_not(who: str, *, taken: bool) -> Transient:
+    """Return what it means that a nonce of ours, which was new, is said to be known: we sent it before, or the other
+    side lost its memory of nonces and takes none for a minute."""
+    if taken:
+        return ConnectionLost(f"{who} took the message, and its answer was lost.")
+    return Unavailable(f"{who} began anew and takes no messages for a minute.")
 
 
 def _failure(where: str, error: Exception) -> str:
