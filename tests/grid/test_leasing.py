@@ -73,7 +73,7 @@ async def test_who_has_no_room_gets_it_at_a_partner(tmp_path: Path) -> None:
         instance = await oslo.obtain()
         assert instance.offer is not None
         assert instance.offer.provider == "partners"
-        assert instance.offer.location == "Bergen"
+        assert instance.offer.institution == "Bergen"
         address = instance.address
         assert isinstance(address, SSHAddress)
         connection = await oslo.connect(address)

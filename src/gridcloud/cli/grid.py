@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gridcloud.cli import grid_communities, grid_keys, grid_ledger
+from gridcloud.cli import grid_communities, grid_keys, grid_leases, grid_ledger
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.grid_simulation import simulate
 from gridcloud.cli.printing import ago, error_console, output_console, plain, print_table, until
@@ -72,7 +72,7 @@ async def status(
         error_console().print(f"! {plain(warning)}")
 
 
-for group in (grid_communities, grid_ledger):
+for group in (grid_communities, grid_leases, grid_ledger):
     for verb, function in group.VERBS.items():
         app.command(verb)(function)
 app.add_typer(grid_keys.app, name="key")

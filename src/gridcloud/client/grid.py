@@ -23,8 +23,11 @@ from gridcloud.service.grid_documents import (
     InvitationGiven,
     JoinOrder,
     KeyOrder,
+    Lease,
+    Leases,
     LeaveOutcome,
     Outcome,
+    ReclaimOrder,
     Records,
     RevocationOrder,
     RootKey,
@@ -134,6 +137,23 @@ class Grid:
     async def drop_root(self, root: Secret) -> Standing:
         """Have the service keep the root key no more, once it is kept elsewhere; it is given to show that."""
         return await self._wire.ask("DELETE", "/grid/keys/root", Standing, RootKey(root=root.reveal()))
+
+    async def leases(self, *, all: bool = False) -> Leases:
+        """Return what is lent and borrowed, the oldest first; with ``all`` what ended and is still remembered."""
+        return await self._wire.ask("GET", "/grid/leases", Leases, all=all)
+
+    async def reclaim(self, institution: str, lease: str, why: str = "", *, time: int | None = None) -> Lease:
+        """Ask for a lent machine back, in ``time`` seconds or the usual. Raises NotFound."""
+        path = f"/grid/leases/{quote(institution, safe='')}/{quote(lease, safe='')}/reclaim"
+        return await self._wire.ask("POST", path, Lease, _valid(ReclaimOrder, why=why, time=time))
+
+    async def drain(self, why: str = "", *, time: int | None = None) -> Leases:
+        """Lend nothing new, and ask for all that is lent back; return what is lent."""
+        return await self._wire.ask("POST", "/grid/drain", Leases, _valid(ReclaimOrder, why=why, time=time))
+
+    async def resume(self) -> None:
+        """Lend again."""
+        await self._wire.tell("POST", "/grid/resume")
 
     async def ledger(self, *, since: str = "", until: str = "", partner: str = "") -> list[Record]:
         """Return entries of the ledger of some months (``2026-03``), or with one partner; the oldest first."""

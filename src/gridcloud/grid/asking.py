@@ -166,7 +166,7 @@ class Enquiries:
     async def _ask_one(self, institution: str, wish: Wish, request: Request) -> list[PeerOffer]:
         profile = self._neighbours.profiles().get(institution)
         name = self.name_of(institution)
-        where = " ".join(filter(None, (name, profile.location if profile else "")))
+        where = profile.location if profile else ""
 
         def none(why: str, shape: Shape, *, possible: bool) -> PeerOffer:
             return PeerOffer(
@@ -203,7 +203,10 @@ class Enquiries:
                 gpus=wish.capacity.gpus,
                 gpu_model=request.gpu_model,
             )
-            found.append(PeerOffer(institution, name, where, kind, offer.shape, shape, price, priced))
+            terms = f"for {offer.seconds / 3600:.3g} h at most"
+            found.append(
+                PeerOffer(institution, name, where, kind, offer.shape, shape, price, priced, terms=terms)
+            )
         return found
 
 

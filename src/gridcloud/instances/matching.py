@@ -125,8 +125,11 @@ def _limit(request: Request, offer: Offer, currency: str) -> Offer:
     why = ""
     if request.kind is not None and offer.kind is not request.kind:
         why = f"is a {offer.kind}, {request.kind} was asked"
-    elif request.location and request.location.lower() not in offer.location.lower():
-        why = f"is in {offer.location or 'no named location'}, {request.location} was asked"
+    elif (
+        request.location and request.location.lower() not in f"{offer.institution}\n{offer.location}".lower()
+    ):
+        there = ", ".join(filter(None, (offer.institution, offer.location)))
+        why = f"is in {there or 'no named location'}, {request.location} was asked"
     elif request.max_price is not None and offer.price > request.max_price:
         why = f"costs {describe_price(offer.price, currency)}, {request.max_price} at most was asked"
     elif lacking := shortfall(request, offer.shape):

@@ -13,6 +13,7 @@ from gridcloud.service import (
     events,
     files,
     grid,
+    grid_leases,
     instances,
     offers,
     providers,
@@ -51,6 +52,7 @@ def build_app(house: House) -> FastAPI:
         events,
         agents,
         grid,
+        grid_leases,
     ):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)

@@ -8,7 +8,6 @@ from datetime import timedelta
 from fastapi import APIRouter, Response
 
 from gridcloud.errors import InvalidRequest
-from gridcloud.federation.ledger import Entry
 from gridcloud.grid.model import Community, Standing, Status
 from gridcloud.grid.reports import Report, find_records, make_report
 from gridcloud.grid.terms import read_weights
@@ -163,7 +162,12 @@ async def ledger(
     peer = _partner(house, partner) if partner else ""
     return Records(
         records=find_records(
-            await _entries(house), house.office.me, _names(house), since=since, until=until, partner=peer
+            house.leasing.accounts.entries(),
+            house.office.me,
+            _names(house),
+            since=since,
+            until=until,
+            partner=peer,
         )
     )
 
@@ -172,7 +176,7 @@ async def ledger(
 async def report(caller: Admin, house: TheHouse, since: str = "", until: str = "") -> Report:
     """Sum up what was given and taken, by month and partner."""
     return make_report(
-        await _entries(house),
+        house.leasing.accounts.entries(),
         house.office.me,
         _names(house),
         house.clock.now(),
@@ -189,11 +193,6 @@ def _root(order: RootOrder) -> Secret | None:
 def _partner(house: House, text: str) -> str:
     """Return the id of a partner, who may be no member any more. Raises NotFound, InvalidRequest."""
     return text if re.fullmatch("[0-9a-hjkmnp-tv-z]{32}", text) else house.office.find(text)
-
-
-async def _entries(house: House) -> list[Entry]:
-    """Return all entries of the ledger, as they are stored."""
-    return [Entry.of(record.body) for record in await house.store.find("ledger")]
 
 
 def _names(house: House) -> dict[str, str]:

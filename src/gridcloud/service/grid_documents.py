@@ -22,8 +22,11 @@ __all__ = [
     "InvitationGiven",
     "JoinOrder",
     "KeyOrder",
+    "Lease",
+    "Leases",
     "LeaveOutcome",
     "Outcome",
+    "ReclaimOrder",
     "Records",
     "RevocationOrder",
     "RootKey",
@@ -130,6 +133,45 @@ class LeaveOutcome(BaseModel):
     """What became of leaving."""
 
     heard: bool = Field(description="whether another member knows; else it is told when one is reached")
+
+
+class Lease(BaseModel):
+    """A lease that we gave or took."""
+
+    lease: str
+    way: Literal["lent", "borrowed"]
+    institution: str = Field(description="the other side's id")
+    name: str = Field(default="", description="what the other side calls itself")
+    user: str = Field(description="for whom, as the borrower knows them")
+    purpose: str = ""
+    state: str
+    reason: str = Field(default="", description="why it ended")
+    why: str = Field(default="", description="the reason in words")
+    cpus: float
+    memory: int = Field(description="bytes")
+    gpus: int
+    began: datetime | None = None
+    until: datetime | None = Field(default=None, description="when it is free unless it is renewed")
+    deadline: datetime | None = Field(
+        default=None, description="when it is to be given back, where it is asked back"
+    )
+    instance: str = Field(default="", description="id of the instance here")
+
+
+class Leases(BaseModel):
+    """Leases, the oldest first."""
+
+    leases: list[Lease]
+    drained: str = Field(default="", description="why nothing new is lent; empty: something may be")
+
+
+class ReclaimOrder(_Order):
+    """Ask for lent machines back."""
+
+    why: Title = Field(default="", description="the reason, which the borrower's user sees")
+    time: Duration | None = Field(
+        default=None, ge=0, le=30 * 86400, description="time until then; null: the usual"
+    )
 
 
 class Communities(BaseModel):

@@ -1,17 +1,22 @@
-"""Pages that the hub has beside its own: what is free now, for the spawn page; when sessions end, for those in them."""
+"""Pages that the hub has beside its own: what is free now, when sessions end, and the grid of institutions."""
 
 from __future__ import annotations
 
 from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
 from gridcloud.errors import GridcloudError
 from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.form import free_now
+from gridcloud.spawner.grid_page import look_at_grid
 from gridcloud.spawner.notes import endings_for
 
-__all__ = ["HANDLERS", "NotesHandler", "OffersHandler"]
+__all__ = ["HANDLERS", "GridHandler", "NotesHandler", "OffersHandler"]
+
+PATIENCE = 5.0
+"""Seconds that a page waits for a service that is being started again."""
 
 
 class OffersHandler(BaseHandler):
@@ -45,4 +50,23 @@ class NotesHandler(BaseHandler):
         )
 
 
-HANDLERS = [(r"/gridcloud/notes", NotesHandler), (r"/gridcloud/offers", OffersHandler)]
+class GridHandler(BaseHandler):
+    """``GET /hub/gridcloud/grid``: the grid of institutions, for the hub's administrators."""
+
+    @web.authenticated
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        try:
+            shown = await the_desk().ask(look_at_grid, PATIENCE)
+        except GridcloudError as error:
+            self.set_status(503)
+            shown = {"problem": str(error)}
+        self.set_header("Cache-Control", "no-store")
+        self.finish(await self.render_template("gridcloud_grid.html", **shown))
+
+
+HANDLERS = [
+    (r"/gridcloud/grid", GridHandler),
+    (r"/gridcloud/notes", NotesHandler),
+    (r"/gridcloud/offers", OffersHandler),
+]

@@ -143,6 +143,8 @@ class PeerDriver(InstanceDriver):
             kind=one.kind,
             shape=one.shape,
             location=one.location,
+            institution=one.name,
+            terms=one.terms,
             price=one.price or self.settings.price,
             priced=one.priced,
             available=one.available,
