@@ -22,6 +22,7 @@ from gridcloud.drivers.instances.kubernetes_manifests import (
     pod_name,
     render_home,
     render_pod,
+    render_secret,
 )
 from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_image
 from gridcloud.drivers.instances.kubernetes_quantities import format_cpus, parse_amount, parse_cpus
@@ -104,6 +105,24 @@ def golden(name: str, manifest: dict[str, Any]) -> None:
 
 def test_a_pod_as_it_is_by_default() -> None:
     golden("pod-plain", render_pod(make_spec(), settings(), "house-1", 1_800_000_000))
+
+
+def test_a_pod_whose_agent_dials() -> None:
+    door = {
+        "url": "https://hub:8443",
+        "ca": "/etc/ca.pem",
+        "proxy": "http://proxy:3128",
+        "command": ["python3", "a b"],
+    }
+    pod = render_pod(make_spec(), settings(agent=door), "house-1", None)
+    golden("pod-agent", pod)
+    made = pod | {"metadata": pod["metadata"] | {"uid": "u-1"}}
+    secret = render_secret(made, "gca_token", b"-----BEGIN")
+    assert secret["stringData"] == {"token": "gca_token\n", "ca.pem": "-----BEGIN"}
+    assert secret["metadata"]["ownerReferences"][0] == {
+        "apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": "u-1",
+    }  # fmt: skip
+    assert "gca_" not in json.dumps(pod)
 
 
 def test_a_pod_with_all_that_can_be_set() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from gridcloud.connections.model import PodAddress
 from gridcloud.drivers.instances.kubernetes_api import Namespace
@@ -27,10 +28,12 @@ from gridcloud.drivers.instances.kubernetes_manifests import (
     HOME,
     INSTALLATION,
     INSTANCE,
+    INVITED,
     OWNER,
     label_value,
     render_home,
     render_pod,
+    render_secret,
 )
 from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_image
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
@@ -52,7 +55,8 @@ from gridcloud.errors import (
     Rejected,
     Transient,
 )
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.bootstraps import AgentDoor, address_of, find_machines, invite, read_authorities
+from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
 from gridcloud.instances.model import (
     Discovery,
     Finding,
@@ -82,6 +86,8 @@ EXPLAIN = 15
 """Seconds after which a pod that does not start is asked about with its events."""
 
 Document = Mapping[str, Any]
+
+_LOCKS: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
 
 class KubernetesDriver(InstanceDriver):
@@ -128,12 +134,19 @@ class KubernetesDriver(InstanceDriver):
             pod: Document = await namespace.make_pod(manifest)
         except Conflict:
             pod = await self._made_before(namespace, manifest)
-        pod = await self._placed(namespace, pod)
+        if self.settings.agent is not None:
+            await self._invite(namespace, spec, str(pod["metadata"]["name"]), self.settings.agent)
+        try:
+            pod = await self._placed(namespace, pod)
+        except NoCapacity:
+            await self.context.agents.forget(spec.id, self.context.provider)
+            raise
         return self._handle(namespace, pod["metadata"])
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Ask for all pods of ours in a namespace in one call; see the contract."""
         seen: dict[str, Observation] = {}
+        machines = await find_machines(self.context)
         places = {self._place_of(handle) for handle in handles.values()}
         for place in places:
             namespace = await self._namespace(*place)
@@ -142,9 +155,11 @@ class KubernetesDriver(InstanceDriver):
                 if self._place_of(handle) == place:
                     if handle.data.get("uid") not in held:
                         await self._check_cluster(namespace, handle)
-                    seen[instance_id] = await self._observation(
-                        namespace, held.get(str(handle.data.get("uid")))
-                    )
+                    pod = held.get(str(handle.data.get("uid")))
+                    one = await self._observation(namespace, pod)
+                    if pod is not None and INVITED in (pod["metadata"].get("annotations") or {}):
+                        one = _by_agent(one, machines.get(instance_id))
+                    seen[instance_id] = one
         return seen
 
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:
@@ -155,6 +170,7 @@ class KubernetesDriver(InstanceDriver):
             found = await self._remove(namespace, instance_id)
             if handle and place == self._place_of(handle) and not found:
                 await self._check_cluster(namespace, handle)
+        await self.context.agents.forget(instance_id, self.context.provider)
 
     async def holdings(self) -> Sequence[Holding]:
         """List our pods; see the contract. Homes are their owners' and are kept: `check` tells of them."""
@@ -175,6 +191,8 @@ class KubernetesDriver(InstanceDriver):
         """Note on the pod when it ends itself: at most some minutes later, by what its node tells it."""
         namespace = await self._namespace(*self._place_of(handle))
         uid, name = str(handle.data.get("uid")), str(handle.data.get("pod"))
+        if instance_id in await find_machines(self.context):  # it need not wait for its node to pass it on
+            await self.context.agents.call(instance_id, "arm", {"at": at.isoformat()})
         try:
             await namespace.annotate_pod(name, uid, {EXPIRES: str(math.ceil(at.timestamp()))})
         except (Conflict, InvalidRequest) as error:
@@ -281,6 +299,18 @@ class KubernetesDriver(InstanceDriver):
             raise Transient(f"The pod {name} of a former life is still being removed.", remedy="Try again.")
         return pod
 
+    async def _invite(self, namespace: Namespace, spec: Spec, name: str, door: AgentDoor) -> None:
+        """Give the agent of a new pod its token, once: it waits for the secret to be there."""
+        async with _LOCKS.setdefault((self.context.installation, spec.id), asyncio.Lock()):
+            pod = await namespace.pod(name)
+            meta = pod["metadata"]
+            if INVITED in (meta.get("annotations") or {}):
+                return
+            authorities = await read_authorities(door.ca)
+            token = await invite(self.context, spec.id, spec.request, door.networks, self.settings.queue)
+            await namespace.replace_secret(render_secret(pod, token.reveal(), authorities))
+            await namespace.annotate_pod(name, meta["uid"], {INVITED: "yes"})
+
     async def _placed(self, namespace: Namespace, pod: Document) -> Document:
         """Return the pod once it has a node, or may wait for one. Raises NoCapacity when no node has room: it is
         removed then."""
@@ -356,6 +386,16 @@ class KubernetesDriver(InstanceDriver):
                 raise Transient(f"The pod of {instance_id} is still there.", remedy="It will be tried again.")
             await asyncio.sleep(pause := min(pause * 1.5, 0.5))
         return found
+
+
+def _by_agent(seen: Observation, machine: JoinedMachine | None) -> Observation:
+    """Return what is seen of a pod whose agent dials us."""
+    if seen.phase is not Phase.RUNNING:
+        return seen
+    if machine is None or machine.why_not:
+        why = machine.why_not if machine else "its agent has not connected yet"
+        return Observation(phase=Phase.PENDING, detail=f"the pod runs, and {why}")
+    return Observation(phase=Phase.RUNNING, address=address_of(machine), detail=seen.detail)
 
 
 def _is_instance(meta: Document) -> bool:

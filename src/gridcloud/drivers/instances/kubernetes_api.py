@@ -68,6 +68,14 @@ class Namespace:
         body = {"metadata": {"uid": uid, "annotations": dict(notes)}}
         await self._ask("PATCH", self._place("pods", name), body)
 
+    async def replace_secret(self, manifest: Document) -> None:
+        """Make a secret, in place of one of that name. Raises Conflict, QuotaExceeded, Forbidden."""
+        try:
+            await self._ask("DELETE", self._place("secrets", manifest["metadata"]["name"]))
+        except NotFound:
+            pass
+        await self._ask("POST", self._place("secrets"), manifest)
+
     async def events(self, uid: str) -> list[Document]:
         """What the cluster noted of one pod; nothing where that may not be read."""
         query = {"fieldSelector": f"involvedObject.uid={uid}"}

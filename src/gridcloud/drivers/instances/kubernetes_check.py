@@ -18,8 +18,10 @@ __all__ = ["examine"]
 
 NEEDED = (
     ("create", "pods"), ("get", "pods"), ("list", "pods"), ("patch", "pods"), ("delete", "pods"),
-    ("get", "pods/exec"), ("create", "pods/exec"),
 )  # fmt: skip
+EXEC = (("get", "pods/exec"), ("create", "pods/exec"))
+AGENT = (("create", "secrets"), ("delete", "secrets"))
+"""In place of exec, where an agent in each pod dials us."""
 HOMES = (
     ("get", "persistentvolumeclaims"),
     ("create", "persistentvolumeclaims"),
@@ -63,7 +65,7 @@ async def examine(
 
 
 async def _rights(namespace: Namespace, settings: KubernetesSettings) -> tuple[bool, str, str]:
-    wanted = NEEDED + (HOMES if settings.home_size else ())
+    wanted = NEEDED + (AGENT if settings.agent else EXEC) + (HOMES if settings.home_size else ())
     allowed = await asyncio.gather(*(namespace.may(verb, resource) for verb, resource in wanted))
     lacking = [f"{verb} {resource}" for (verb, resource), may in zip(wanted, allowed, strict=True) if not may]
     if not lacking:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from gridcloud.drivers.instances.kubernetes_quantities import format_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
+from gridcloud.instances.bootstraps import AgentDoor
 from gridcloud.instances.model import Shape, Spec
 
 __all__ = [
-    "CONTAINER", "EXPIRES", "FOLDER", "GRACE", "HOME", "INSTALLATION", "INSTANCE", "LEAST_MEMORY", "OWNER", "WAIT",
-    "digest_of", "home_name", "label_value", "pod_name", "render_home", "render_pod", "resources",
+    "CONTAINER", "DIAL", "EXPIRES", "FOLDER", "GRACE", "HOME", "INSTALLATION", "INSTANCE", "INVITED", "LEAST_MEMORY",
+    "OWNER", "WAIT", "digest_of", "home_name", "label_value", "pod_name", "render_home", "render_pod", "render_secret",
+    "resources",
 ]  # fmt: skip
 
 CONTAINER = "instance"
@@ -26,6 +29,9 @@ OWNER = "gridcloud.io/owner"
 NAME = "gridcloud.io/name"
 EXPIRES = "gridcloud.io/expires"
 """Annotation: seconds since 1970 when the pod ends itself, which it reads from a file of the downward API."""
+
+INVITED = "gridcloud.io/invited"
+"""Annotation: that the secret with the token of the pod's agent was made."""
 
 FOLDER = "/gridcloud"
 """The instance's own folder: working directory of its user, gone with it."""
@@ -51,6 +57,23 @@ while :; do
   if [ -n "$at" ]; then now=$(date +%s) || exit 1; [ "$now" -lt "$((at + {LATE}))" ] || exit 0; fi
   sleep 5 & wait $! || exit 1
 done
+"""
+
+
+# Likewise where an agent dials us: it is the first process's only child, and the pod ends with it. The arguments are
+# the agent's command; its token comes by standard input, as files of secrets are readable by a group.
+DIAL = f"""
+end() {{ kill -TERM "$agent" 2> /dev/null; wait "$agent"; exit 0; }}
+trap end TERM INT
+umask 077; mkdir -p {HOME}; umask 022
+"$@" --token-file - < /etc/gridcloud-agent/token &
+agent=$!
+while kill -0 "$agent" 2> /dev/null; do
+  at=; {{ read -r at < /etc/gridcloud/expires; }} 2> /dev/null
+  if [ -n "$at" ]; then now=$(date +%s) || exit 1; [ "$now" -lt "$((at + {LATE}))" ] || end; fi
+  sleep 5 & wait $! || exit 1
+done
+wait "$agent"
 """
 
 
@@ -82,6 +105,11 @@ def render_pod(
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": mounts,
     }
+    if settings.agent is not None:
+        secret = {"secretName": pod_name(installation, spec.id), "defaultMode": 0o440}
+        volumes.append({"name": "agent", "secret": secret})
+        mounts.append({"name": "agent", "mountPath": "/etc/gridcloud-agent", "readOnly": True})  # type: ignore[dict-item]
+        container["command"] = ["/bin/sh", "-c", DIAL, "gridcloud", *_agent_words(settings.agent)]
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 5,
@@ -109,6 +137,19 @@ def render_pod(
         "kind": "Pod",
         "metadata": {"name": pod_name(installation, spec.id), "labels": labels, "annotations": notes},
         "spec": pod,
+    }
+
+
+def render_secret(pod: Mapping[str, Any], token: str, authorities: bytes) -> dict[str, Any]:
+    """Return the manifest of the secret by which the agent of a pod joins; the cluster removes it with the pod."""
+    meta = pod["metadata"]
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": meta["name"], "labels": dict(meta["labels"]), "ownerReferences": [owner]},
+        "type": "Opaque",
+        "stringData": {"token": f"{token}\n", "ca.pem": authorities.decode(errors="replace")},
     }
 
 
@@ -160,6 +201,12 @@ def label_value(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?", text) and ".." not in text:
         return text
     return f"x{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _agent_words(door: AgentDoor) -> list[str]:
+    words = [*door.command, "agent", "bootstrap", door.url, "--state", f"{FOLDER}/agent", "--home", HOME]
+    words += ["--ca", "/etc/gridcloud-agent/ca.pem"] if door.ca else []
+    return words + (["--proxy", door.proxy] if door.proxy else [])
 
 
 def _placement(spec: Spec, settings: KubernetesSettings) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from gridcloud.instances.bootstraps import AgentDoor
 from gridcloud.instances.model import parse_size
 from gridcloud.settings import Duration, ProviderSettings
 
@@ -86,6 +87,11 @@ class KubernetesSettings(ProviderSettings):
     gpu_memory: str = Field(
         default="nvidia.com/gpu.memory",
         description="label of nodes that tells the memory of each of their GPUs, in MiB",
+    )
+    agent: AgentDoor | None = Field(
+        default=None,
+        description="have an agent in each pod dial this gridcloud's service, in place of exec through the "
+        "cluster's API: {url: https://HOST:PORT}; the image has gridcloud then",
     )
     cpus: float | None = Field(
         default=None, gt=0, description="CPU cores of one pod, at most; the largest node's when not given"

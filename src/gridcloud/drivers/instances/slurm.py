@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
-from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.slurm_check import check_cluster
 from gridcloud.drivers.instances.slurm_choices import Choice, choose, largest, resources
 from gridcloud.drivers.instances.slurm_job import ID, Names, render_script
@@ -36,6 +35,7 @@ from gridcloud.errors import (
     Rejected,
     Unavailable,
 )
+from gridcloud.instances.bootstraps import address_of, find_machines, invite, read_authorities
 from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
 from gridcloud.instances.model import (
     SHARED,
@@ -54,8 +54,6 @@ __all__ = ["SlurmDriver"]
 
 MOST = 12
 """Partitions that Slurm is asked about, for one request."""
-TOKEN = 86400
-"""Seconds that a token is good, beside the longest wait in the queue."""
 QUIET = 60
 """Seconds after which a job's own words are looked at when its agent has not come."""
 
@@ -116,11 +114,7 @@ class SlurmDriver(InstanceDriver):
         if not handles:
             return {}
         jobs = await self._queue.jobs()
-        machines = {
-            one.name: one
-            for one in await self.context.agents.machines()
-            if one.instance_of == self.context.provider
-        }
+        machines = await find_machines(self.context)
         seen = {one: await self._observation(one, jobs.get(one), machines.get(one)) for one in handles}
         lost = [one for one in handles if one not in jobs]
         told = await self._queue.account_of([str(handles[one].data.get("job", "")) for one in lost])
@@ -212,24 +206,11 @@ class SlurmDriver(InstanceDriver):
 
     async def _submit(self, spec: Spec, names: Names, facts: Facts) -> Job:
         choice, request = spec.offer.choice, spec.request
-        agents = self.context.agents
-        await agents.forget(spec.id, self.context.provider)  # of a former life
-        token = await agents.invite(
-            spec.id,
-            self.context.provider,
-            seconds=TOKEN + self.settings.wait,
-            caps={"cpus": request.cpus, "memory": request.memory, "gpus": request.gpus},
-            addresses=self.settings.networks,
-        )
+        token = await invite(self.context, spec.id, request, self.settings.networks, self.settings.wait)
         folder = names.folder(spec.id)
         # Who has an account there has a home.
         home = facts.home if spec.owner == facts.user else names.home(spec.owner)
-        authorities = b""
-        if self.settings.ca is not None:
-            try:
-                authorities = await asyncio.to_thread(self.settings.ca.read_bytes)
-            except OSError as error:
-                raise InvalidSettings(f"{self.settings.ca} cannot be read: {error.strerror}.") from error
+        authorities = await read_authorities(self.settings.ca)
         await self._login.do("prepare", folder, home, input=token.reveal_bytes() + b"\n" + authorities)
         script = render_script(
             self._command(facts),
@@ -315,16 +296,7 @@ class SlurmDriver(InstanceDriver):
             if machine is None and job.start and time.time() - job.start > QUIET:
                 why += await self._queue.last_words(instance_id)
             return Observation(phase=Phase.PENDING, detail=f"{where}: {why}")
-        address = SSHAddress(
-            host=machine.name,
-            socket=machine.socket,
-            user=instance_id,
-            principal=f"gridcloud-{instance_id}",
-            host_keys=(machine.host_key,),
-            directory=machine.directory,
-            home=machine.home,
-        )
-        return Observation(phase=Phase.RUNNING, address=address, detail=where)
+        return Observation(phase=Phase.RUNNING, address=address_of(machine), detail=where)
 
     async def _ended(self, instance_id: str, job: Job, machine: JoinedMachine | None) -> Observation:
         words = f"job {job.id} is {job.state.lower().replace('_', ' ')}"

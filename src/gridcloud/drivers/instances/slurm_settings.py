@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from gridcloud.instances.bootstraps import ServiceURL
 from gridcloud.instances.ssh_machine import SSHMachine, Word
 from gridcloud.settings import Duration, ProviderSettings, Size
 
@@ -18,12 +19,6 @@ def _check_directory(path: str) -> str:
     if path and (not path.startswith(("/", "~/")) or not path.isprintable() or ".." in path.split("/")):
         raise ValueError("must be absolute or start with ~/")
     return path.rstrip("/")
-
-
-def _check_url(url: str) -> str:
-    if not url.startswith("https://") or not url.isprintable() or " " in url:
-        raise ValueError("must be https://HOST:PORT")
-    return url.rstrip("/")
 
 
 def _check_names(names: Mapping[str, str]) -> Mapping[str, str]:
@@ -47,7 +42,7 @@ class SlurmSettings(ProviderSettings):
 
     place: ClassVar[tuple[str, ...]] = ("login", "directory")
 
-    url: Annotated[str, AfterValidator(_check_url)] = Field(
+    url: ServiceURL = Field(
         description="HTTPS address of this gridcloud's service, as the nodes of the cluster reach it"
     )
     ca: Path | None = Field(

@@ -1,0 +1,91 @@
+"""What drivers share whose instances run an agent that dials us: where it dials, its invitation, its address."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from gridcloud.connections.model import SSHAddress
+from gridcloud.errors import InvalidSettings
+from gridcloud.identity.credentials import Secret
+from gridcloud.instances.driver import Context, JoinedMachine
+from gridcloud.instances.model import Request
+
+__all__ = ["AgentDoor", "ServiceURL", "address_of", "find_machines", "invite", "read_authorities"]
+
+TOKEN = 86400
+"""Seconds that a token is good, beside the time that its instance may wait for a place."""
+
+
+def _check_url(url: str) -> str:
+    if not url.startswith("https://") or not url.isprintable() or " " in url:
+        raise ValueError("must be https://HOST:PORT")
+    return url.rstrip("/")
+
+
+ServiceURL = Annotated[str, AfterValidator(_check_url)]
+
+
+class AgentDoor(BaseModel):
+    """Where the agent of an instance dials."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: ServiceURL = Field(description="HTTPS address of this gridcloud's service, as instances reach it")
+    ca: Path | None = Field(
+        default=None,
+        description="file of the authorities that instances believe (PEM); the system's otherwise",
+    )
+    proxy: str = Field(default="", description="HTTP proxy that instances go through, http://HOST:PORT")
+    networks: tuple[str, ...] = Field(
+        default=(), description="networks (CIDR) that instances come from; any otherwise"
+    )
+    command: tuple[str, ...] = Field(
+        default=("gridcloud",), min_length=1, description="gridcloud there, with arguments"
+    )
+
+
+async def invite(
+    context: Context, instance_id: str, request: Request, networks: tuple[str, ...], wait: int = 0
+) -> Secret:
+    """Return the token of an instance; what was known of a former life of it is forgotten."""
+    await context.agents.forget(instance_id, context.provider)
+    return await context.agents.invite(
+        instance_id,
+        context.provider,
+        seconds=TOKEN + wait,
+        caps={"cpus": request.cpus, "memory": request.memory, "gpus": request.gpus},
+        addresses=networks,
+    )
+
+
+async def read_authorities(path: Path | None) -> bytes:
+    """Return a file of authorities; empty where none is named. Raises InvalidSettings."""
+    if path is None:
+        return b""
+    try:
+        return await asyncio.to_thread(path.read_bytes)
+    except OSError as error:
+        raise InvalidSettings(f"{path} cannot be read: {error.strerror}.") from error
+
+
+async def find_machines(context: Context) -> dict[str, JoinedMachine]:
+    """Return the agents that are instances of this provider, by the instances' ids."""
+    machines = await context.agents.machines()
+    return {one.name: one for one in machines if one.instance_of == context.provider}
+
+
+def address_of(machine: JoinedMachine) -> SSHAddress:
+    """Return the way to an instance whose agent is connected."""
+    return SSHAddress(
+        host=machine.name,
+        socket=machine.socket,
+        user=machine.name,
+        principal=f"gridcloud-{machine.name}",
+        host_keys=(machine.host_key,),
+        directory=machine.directory,
+        home=machine.home,
+    )
