@@ -207,12 +207,13 @@ class _Shell:
         return said
 
     async def _decode(self, _: bytes) -> bytes:
-        found = bytearray()
-        while (line := await self._line()) != b"end":
-            found += line
-            if len(found) > 2 * BLOCK:
+        # Nothing follows until the next question, and a line of base64 never has three letters alone.
+        while not (self._held == b"end\n" or self._held.endswith(b"\nend\n")):
+            if len(self._held) > 2 * BLOCK:
                 raise ConnectionLost("The shell there says what makes no sense.")
-        return base64.b64decode(bytes(found))
+            await self._more()
+        found, self._held = bytes(self._held[:-4]), bytearray()
+        return base64.b64decode(found)
 
     async def _gather(self, _: bytes) -> list[tuple[bytes, bytes]]:
         """Read lines of seven numbers, the last one the length of a name, which follows."""
@@ -225,13 +226,13 @@ class _Shell:
         return found
 
     async def _line(self) -> bytes:
-        while b"\n" not in self._held:
+        while (end := self._held.find(b"\n")) < 0:
             if len(self._held) > SAID:
                 raise ConnectionLost("The shell there says what makes no sense.")
             await self._more()
-        line, _, rest = self._held.partition(b"\n")
-        self._held = rest
-        return bytes(line)
+        line = bytes(self._held[:end])
+        del self._held[: end + 1]
+        return line
 
     async def _take(self, size: int) -> bytes:
         while len(self._held) < size:
