@@ -21,7 +21,7 @@ import yaml
 from tests.services import make_certificate
 from tests.unit.distributions import write_distribution
 
-__all__ = ["HUB", "PORT", "Program", "Site", "sites", "wait"]
+__all__ = ["HUB", "PORT", "Program", "Site", "launch", "make_network", "run_within", "sites", "wait", "wire"]
 
 HUB, PORT = "192.0.2.1", 8443
 INSIDE = "10.99.0.2"
@@ -122,30 +122,17 @@ class Site:
     def start(
         self, name: str, network: int, words: Sequence[str], environment: Mapping[str, str], input: str = ""
     ) -> Program:
-        log = self.folder / f"{name}.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                ["nsenter", "--net", "--target", str(network), sys.executable, "-m", "gridcloud", *words],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                env=dict(environment),
-                start_new_session=True,
-            )
-        assert process.stdin is not None
-        process.stdin.write(input.encode())
-        process.stdin.close()
-        program = Program(process, log)
+        program = launch(self.folder / f"{name}.log", network, words, environment, input)
         self.programs.append(program)
         return program
 
     def cut(self) -> None:
         """Let every packet between the machine and the service vanish, both ways, without a word."""
-        _within(self.router, "iptables", "-w", "-I", "FORWARD", "-j", "DROP")
+        run_within(self.router, "iptables", "-w", "-I", "FORWARD", "-j", "DROP")
 
     def heal(self) -> None:
         """Undo `cut`."""
-        _within(self.router, "iptables", "-w", "-D", "FORWARD", "-j", "DROP")
+        run_within(self.router, "iptables", "-w", "-D", "FORWARD", "-j", "DROP")
 
     @staticmethod
     def _answers(path: Path) -> bool:
@@ -162,30 +149,49 @@ def wait(true: Any, told: Any = str, seconds: float = 60) -> float:
     return time.monotonic() - begun
 
 
+def launch(
+    log: Path, network: int, words: Sequence[str], environment: Mapping[str, str], input: str = ""
+) -> Program:
+    """Start gridcloud in a network."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            ["nsenter", "--net", "--target", str(network), sys.executable, "-m", "gridcloud", *words],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    process.stdin.write(input.encode())
+    process.stdin.close()
+    return Program(process, log)
+
+
 @contextlib.contextmanager
 def sites(folder: Path) -> Iterator[Site]:
     """Make the networks and the service's files; end all that was started. Needs root."""
     with contextlib.ExitStack() as stack:
-        hub, router, machine = (_network(stack) for _ in range(3))
-        _wire(hub, "gchub", router, "gcout")
-        _wire(machine, "gcpc", router, "gcin")
+        hub, router, machine = (make_network(stack) for _ in range(3))
+        wire(hub, "gchub", router, "gcout")
+        wire(machine, "gcpc", router, "gcin")
         for network, card, address in (
             (hub, "gchub", f"{HUB}/24"),
             (router, "gcout", "192.0.2.2/24"),
             (router, "gcin", "10.99.0.1/24"),
             (machine, "gcpc", f"{INSIDE}/24"),
         ):
-            _within(network, "ip", "addr", "add", address, "dev", card)
-            _within(network, "ip", "link", "set", card, "up")
-        _within(machine, "ip", "route", "add", "default", "via", "10.99.0.1")
-        _within(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+            run_within(network, "ip", "addr", "add", address, "dev", card)
+            run_within(network, "ip", "link", "set", card, "up")
+        run_within(machine, "ip", "route", "add", "default", "via", "10.99.0.1")
+        run_within(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         for rule in (
             "-t nat -A POSTROUTING -o gcout -j MASQUERADE --random",
             "-P FORWARD DROP",
             "-A FORWARD -i gcin -j ACCEPT",
             "-A FORWARD -m state --state ESTABLISHED -j ACCEPT",
         ):
-            _within(router, "iptables", "-w", *rule.split())
+            run_within(router, "iptables", "-w", *rule.split())
         certificate, key = make_certificate(folder, "hub", HUB)
         point = {"agent": "gridcloud.drivers.instances.agent:AgentDriver"}
         write_distribution(folder, "agent-driver", "instances", point, {})
@@ -200,20 +206,23 @@ def sites(folder: Path) -> Iterator[Site]:
                 program.kill()
 
 
-def _network(stack: contextlib.ExitStack) -> int:
+def make_network(stack: contextlib.ExitStack) -> int:
+    """Make a network with nothing but its loopback; return the process that holds it."""
     holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "600"])
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     ours = os.readlink("/proc/self/ns/net")
     wait(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != ours)
-    _within(holder.pid, "ip", "link", "set", "lo", "up")
+    run_within(holder.pid, "ip", "link", "set", "lo", "up")
     return holder.pid
 
 
-def _wire(one: int, card: str, other: int, far: str) -> None:
-    _within(one, "ip", "link", "add", card, "type", "veth", "peer", "name", far)
-    _within(one, "ip", "link", "set", far, "netns", str(other))
+def wire(one: int, card: str, other: int, far: str) -> None:
+    """Lay a cable between two networks, with a card of each name."""
+    run_within(one, "ip", "link", "add", card, "type", "veth", "peer", "name", far)
+    run_within(one, "ip", "link", "set", far, "netns", str(other))
 
 
-def _within(network: int, *words: str) -> None:
+def run_within(network: int, *words: str) -> None:
+    """Run a program in a network."""
     subprocess.run(["nsenter", "--net", "--target", str(network), *words], check=True, timeout=20)
