@@ -20,6 +20,7 @@ from gridcloud.connections.model import Address, ContainerAddress, LocalAddress,
 from gridcloud.connections.ssh import SSHConnection
 from gridcloud.errors import Forbidden, PortTaken, StorageFull, Untrusted
 from gridcloud.testing.connections import Connect, ConnectionContract, FileCredentials
+from gridcloud.testing.sshd import SSHServer
 from tests.connections.test_container import container
 from tests.labs.containers import TINY_IMAGE, Engine
 
@@ -27,7 +28,7 @@ from tests.labs.containers import TINY_IMAGE, Engine
 class Door:
     """A Unix socket behind which an agent's server answers."""
 
-    def __init__(self, folder: Path, instance: Address) -> None:
+    def __init__(self, folder: Path, instance: Address, inner: FileCredentials | None = None) -> None:
         self.socket = folder / "agent.sock"
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.authority = asyncssh.generate_private_key("ssh-ed25519")
@@ -35,6 +36,7 @@ class Door:
         (folder / "authority").chmod(0o600)
         self.credentials = FileCredentials(folder / "none", folder / "authority")
         self._instance = instance
+        self._inner = inner or self.credentials
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
 
@@ -55,7 +57,7 @@ class Door:
         return Account(
             "gridcloud-i-1",
             self._instance.directory,
-            lambda: connections.open(self._instance, self.credentials),
+            lambda: connections.open(self._instance, self._inner),
         )
 
     async def open(self) -> None:
@@ -135,6 +137,25 @@ class TestAgentServerOfContainers(ConnectionContract):
 
         yield connect
         await door.close()
+
+
+@pytest.mark.lab
+class TestAgentServerOfMachines(ConnectionContract):
+    """Of a machine that is reached by SSH itself: one SSH within the other."""
+
+    @pytest.fixture
+    async def connect(self, tmp_path: Path) -> AsyncIterator[Connect]:
+        place = Path(tempfile.mkdtemp(prefix="gci"))
+        with SSHServer(tmp_path) as server:
+            door = Door(tmp_path, server.address(directory=str(place)), server.credentials())
+            await door.open()
+
+            async def connect() -> Connection:
+                return await connections.open(door.address(), door.credentials)
+
+            yield connect
+            await door.close()
+        shutil.rmtree(place)
 
 
 @pytest.fixture(scope="module")
