@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from gridcloud import connections
-from gridcloud.agents.bootstrap import render_enter
+from gridcloud.agents.bootstrap import Bootstrap, render_enter
 from gridcloud.agents.listing import Listing
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import SSHAddress
@@ -22,7 +22,7 @@ from gridcloud.drivers.instances.agent import AgentDriver, AgentSettings
 from gridcloud.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from gridcloud.instances.driver import Context, JoinedMachine
 from gridcloud.testing.instances import read_output
-from tests.agents.machines import until
+from tests.agents.machines import dialling, enter, until
 from tests.services import Service, open_service
 
 
@@ -132,6 +132,19 @@ async def test_ends_by_itself_when_its_time_is_over(service: Service, tmp_path: 
             with contextlib.suppress(Exception):
                 assert await sleeping.wait() != 0
         await connection.close()
+
+
+async def test_leaves_a_service_that_knows_it_no_longer(service: Service, tmp_path: Path) -> None:
+    token = await listing(service).invite("i-gone", "batch", seconds=600, caps={})
+    way, membership, place = await enter(service, tmp_path / "machine", token)
+    here = Bootstrap(membership, tmp_path / "machine", adopt=False)
+    await here.start()
+    async with dialling(service, way, membership, place, here, forsaken=0.2) as task:
+        await listing(service).forget("i-gone", "batch")
+        async with asyncio.timeout(20):
+            await task
+    await here.close()
+    assert not service.house.switchboard.present()
 
 
 def test_no_secret_of_a_batch_system_becomes_a_word() -> None:

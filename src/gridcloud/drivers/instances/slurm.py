@@ -82,9 +82,8 @@ class SlurmDriver(InstanceDriver):
             possible = [one for one in offers if one.possible]
             if possible:
                 return sorted(possible, key=lambda one: (not one.available, one.wait))
-            choices = [
-                Choice(one.location, one.shape, why_not=one.why_not) for one in offers
-            ]  # refused by Slurm itself
+            # Slurm itself refuses them.
+            choices = [Choice(one.shape.name, one.shape, why_not=one.why_not) for one in offers]
         most = largest(choices, request)
         if most is None:
             raise InvalidSettings(
