@@ -7,7 +7,7 @@ import pytest
 from gridcloud.errors import InvalidSettings
 from gridcloud.federation.policy import Question
 from gridcloud.federation.wishes import Capacity, Wish
-from gridcloud.grid.terms import lent_providers, read_rules, read_terms
+from gridcloud.grid.terms import lending_problems, lent_providers, read_rules, read_terms
 from gridcloud.settings import Settings, parse_settings
 
 ONE = Capacity(millicores=1000, memory=1024)
@@ -62,3 +62,11 @@ def test_a_wrong_key_is_shown_with_its_place() -> None:
         InvalidSettings, match=r"config.yaml:2:13: lending.limits.0.cpu: .*did you mean 'cpus'"
     ):
         settings("  limits: [{cpu: 4}]\n")
+
+
+def test_what_is_wrong_with_lending_is_told_at_once() -> None:
+    found = settings("  providers: [cloud]\n  policy: 'hours <= 24 and huors > 1'\n")
+    assert [one.message.partition(":")[0] for one in lending_problems(found)] == [
+        "lending.policy",
+        "lending.providers.0",
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from gridcloud.clock import SystemClock
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.errors import NotFound, Unreachable
-from gridcloud.federation.encoding import Json, decode, encode, milliseconds
+from gridcloud.federation.encoding import Json, decode, encode
 from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.keys import PrivateKey, ServiceKey, institution_of, make_key_list
 from gridcloud.federation.leases import Terms
@@ -40,6 +40,7 @@ from gridcloud.store import Store, open_store
 
 __all__ = ["FAST", "House", "Roads", "Town", "found", "open_house"]
 
+ALWAYS = 253_402_300_799_999
 FAST = Terms(ttl=3000, tolerance=200, window=5000, flight=500, grace=2500)
 TIMING = Timing(poll=0.05, watch=0.2, first_pause=0.1, longest_pause=0.5, before_end=0.5, warning=600)
 
@@ -52,6 +53,13 @@ class Roads:
         self.cut: set[frozenset[str]] = set()
         self.told: list[tuple[str, str, str]] = []
         """(from, to, kind) of each message that arrived."""
+        self.strike: Callable[[str], Awaitable[None]] | None = None
+        """Called at each step of each message, before it arrives and before its answer leaves, in words."""
+
+    async def step(self, words: str) -> None:
+        """Let something happen at a step of a message."""
+        if self.strike is not None:
+            await self.strike(words)
 
     def town(self, me: str, other: str) -> Town:
         """Return another, where there is a way to it."""
@@ -94,19 +102,10 @@ class Town:
         return self.key
 
     def signers(self) -> Signers:
-        now = milliseconds(SystemClock().now())
         return Signers(
             {
                 me: make_key_list(
-                    town.root,
-                    1,
-                    now,
-                    (
-                        ServiceKey(
-                            key=town.key.public, valid_from=now - 10_000_000, valid_until=now + 10_000_000
-                        ),
-                    ),
-                    (),
+                    town.root, 1, 0, (ServiceKey(key=town.key.public, valid_from=0, valid_until=ALWAYS),), ()
                 )
                 for me, town in self.roads.towns.items()
             }
@@ -143,8 +142,11 @@ class Town:
         other = self.roads.town(self.me, institution)
         async with asyncio.timeout(timeout):
             await asyncio.sleep(0)
+            await self.roads.step(f"{kind} comes to {other.name}")
+            other = self.roads.town(self.me, institution)
             self.roads.told.append((self.name, other.name, kind))
             answer = await other.handlers[kind.partition(".")[0]](self.me, kind, decode(encode(body)))
+            await self.roads.step(f"{kind} was taken by {other.name}")
             other = self.roads.town(self.me, institution)  # the way may have been cut meanwhile
         return (answer[0], decode(encode(answer[1]))) if answer else ("", {})
 

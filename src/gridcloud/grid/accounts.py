@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
 
 from gridcloud.clock import Clock
-from gridcloud.errors import GridcloudError, InvalidRequest, MessageRefused, NotFound, Transient
+from gridcloud.errors import Expired, GridcloudError, InvalidRequest, MessageRefused, NotFound, Transient
 from gridcloud.federation.borrowing import Borrowed
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.favour import Weights, count_favours
@@ -131,7 +131,12 @@ class Accounts:
     async def answer(self, sender: str, kind: str, body: Json) -> tuple[str, Json] | None:
         """Take a message of a member about the books; see `doorway.MessageHandler`."""
         if kind == Claims.kind:
-            answers = [await self._review(sender, entry) for entry in Claims.of(body).entries]
+            answers = []
+            for entry in Claims.of(body).entries:
+                try:
+                    answers.append(await self._review(sender, entry))
+                except Expired as error:  # sealed long ago: its lender seals it again, and says it again
+                    log.info("a claim of %s: %s", sender, error)
             return _written(Verdicts(entries=tuple(answers)))
         if kind == Verdicts.kind:
             await self._take_verdicts(sender, Verdicts.of(body).entries)
@@ -222,9 +227,21 @@ class Accounts:
         waiting: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in self.entries():
             if entry.claim.lender == me and entry.standing is Standing.OPEN:
-                waiting[entry.claim.borrower].append(entry)
+                waiting[entry.claim.borrower].append(await self._sealed_now(entry))
         for borrower, entries in waiting.items():
             await self._say(borrower, entries)
+
+    async def _sealed_now(self, entry: Entry) -> Entry:
+        """Return an open claim under the seal of today: the key that sealed it may be believed no longer."""
+        key = self._neighbours.service_key()
+        if entry.lender.key == key.public:
+            return entry
+        async with self._writing:
+            entry = self._entries[entry.claim.id]
+            if entry.standing is Standing.OPEN:
+                entry = entry.model_copy(update={"lender": seal(entry.claim, key)})
+                await self._put(entry)
+        return entry
 
     async def reconcile(self, months: Sequence[str] = ()) -> dict[tuple[str, str], Difference]:
         """Compare books with everybody that we have some with: of this month and the last, unless others are named.

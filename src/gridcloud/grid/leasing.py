@@ -59,7 +59,9 @@ class Leasing:
         terms: Callable[[], Terms] | None = None,
         look: float = 1.0,
     ) -> None:
-        """``sockets``: a private folder with a short path. ``groups`` returns those of a user. ``terms``: for tests."""
+        """``sockets``: a private folder with a short path. ``groups`` returns those of a user. ``terms``: for tests.
+        ``look``: seconds between two looks at all that is borrowed; what is lent is looked at half, books a sixtieth as
+        often."""
         self._neighbours = neighbours
         self._store = store
         self._clock = clock
@@ -67,7 +69,12 @@ class Leasing:
         self._look = look
         self._terms = terms or (lambda: read_terms(settings().lending))
         self.accounts = Accounts(
-            neighbours, store, clock, self._terms, lambda: read_weights(settings().lending)
+            neighbours,
+            store,
+            clock,
+            self._terms,
+            lambda: read_weights(settings().lending),
+            pause=60 * look,
         )
         enquiries = Enquiries(neighbours, clock, groups, lambda: settings().currency)
         self.name_of = enquiries.name_of

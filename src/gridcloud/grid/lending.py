@@ -367,6 +367,7 @@ class LendingDesk:
             why = "its machine has ended"
             await self._take(loan, lending.happen(loan.lent, lending.Event.LOSE, self._now(), why=why))
             return
+        await self._accounts.claim(loan.lent)  # the months that are over
         spare = timedelta(seconds=self._life(self._terms())) / 2
         if instance.expires is None or instance.expires < moment(loan.lent.expires) + spare / 2:
             try:

@@ -269,8 +269,8 @@ class Runner:
             raise
         except Exception:  # a fault of ours must not leave a machine without anybody who looks after it
             log.exception("instance %s: the runner failed; it is taken up again", instance_id)
+            await self.clock.sleep(1)  # `close` ends this as well: it is still in the table
             self._tasks.pop(instance_id, None)
-            await self.clock.sleep(1)
             self._carry(instance_id)
         finally:
             if self._tasks.get(instance_id) is asyncio.current_task():
