@@ -117,8 +117,12 @@ def proven_key(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
     is checked here, so that nobody who may sign certificates can sign for another.
     """
     data = connection.getpeercert(binary_form=True)
-    if not data:
-        return ""
+    return _signer(data) if data else ""
+
+
+@lru_cache(8192)
+def _signer(data: bytes) -> str:
+    """Return the service key that a certificate (DER) names as its issuer, and that signed it."""
     try:
         certificate = x509.load_der_x509_certificate(data)
         key = str(certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)

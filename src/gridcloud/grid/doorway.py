@@ -106,7 +106,7 @@ class Doorway:
         self._routes: list[web.RouteDef] = []
         self._guests_handler: GuestHandler | None = None
         self._allowance = Allowance()
-        self._guest_allowance = Allowance(messages=10, per_second=0.2, bytes_per_second=1 << 16)
+        self._guest_allowance = Allowance(messages=60, per_second=1, bytes_per_second=1 << 16)
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None

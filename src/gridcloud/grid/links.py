@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 KEPT = 200
 """Refusals that are shown."""
-FIRST, LONGEST = 5.0, 300.0
+FIRST, LONGEST = 2.0, 120.0
 """Seconds that a member who did not answer is left alone by gossip; doubled each time."""
 MEMBERS = 4096
 AGAIN = 60.0
@@ -57,6 +57,7 @@ class LinkBook:
         tie.heard = now
         tie.skew = (issued - milliseconds(now)) / 1000
         tie.counts["received"] += 1
+        tie.failures, tie.again = 0, 0.0  # it is there, and knows us
 
     def told_skew(self, institution: str, seconds: float) -> None:
         """Note how far ahead of ours a member's clock is, as it refused a message of ours for that."""

@@ -324,7 +324,9 @@ class Office:
         if named:
             return named[0]
         if any(one.isdigit() for one in institution) and not institution.strip("0123456789 -"):
-            return heard(institution)
+            institution = heard(institution)
+            if institution in members:
+                return institution
         raise NotFound(f"There is no member {institution!r:.80}.", remedy="gridcloud grid members")
 
     async def change(

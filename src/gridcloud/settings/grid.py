@@ -28,7 +28,7 @@ class GridSettings(BaseModel):
 
     listen: Annotated[str, AfterValidator(_check_place)] = Field(
         default="",
-        description="HOST:PORT on which other institutions are let in; empty: no port is opened",
+        description="HOST:PORT on which other institutions are let in, read at the start; empty: no port is opened",
     )
     addresses: tuple[Address, ...] = Field(
         default=(),
