@@ -113,7 +113,7 @@ def _print_communities(communities: Sequence[Community]) -> None:
         )
         for one in communities
     ]
-    print_table(("COMMUNITY", "MEMBERS", "LISTS", "", "STATE", "ID"), rows)
+    print_table(("COMMUNITY", "MEMBERS", "LISTS", "", "STATE", "ID"), rows, whole=["ID"])
 
 
 def _print_links(links: Sequence[Link]) -> None:
@@ -135,7 +135,9 @@ def _print_links(links: Sequence[Link]) -> None:
         for one in links
     ]
     print_table(
-        ("MEMBER", "ID", "REACHED", "AT", "HEARD", "CLOCK", "SENT/GOT", "REFUSED", "LAST FAILURE"), rows
+        ("MEMBER", "ID", "REACHED", "AT", "HEARD", "CLOCK", "SENT/GOT", "REFUSED", "LAST FAILURE"),
+        rows,
+        whole=["ID"],
     )
 
 
@@ -153,7 +155,7 @@ def _print_invitations(found: Status) -> None:
         )
         for one in found.invitations
     ]
-    print_table(("INVITATION", "COMMUNITY", "GUEST", ""), rows)
+    print_table(("INVITATION", "COMMUNITY", "GUEST", ""), rows, whole=["INVITATION", "GUEST"])
 
 
 def _print_refusals(refusals: Sequence[Refusal]) -> None:

@@ -155,7 +155,7 @@ async def members(
         for one in shown
         for member in one.members
     ]
-    print_table(("COMMUNITY", "MEMBER", "ID", "SINCE", "FREE", "LOCATION", ""), rows)
+    print_table(("COMMUNITY", "MEMBER", "ID", "SINCE", "FREE", "LOCATION", ""), rows, whole=["ID"])
     for one in shown:
         for proposal in one.proposals:
             print()

@@ -152,6 +152,6 @@ def _show(frame: Frame, standing: Standing) -> None:
         )
         for one in standing.keys
     ]
-    print_table(("KEY", "FROM (UTC)", "UNTIL", ""), rows)
+    print_table(("KEY", "FROM (UTC)", "UNTIL", ""), rows, whole=["KEY"])
     root = "here" if standing.root_here else "kept elsewhere"
     print(f"The root key is {root}; {standing.revoked} keys were revoked.")

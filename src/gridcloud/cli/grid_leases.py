@@ -38,7 +38,7 @@ async def leases(
     rows = [_row(one) for one in found.leases]
     headings = ("LEASE", "", "INSTITUTION", "USER", "SIZE", "STATE", "BEGAN", "FREE AGAIN", "INSTANCE")
     ended = [number for number, one in enumerate(found.leases) if one.reason]
-    print_table(headings, rows, dim=ended)
+    print_table(headings, rows, dim=ended, whole=["LEASE"])
     if found.drained:
         error_console().print(
             f"Nothing new is lent: {plain(found.drained)}. To lend again: gridcloud grid drain --resume"

@@ -98,7 +98,10 @@ def _print_report(found: Report) -> None:
     headings = ("MONTH", "PARTNER", "ID", "STANDING")
     amounts = ("CPU-HOURS", "GPU", "GB")
     print_table(
-        (*headings, *(f"{way} {one}" for way in ("GIVEN", "TAKEN") for one in amounts)), rows, dim=faint
+        (*headings, *(f"{way} {one}" for way in ("GIVEN", "TAKEN") for one in amounts)),
+        rows,
+        dim=faint,
+        whole=["ID"],
     )
     given, taken = found.total.agreed.given, found.total.agreed.taken
     print(f"\nAgreed in all: given {_words(given)}; taken {_words(taken)}.")
@@ -140,7 +143,7 @@ def _print_records(found: Sequence[Record], own: str) -> None:
         "STANDING",
         "LEASE",
     )
-    print_table(headings, rows)
+    print_table(headings, rows, whole=["LEASE"])
 
 
 def _standings(line: Line) -> list[tuple[str, Sums]]:

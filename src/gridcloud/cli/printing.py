@@ -41,14 +41,22 @@ def error_console() -> Console:
 
 
 def print_table(
-    headings: Sequence[str], rows: Iterable[Sequence[object]], *, dim: Iterable[int] = ()
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    dim: Iterable[int] = (),
+    whole: Iterable[str] = (),
 ) -> None:
-    """Print rows below headings; those numbered in ``dim`` are shown as less important."""
+    """Print rows below headings; those numbered in ``dim`` are shown as less important.
+
+    Columns with the headings ``whole`` are not broken, however narrow the terminal: what is in them is copied.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    unbroken = set(whole)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in unbroken)
     faint = set(dim)
     for number, row in enumerate(rows):
         table.add_row(*(plain(cell) for cell in row), style="dim" if number in faint else None)
