@@ -218,7 +218,6 @@ async def bootstrap(
             tell=lambda text: tell(text, highlight=False),
             forsaken=FORSAKEN,
             keep=folder.write,
-            keep=folder.write,
         )
         try:
             await here.start()
