@@ -95,15 +95,7 @@ class House:
         self.agents = Registry(store, clock, lambda: trust_of(authority))
         self.switchboard = Switchboard(short_folder(data, "agents"), self.agents, self.credentials, clock)
         self.office = Office(lambda: self.settings().grid, data / "grid", store, clock, self._rooms)
-        self.leasing = Leasing(
-            self.office,
-            store,
-            clock,
-            self.settings,
-            short_folder(data, "leases"),
-            lambda: authority.user_authority,
-            self._groups_of,
-        )
+        self.leasing = self._lend_and_borrow()
         self.providers = self._find_providers(settings)
         self.treasury = Treasury(store, clock, self.settings, self._people)
         self.instances = instances.Runner(
@@ -333,6 +325,18 @@ class House:
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
+
+    def _lend_and_borrow(self) -> Leasing:
+        """Return what lends to other institutions and borrows of them."""
+        return Leasing(
+            self.office,
+            self.store,
+            self.clock,
+            self.settings,
+            short_folder(self.data, "leases"),
+            lambda: self.authority.user_authority,
+            self._groups_of,
+        )
 
     def _find_providers(self, settings: Settings) -> Providers:
         """Return the configured providers, and the machines that dial in."""
