@@ -51,7 +51,7 @@ class Institution:
         """Its fingerprint, as it is typed."""
         return self.fingerprint.split()
 
-    def until(self, community: str, holds: Any, seconds: float = 20) -> Any:
+    def until(self, community: str, holds: Any, seconds: float = 60) -> Any:
         """Return what is known of a community once it holds."""
         end = time.monotonic() + seconds
         while not holds(found := self.json("members", community)["communities"][0]):

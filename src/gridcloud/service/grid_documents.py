@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from gridcloud.federation.communities import MAXIMUM_MEMBERS
-from gridcloud.federation.model import Digest, Key, Title
+from gridcloud.federation.model import Digest, Key
 from gridcloud.grid.model import Community, GivenInvitation, Proposal
 from gridcloud.grid.reports import Record
 from gridcloud.settings import Duration
@@ -34,13 +35,23 @@ __all__ = [
     "SignOrder",
 ]
 
-Name = Annotated[Title, StringConstraints(min_length=1)]
+
+def _one_line(text: str) -> str:
+    """Return words for people, as documents between institutions hold them."""
+    if any(unicodedata.category(one)[0] == "C" or unicodedata.category(one) in ("Zl", "Zp") for one in text):
+        raise ValueError("it is not one line of plain words")
+    return text
+
+
+# `federation.model.Title` in words that the description of an API can hold: its pattern is of another kind.
+Line = Annotated[str, StringConstraints(max_length=200), AfterValidator(_one_line)]
+Name = Annotated[Line, StringConstraints(min_length=1)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """An id, a fingerprint in digits, or a name."""
 
 
 class _Order(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, regex_engine="rust-regex")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class RootOrder(_Order):
@@ -168,7 +179,7 @@ class Leases(BaseModel):
 class ReclaimOrder(_Order):
     """Ask for lent machines back."""
 
-    why: Title = Field(default="", description="the reason, which the borrower's user sees")
+    why: Line = Field(default="", description="the reason, which the borrower's user sees")
     time: Duration | None = Field(
         default=None, ge=0, le=30 * 86400, description="time until then; null: the usual"
     )
