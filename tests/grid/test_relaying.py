@@ -86,6 +86,7 @@ async def test_member_without_a_port_is_reached_through_a_relay(tmp_path: Path) 
         assert await _talk(gamma, beta, block) == block
         with pytest.raises(NotFound, match="secret"):
             await gamma.office.caller.open_stream(beta.office.me, "echo", "secret")
+        assert await alpha.office.caller.ask(beta.office.me, "test.say", {})  # the relay's own calls
         # The other way is direct, and so is the relay's own guest.
         await beta.office.caller.ask(gamma.office.me, "test.say", {})
         assert _link(beta, gamma).way is Way.DIRECT

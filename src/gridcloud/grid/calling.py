@@ -101,13 +101,14 @@ class Caller:
         self._clock = clock
         self._seal: Seal | None = None
         self._mail: Mail | None = None
+        self._own_relay: Callable[[str], Awaitable[socket.socket]] | None = None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._through: dict[tuple[str, str], aiohttp.ClientSession] = {}
         self._carrying: set[asyncio.Task[None]] = set()
 
-    def open(self, seal: Seal, mail: Mail) -> None:
-        """Be ready to call; within a running loop."""
-        self._seal, self._mail = seal, mail
+    def open(self, seal: Seal, mail: Mail, own_relay: Callable[[str], Awaitable[socket.socket]]) -> None:
+        """Be ready to call; `own_relay` returns a socket to a member who attends our own relay."""
+        self._seal, self._mail, self._own_relay = seal, mail, own_relay
 
     async def close(self) -> None:
         """End what is under way. May be called twice."""
@@ -220,7 +221,7 @@ class Caller:
                 refusal = _told(who, status, answer)
                 if isinstance(refusal, ClockSkew | Expired) and "seconds" in refusal.details:
                     self._links.told_skew(who, -float(refusal.details["seconds"]))
-                if isinstance(refusal, Replayed):
+                if isinstance(refusal, Replayed) and not guest:  # a guest's invitation may be what was used
                     raise _taken_or_not(who, taken=sent or again) from refusal
                 raise refusal
             self._links.reached(who, attempt.way, attempt.where)
@@ -295,7 +296,7 @@ class Caller:
         relayed = [
             _Attempt(f"https://{host_name(who)}", Way.RELAYED, relay, self._relayed(relay, who))
             for relay in (() if guest or direct else mail.circle.relays(who))
-            if relay in mail.circle.members() and relay != who
+            if relay in mail.circle.members() or relay == mail.circle.me
         ]
         return [*relayed, *ways] if self._links.prefers_relays(who) else [*ways, *relayed]
 
@@ -318,6 +319,8 @@ class Caller:
     async def _open_through(self, relay: str, who: str) -> socket.socket:
         """Return a socket whose bytes a relay carries to a member. Raises GridcloudError."""
         _, mail = self._ready()
+        if relay == mail.circle.me and self._own_relay is not None:
+            return await self._own_relay(who)
         keys = mail.keys_for_calling(relay)
         return self._carry(await self.open_websocket(keys, f"/grid/1/via/{who}", direct=True), *await pair())
 

@@ -190,6 +190,8 @@ class Gossiping:
         for who, serial in now.items():
             if before.get(who) != serial:
                 self._links.reachable(who)
+        if now != before:
+            self._circle.note_places(held)
         return now != before
 
     def _lacks_ours(self, held: Held) -> bool:

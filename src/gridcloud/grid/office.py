@@ -138,7 +138,7 @@ class Office:
         mail = Mail(self._circle, self._journal, self._links, self._clock)
         self._joining = Joining(self._circle, mail, self._seal, self.caller, self._clock, self._arrived)
         self.doorway.handle_guests(self._joining.take_guest)
-        self.caller.open(self._seal, mail)
+        self.caller.open(self._seal, mail, self._relay.open_own)
         await self.doorway.open(self._seal, mail)
         place = self._settings().listen
         if place:

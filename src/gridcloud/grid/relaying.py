@@ -15,6 +15,7 @@ import logging
 import random
 import re
 import secrets
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class Relay:
         self._expected: dict[str, _Expected] = {}
         self._ends: dict[tuple[str, str], set[asyncio.Event]] = {}
         self._carried: Counter[str] = Counter()
+        self._own: set[asyncio.Task[None]] = set()
         doorway.route(
             web.get("/grid/1/attend", self._attend),
             web.get("/grid/1/attend/{stream}", self._take),
@@ -95,6 +97,9 @@ class Relay:
             await one.close()
         for expected in self._expected.values():
             expected.over.set()
+        for task in list(self._own):
+            task.cancel()
+        await asyncio.gather(*self._own, return_exceptions=True)
 
     async def _attend(self, request: web.Request) -> web.StreamResponse:
         """Keep open the websocket of a member who is reached through us."""
@@ -156,9 +161,50 @@ class Relay:
             raise NotFound(f"{called[:40]!a} is not reached through here.")
         return control
 
+    async def open_own(self, called: str) -> socket.socket:
+        """Return a socket whose other end is a member who attends us: for our own calls. Raises NotFound, TimedOut."""
+        control = self._attending.get(called)
+        if control is None:
+            raise NotFound(f"{called} does not attend here now.")
+        one, reader, writer = await pair()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def carry() -> None:
+            try:
+                async with self._dialled(self._circle.me, called, control) as (theirs, _):
+                    ready.set_result(None)
+                    await splice(reader, writer, theirs)
+            except GridcloudError as error:
+                if not ready.done():
+                    ready.set_exception(error)
+            finally:
+                writer.close()
+
+        task = asyncio.create_task(carry(), name="grid: carrying")
+        self._own.add(task)
+        task.add_done_callback(self._own.discard)
+        try:
+            await asyncio.shield(ready)
+        except BaseException:
+            one.close()
+            task.cancel()
+            raise
+        return one
+
     async def _connect(
         self, request: web.Request, who: str, called: str, control: web.WebSocketResponse
     ) -> web.WebSocketResponse:
+        async with self._dialled(who, called, control) as (theirs, over):
+            websocket = _websocket()
+            await websocket.prepare(request)
+            await _join(WebMessages(websocket), theirs, over)
+            return websocket
+
+    @contextlib.asynccontextmanager
+    async def _dialled(
+        self, who: str, called: str, control: web.WebSocketResponse
+    ) -> AsyncIterator[tuple[WebMessages, asyncio.Event]]:
+        """Have who attends us dial, and give what it dialled; the event says that it is to end."""
         stream = secrets.token_urlsafe(24)
         expected = _Expected(called, asyncio.get_running_loop().create_future())
         self._expected[stream] = expected
@@ -171,10 +217,7 @@ class Relay:
                     theirs = await expected.taken
             except (TimeoutError, OSError, RuntimeError):
                 raise TimedOut(f"{called} attends here and did not answer.") from None
-            websocket = _websocket()
-            await websocket.prepare(request)
-            await _join(WebMessages(websocket), theirs, expected.over)
-            return websocket
+            yield theirs, expected.over
         finally:
             expected.taken.cancel()
             expected.over.set()
