@@ -75,11 +75,15 @@ class HubClient:
         await self._ask("DELETE", "/server", allowed=(202, 204, 400, 404))
         deadline = asyncio.get_running_loop().time() + STOP
         while True:
-            if not (await self._ask("GET", "", allowed=(200,))).get("servers"):
+            if not await self.running():
                 return
             if asyncio.get_running_loop().time() > deadline:
                 raise TimedOut(f"The session did not end within {STOP:g} s.")
             await asyncio.sleep(0.2)
+
+    async def running(self) -> bool:
+        """Tell whether the hub has a server for the user, or is starting or stopping it."""
+        return bool((await self._ask("GET", "", allowed=(200,))).get("servers"))
 
     async def _ask(
         self, method: str, path: str, *, allowed: tuple[int, ...], json: dict[str, Any] | None = None

@@ -1,0 +1,184 @@
+"""Three institutions that lend to each other, shown with real processes in networks of their own: one scene, told.
+
+``sudo .venv/bin/python -m scripts.institutions`` takes two minutes on an idle computer with two processors, and leaves
+nothing. It needs Linux, root, iptables, iproute2 and curl, and what `make setup` installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.agents.sites import wait
+from tests.grid.countries import ARCHIVE, Country, Institution, countries, processes_of
+from tests.grid.visitor import Visitor
+
+__all__ = ["main"]
+
+PORT = 8080
+PLACE = f"http://{ARCHIVE}:{PORT}/work.tgz"
+SAVE = f"cd ~ && tar czf work.tgz gridcloud-demo-* && curl -sSf -T work.tgz {PLACE} && echo 'saved the work'"
+RESTORE = f"""
+import io, json, pathlib, tarfile, urllib.request
+archive = io.BytesIO(urllib.request.urlopen("{PLACE}", timeout=20).read())
+tarfile.open(fileobj=archive).extractall(pathlib.Path.home(), filter="data")
+print(next(pathlib.Path.home().glob("gridcloud-demo-*/foam.json")).read_text())
+"""
+WIDE = 110
+
+
+def _here(**settings: Any) -> dict[str, Any]:
+    return {"driver": "local", "allow_root": True, **settings}
+
+
+LENDING = {"providers": ["cloud"], "ttl": "30s", "grace": "30s", "tolerance": "1s"}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "aarhus": {
+        "providers": {"cluster": _here(cpus=1, memory="1GiB"), "partners": {"driver": "peer"}},
+        "session": {"before_end": SAVE},
+        "limits": {"offers": 30},
+    },
+    "bergen": {"providers": {"cloud": _here(cpus=1, memory="3GiB")}, "lending": LENDING},
+    "cork": {"providers": {"cloud": _here(cpus=1, memory="3GiB", price="0.10")}, "lending": LENDING},
+}
+
+
+class Narrator:
+    """Prints what happens, and when."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def head(self, text: str) -> None:
+        print(f"\n[{self.seconds:5.1f} s] {text}", flush=True)
+
+    def tell(self, who: str, line: str) -> None:
+        print(f"  {who:7}{line}"[: WIDE + 40], flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show the scene; return 0 when all went as it should."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--output", type=Path, help="where the executed notebooks go; nowhere if left out")
+    chosen = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="gridcloud-institutions-"))
+    narrator = Narrator()
+    try:
+        narrator.head("Three gridclouds start, each in a network of its own")
+        narrator.tell("Aarhus", "has a cluster of one core behind a symmetric NAT, and a hub for its people.")
+        narrator.tell("Bergen", "has a cloud behind a firewall: no UDP, and nothing that begins outside.")
+        narrator.tell("Cork", "has a cloud and an address, and relays for those who have none.")
+        with countries(folder, SECTIONS, hub=True, tell=narrator.tell) as country:
+            _show(country, narrator, folder, chosen.output or folder / "output")
+        narrator.head("Everything has ended")
+        left = _left(folder, country)
+        narrator.tell("", "left: " + (", ".join(left) or "no instance, no process, no network"))
+        return 1 if left else 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _show(country: Country, narrator: Narrator, folder: Path, output: Path) -> None:
+    aarhus, bergen, _ = country.all
+    country.serve_archive(PORT)
+    narrator.head("Cork founds a community; fingerprints are read over the telephone, invitations mailed")
+    country.join("north")
+    aarhus.run("grid status")
+    narrator.head("Aarhus's cluster is full, so that a command falls over to Bergen, through Cork")
+    full = aarhus.run("instance start --on cluster --cpus 1 --memory 256MiB").split()[0]
+    aarhus.run("offers --cpus 1 --memory 1GiB")
+    aarhus.run("run --cpus 1 --memory 512MiB -- ip -br -4 addr show scope global")
+    with Visitor(aarhus, lambda line: narrator.tell("Aarhus", f"  {line}")) as person:
+        narrator.head("So does a session, and the foam notebook runs in it")
+        person.order(do="start", options={"cpus": 1, "memory": "2GiB"})
+        _expect(_lender(aarhus), "Bergen")
+        first = person.order(do="notebook", output=str(output / "bergen"))
+        narrator.tell("Aarhus", f"  {first['found_pores']} pores found, {first['true_pores']} true")
+        narrator.head("Bergen needs its cloud for exams: it warns, the work is saved, and the session ends")
+        session = aarhus.ask("sessions")["sessions"][-1]
+        bergen.run("grid leases")
+        bergen.run("grid drain --in 30s --yes --why", "exam week")
+        wait(lambda: aarhus.ask(f"sessions/{session['id']}")["ended"], seconds=120)
+        story = [one for one in _story(aarhus, session["instance_id"]) if _matters(one)]
+        for line in story:
+            narrator.tell("Aarhus", f"  {line}")
+        for word in ("Bergen takes its machine back (exam week)", "saved the work"):
+            _expect([word for line in story if word in line], [word])
+        narrator.head("The session is started again: it comes to Cork, and finds its work there")
+        wait(lambda: person.order(do="stopped"), seconds=60)
+        person.order(do="start", options={"cpus": 1, "memory": "2GiB"})
+        _expect(_lender(aarhus), "Cork")
+        _expect(json.loads(person.order(do="code", text=RESTORE)), first)
+        narrator.tell("Aarhus", "  what was found in Bergen is there; the notebook runs on")
+        again = person.order(do="notebook", output=str(output / "cork"))
+        _expect(again, first)
+        person.order(do="stop")
+    aarhus.run("instance stop", full)
+    narrator.head("What was given and taken: each has its own books")
+    _compare(country)
+
+
+def _compare(country: Country) -> None:
+    """Show the books, and see that they agree."""
+    wait(lambda: _books_agree(country), lambda: str([_books(one) for one in country.all]), 60)
+    for one in country.all:
+        one.run("grid ledger")
+    country.aarhus.run("grid report")
+
+
+def _books(one: Institution) -> dict[str, dict[str, Any]]:
+    return {entry["lease"]: entry for entry in one.ask("grid/ledger")["records"]}
+
+
+def _books_agree(country: Country) -> bool:
+    books = [_books(one) for one in country.all]
+    if any(entry["standing"] != "agreed" for book in books for entry in book.values()):
+        return False
+    bought, *sold = (
+        {lease: (entry["lender"], entry["amount"]) for lease, entry in book.items()} for book in books
+    )
+    return bought == {lease: entry for book in sold for lease, entry in book.items()} and all(sold)
+
+
+def _lender(aarhus: Institution) -> str:
+    session = aarhus.ask("sessions")["sessions"][-1]
+    offer = aarhus.ask(f"instances/{session['instance_id']}")["offer"]
+    return str(offer["location"])
+
+
+def _story(one: Institution, subject: str) -> list[str]:
+    said = one.run(f"instance events {subject}", quiet=True)
+    return [line.rstrip() for line in said.splitlines()]
+
+
+def _matters(line: str) -> bool:
+    return any(
+        word in line for word in ("takes its machine back", "Before its end", "saved", "before the end")
+    )
+
+
+def _expect(found: object, wanted: object) -> None:
+    """End the scene where something is not as it should be."""
+    if found != wanted:
+        raise SystemExit(f"{found} instead of {wanted}")
+
+
+def _left(folder: Path, country: Country) -> list[str]:
+    """Return what is still there after the end, in words."""
+    left = [f"process {pid}" for pid in processes_of(folder)]
+    return left + [f"network {one.network}" for one in country.all if Path(f"/proc/{one.network}").exists()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
