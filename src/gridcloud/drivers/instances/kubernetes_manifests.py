@@ -106,10 +106,7 @@ def render_pod(
         "volumeMounts": mounts,
     }
     if settings.agent is not None:
-        secret = {"secretName": pod_name(installation, spec.id), "defaultMode": 0o440}
-        volumes.append({"name": "agent", "secret": secret})
-        mounts.append({"name": "agent", "mountPath": "/etc/gridcloud-agent", "readOnly": True})  # type: ignore[dict-item]
-        container["command"] = ["/bin/sh", "-c", DIAL, "gridcloud", *_agent_words(settings.agent)]
+        _dial(container, volumes, settings.agent, pod_name(installation, spec.id))
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 5,
@@ -201,6 +198,13 @@ def label_value(text: str) -> str:
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?", text) and ".." not in text:
         return text
     return f"x{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _dial(container: dict[str, Any], volumes: list[dict[str, Any]], door: AgentDoor, secret: str) -> None:
+    """Have a container run an agent that joins by the token in a secret."""
+    volumes.append({"name": "agent", "secret": {"secretName": secret, "defaultMode": 0o440}})
+    container["volumeMounts"].append({"name": "agent", "mountPath": "/etc/gridcloud-agent", "readOnly": True})
+    container["command"] = ["/bin/sh", "-c", DIAL, "gridcloud", *_agent_words(door)]
 
 
 def _agent_words(door: AgentDoor) -> list[str]:
