@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from gridcloud.agents.model import Caps
 from gridcloud.client.asynchronous import AsyncClient
+from gridcloud.client.blocking_grid import BlockingGrid
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -74,6 +75,8 @@ class Client:
         self._client = client
         self._portal = portal
         self._context: AbstractContextManager[BlockingPortal] | None = context
+        self.grid = BlockingGrid(client.grid, portal)
+        """The grid of institutions, for administrators."""
 
     def version(self) -> Version:
         """Return who answers, and who it takes us for."""
