@@ -66,6 +66,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpHouse]:
     shutil.rmtree(folder)
 
 
+@pytest.mark.timeout(300)
 async def test_a_visit(house: UpHouse, tmp_path: Path) -> None:
     async with visit(tmp_path) as ada:
         await _log_in(ada, house)

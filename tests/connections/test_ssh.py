@@ -208,7 +208,7 @@ async def test_a_server_that_dies_ends_everything_with_a_reason(tmp_path: Path, 
         os.kill(parent, 9)  # the server's process for this connection
         with pytest.raises(ConnectionLost):
             await process.wait()
-        await asyncio.wait_for(connection.wait_closed(), 5)
+        await asyncio.wait_for(connection.wait_closed(), 30)
         with pytest.raises(ConnectionLost):
             await connection.start(TRUE)
         with pytest.raises(ConnectionLost):

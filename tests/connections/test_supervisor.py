@@ -252,7 +252,7 @@ async def test_over_ssh_the_ports_of_a_lingering_server_process_are_freed(
         with pytest.raises(PortTaken):
             await another.expose(echo, taken.endpoint)
         await another.supersede(lost)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await lost.wait_closed()
         again = await another.expose(echo, taken.endpoint)
         assert await talk(again.endpoint, b"x") == b"x"

@@ -20,6 +20,13 @@ HERE: dict[str, Any] = {"driver": "local"} | (
 EVIL = '"><script>alert(1)</script>{{7*7}}'
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A hub, its proxy, a session and a kernel start one after another: minutes on a computer with other work."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
+
+
 @pytest.fixture(scope="session")
 def make_house() -> Iterator[Callable[..., UpHouse]]:
     """Make houses that end with the run."""

@@ -80,7 +80,7 @@ class UpHouse:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while "Press Ctrl-C" not in self.said():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self.said() + self.logs())
