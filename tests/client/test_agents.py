@@ -33,5 +33,5 @@ def test_plain_programs_invite_label_drain_and_remove_machines(tmp_path: Path) -
         assert client.agent("lab-pc").state is State.REMOVED
         with pytest.raises(NotFound):
             client.agent("nobody")
-        with pytest.raises(InvalidRequest, match="^name: "):
+        with pytest.raises(InvalidRequest, match=r"^name: "):
             client.invite_agent("Lab PC")

@@ -60,14 +60,12 @@ async def test_another_account_says_when_a_machine_ends_and_the_owner_does_not(t
         left = float(noted[1]) - float((await read_output(owner, "cat", "/proc/uptime")).split()[0])
         assert 3000 < left <= 3601
         armer = await keys.connect(seen.address.model_copy(update=whose))
-        for words in (("sudo", "-n", "id"), ("sudo", "-n", "sh", "-c", "id"), ("rm", ENDS)):
-            assert (await connections.run(armer, Command(words=words), timeout=60)).code, words
+        for line in ("sudo -n id", "sudo -n sh -c id", f"rm {ENDS}"):
+            assert (await connections.run(armer, Command(words=tuple(line.split())), timeout=60)).code, line
         await armer.close()
         await owner.close()
         await arm_machine(cloud, context, spec.id, seen.address, datetime.now(UTC))
-        async with asyncio.timeout(
-            BOOT_SECONDS
-        ):  # its timer looks every half minute, and a shutdown is emulated
+        async with asyncio.timeout(BOOT_SECONDS):  # its timer looks every half minute; a shutdown is emulated
             while (await driver.observe({spec.id: handle}))[spec.id].phase is Phase.RUNNING:
                 await asyncio.sleep(1)
     finally:
