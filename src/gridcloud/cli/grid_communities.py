@@ -21,7 +21,24 @@ if TYPE_CHECKING:
     from gridcloud.grid.model import Community, Member, Proposal
     from gridcloud.identity import Secret
 
-__all__ = ["VERBS", "RootFile", "confirm", "count_members", "describe_state", "read_root"]
+__all__ = [
+    "VERBS",
+    "RootFile",
+    "change",
+    "confirm",
+    "count_members",
+    "describe_state",
+    "forget",
+    "found",
+    "invite",
+    "join",
+    "leave",
+    "members",
+    "read_root",
+    "revoke",
+    "sign",
+    "withdraw",
+]
 
 LARGEST = 2**16
 """Bytes of an invitation."""

@@ -15,7 +15,7 @@ from gridcloud.errors import InvalidRequest, NotFound
 if TYPE_CHECKING:
     from gridcloud.service.grid_documents import Lease
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "drain", "leases", "reclaim"]
 
 Why = Annotated[str, typer.Option("--why", help="The reason, which its user sees.")]
 In = Annotated[

@@ -16,7 +16,7 @@ from gridcloud.errors import InvalidRequest
 if TYPE_CHECKING:
     from gridcloud.grid.reports import Hours, Line, Record, Report, Sums
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "ledger", "report"]
 
 Since = Annotated[
     str, typer.Option("--from", metavar="MONTH", help="From this month on, e.g. 2026-03 (UTC).")
