@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,36 +16,44 @@ from gridcloud.grid.model import Way
 from gridcloud.instances.driver import InstanceDriver
 from gridcloud.instances.model import Reason, Request
 from gridcloud.service.house import House
+from gridcloud.sessions.model import State
 from gridcloud.testing.instances import InstanceDriverContract, read_output
 from tests.grid.offices import until
 from tests.houses import end, ended, here, link, obtain, open_house, story
+from tests.sessions.visit import begin, fetch, home, over, plan_back
 
 GRID = {"listen": "127.0.0.1:0", "addresses": ["https://127.0.0.1:0"]}
-QUICK = {"ttl": 8, "grace": 5, "tolerance": 1}
+QUICK = {"ttl": 8, "grace": 8, "tolerance": 1}
 NOTHING = {"driver": "fake", "shapes": [{"name": "small", "cpus": 2, "memory": "1GiB", "count": 0}]}
 
 
 @contextlib.asynccontextmanager
-async def two(tmp_path: Path, lent: dict[str, Any], **lending: Any) -> AsyncIterator[tuple[House, House]]:
-    """Open Bergen, which lends, and Oslo, which has no room of its own."""
-    for name in ("b", "o"):
-        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+async def partners(
+    tmp_path: Path, lent: dict[str, Any], names: Sequence[str] = ("Bergen",), **lending: Any
+) -> AsyncIterator[list[House]]:
+    """Open Oslo, which has no room of its own, and those that lend to it; Oslo comes first."""
     own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
-    async with (
-        open_house(
-            tmp_path / "b", {"lent": lent}, grid=GRID, lending={"providers": ["lent"], **QUICK, **lending}
-        ) as bergen,
-        open_house(tmp_path / "o", own, grid=GRID, lending=QUICK, session={}) as oslo,
-    ):
-        if not bergen.office.initialised:
-            await bergen.office.init("Bergen")
-            await oslo.office.init("Oslo")
-            await bergen.office.found("north")
-            _, invitation = await bergen.office.invite("north", oslo.office.me)
-            await oslo.office.join(invitation, bergen.office.me)
-        await until(lambda: oslo.office.me in bergen.office.profiles())
-        await until(lambda: bergen.office.me in oslo.office.profiles())
-        yield bergen, oslo
+    lent_out = {"providers": ["lent"], **QUICK, **lending}
+    async with contextlib.AsyncExitStack() as stack:
+        houses: list[House] = []
+        for name in ("Oslo", *names):
+            folder = tmp_path / name[:1]
+            folder.mkdir(parents=True, exist_ok=True)
+            house = await stack.enter_async_context(
+                open_house(folder, own, grid=GRID, lending=QUICK)
+                if name == "Oslo"
+                else open_house(folder, {"lent": lent}, grid=GRID, lending=lent_out)
+            )
+            await house.office.init(name)
+            houses.append(house)
+        oslo = houses[0]
+        await oslo.office.found("north")
+        for house in houses[1:]:
+            _, invitation = await oslo.office.invite("north", house.office.me)
+            await house.office.join(invitation, oslo.office.me)
+        ids = {one.office.me for one in houses}
+        await until(lambda: all(ids - {one.office.me} <= one.office.profiles().keys() for one in houses))
+        yield houses
 
 
 def lent(house: House) -> list[LentState]:
@@ -52,7 +61,7 @@ def lent(house: House) -> list[LentState]:
 
 
 async def test_a_command_falls_over_to_a_partner_and_both_count_it(tmp_path: Path) -> None:
-    async with two(tmp_path, here(cpus=2), policy='"north" in communities') as (bergen, oslo):
+    async with partners(tmp_path, here(cpus=2), policy='"north" in communities') as (oslo, bergen):
         instance = await obtain(oslo)
         assert instance.offer is not None
         assert (instance.offer.source, instance.offer.terms) == ("partners (Bergen)", "for 24 h at most")
@@ -68,7 +77,7 @@ async def test_a_command_falls_over_to_a_partner_and_both_count_it(tmp_path: Pat
 
 
 async def test_a_partner_takes_its_machine_back(tmp_path: Path) -> None:
-    async with two(tmp_path, here(cpus=2)) as (bergen, oslo):
+    async with partners(tmp_path, here(cpus=2)) as (oslo, bergen):
         asked = Request(cpus=0.25, memory=64 << 20)
         saved = tmp_path / "saved"
         instance = await oslo.instances.submit("ada", asked, before_end=("touch", str(saved)))
@@ -79,6 +88,30 @@ async def test_a_partner_takes_its_machine_back(tmp_path: Path) -> None:
         assert saved.exists()
         assert "Bergen takes its machine back (an exam)" in await story(oslo, instance.id)
         await until(lambda: lent(bergen) == [LentState.ENDED])
+
+
+async def test_a_session_goes_on_at_another_partner(tmp_path: Path) -> None:
+    async with partners(tmp_path, here(cpus=2), ("Bergen", "Rome")) as houses, home() as back:
+        oslo, *lenders = houses
+        session = await begin(oslo, plan_back(back))
+        first = await oslo.instances.records.get(session.instance_id)
+        assert first.offer is not None
+        assert b"here" in await fetch(session)
+        lender = next(one for one in lenders if one.office.name == first.offer.institution)
+        await lender.leasing.lending.drain("new disks")
+        async with asyncio.timeout(40):
+            async for now in oslo.sessions.lives.follow(session.id):
+                if now.instance_id != session.instance_id and now.state is State.RUNNING:
+                    break
+        second = await oslo.instances.records.get(now.instance_id)
+        assert second.offer is not None
+        assert {first.offer.institution, second.offer.institution} == {"Bergen", "Rome"}
+        assert now.endpoint == session.endpoint, "who uses it has that address"
+        assert b"here" in await fetch(now)
+        assert await fetch(now, "/back") == b"from home"
+        assert "taken back by its owner" in await story(oslo, session.id)
+        await oslo.sessions.stop(session.id)
+        await over(oslo, session)
 
 
 def _standings(house: House) -> list[Standing]:
@@ -94,5 +127,5 @@ class TestPeerOverTLS(InstanceDriverContract):
 
     @pytest.fixture
     async def driver(self, tmp_path: Path) -> AsyncIterator[InstanceDriver]:
-        async with two(tmp_path, here(cpus=2, memory="1GiB")) as (_, oslo):
+        async with partners(tmp_path, here(cpus=2, memory="1GiB")) as (oslo, _):
             yield oslo.providers.get("partners")

@@ -16,7 +16,7 @@ from gridcloud.federation.borrowing import BorrowedState
 from gridcloud.federation.encoding import milliseconds, moment
 from gridcloud.federation.leases import Terms
 from gridcloud.grid.borrowed import Borrowing
-from gridcloud.instances.model import State
+from gridcloud.instances.model import Reason, State
 from gridcloud.instances.runner import Runner
 
 __all__ = ["Ends"]
@@ -51,6 +51,10 @@ class Ends:
             return
         if instance.state is not State.READY:
             return
+        if instance.reclaimed and instance.expires is not None and self._clock.now() >= instance.expires:
+            # Who watches all instances comes by every few seconds, of which there may be too few.
+            await self._runner.stop(instance.id, Reason.EXPIRED, instance.notice)
+            return
         lease = one.lease
         last = lease.began + 1000 * min(lease.accept.wish.seconds, lease.accept.offer.seconds)
         warned = lease.state is BorrowedState.WARNED
@@ -68,13 +72,13 @@ class Ends:
         name = self._name_of(lease.lender)
         if parted:
             message = f"{name} is a partner no longer: this ends at {expires:%H:%M:%S} UTC. Save your work."
-            changes: dict[str, Any] = {"notice": message, "warned": True}
+            changes: dict[str, Any] = {"notice": message, "warned": True, "reclaimed": True}
         elif warned:
             why = f" ({lease.why})" if lease.why else ""
             message = (
                 f"{name} takes its machine back{why}: this ends at {expires:%H:%M:%S} UTC. Save your work."
             )
-            changes = {"notice": message, "warned": True}
+            changes = {"notice": message, "warned": True, "reclaimed": True}
         else:
             message = f"{name} lends it until {expires:%Y-%m-%d %H:%M:%S} UTC: it ends then."
             changes = {"warned": False}

@@ -355,5 +355,9 @@ class Instance(Record):
     )
     warned: bool = False
     notice: str = Field(default="", description="what its user is warned of, beside its expiry")
+    reclaimed: bool = Field(
+        default=False,
+        description="its owner takes the machine back before its time: what ran there may go elsewhere",
+    )
     deadline: datetime | None = Field(default=None, description="when the present step is given up")
     version: int = 0

@@ -18,6 +18,8 @@ class Event(StrEnum):
     """The program answers through the tunnel."""
     BROKEN = "broken"
     """The instance could not be had, or ended; or the program did not come up, or ended."""
+    MOVED = "moved"
+    """Its machine was taken back by its owner: it goes on elsewhere."""
     STOP = "stop"
     """It is to end."""
     CLEARED = "cleared"
@@ -31,6 +33,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.LAUNCHING, Event.UP): State.RUNNING,
     (State.LAUNCHING, Event.BROKEN): State.FAILING,
     (State.LAUNCHING, Event.STOP): State.ENDING,
+    (State.RUNNING, Event.MOVED): State.PLACING,
     (State.RUNNING, Event.BROKEN): State.FAILING,
     (State.RUNNING, Event.STOP): State.ENDING,
     (State.ENDING, Event.CLEARED): State.ENDED,

@@ -102,6 +102,9 @@ class Session(Record):
     plan: Plan
     configure: tuple[dict[str, Any], ...] = ()
     instance_id: str
+    former: str = Field(
+        default="", description="the instance before, whose machine was taken back; empty: none was"
+    )
     state: State = State.PLACING
     reason: Reason = Reason.NONE
     detail: str = ""

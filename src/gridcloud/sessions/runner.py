@@ -216,6 +216,7 @@ class Runner:
                 await self.clock.sleep(self._poll)
 
     async def _place(self, session: Session) -> None:
+        former = await self.machines.records.get(session.former) if session.former else None
         with contextlib.suppress(Conflict):
             await self.machines.submit(
                 session.owner,
@@ -224,6 +225,7 @@ class Runner:
                 configure=session.configure,
                 instance_id=session.instance_id,
                 before_end=self._before_end(),
+                avoid=[former.offer] if former is not None and former.offer is not None else (),
             )
         try:
             instance = await self.machines.wait(session.instance_id)
@@ -255,7 +257,7 @@ class Runner:
                     await self.lives.tell(session, "retrying", f"{error} Trying another port.")
                     if attempt == TRIES - 1:
                         raise
-                    session = await self.lives.get(session.id)
+                    session = (await self.lives.get(session.id)).model_copy(update={"endpoint": None})
         except Rejected as error:
             await self._break(
                 session, str(error), data={"error": error.problem()}, log=error.details.get("log", "")
@@ -267,7 +269,8 @@ class Runner:
         plan = session.plan
         exposed = await self._expose(session, instance, connection)
         remote = await self._listening_place(instance, connection)
-        forward = await connection.forward(remote, Port())
+        # One that moved answers where it did before: who uses it has that address.
+        forward = await connection.forward(remote, session.endpoint or Port())
         self._forwards.setdefault(session.id, []).append(forward)
         endpoint = forward.endpoint
         if not isinstance(endpoint, Port):
@@ -367,6 +370,9 @@ class Runner:
         """Hold the tunnels of a running session and notice its end."""
         instance = await self.machines.records.get(session.instance_id)
         if instance.state is not InstanceState.READY or instance.address is None:
+            if instance.reclaimed and session.id in self._secrets:
+                await self._move(session, instance)
+                return
             await self._break(session, instance.detail or "The instance has ended.", reason=instance.reason)
             return
         connection = await self.machines.links.get(instance.id, instance.address)
@@ -383,6 +389,28 @@ class Runner:
                 await self._break(session, f"The program ended with exit code {status.code}.", log=text)
                 return
         await self._pause_while_ready(instance)
+
+    async def _move(self, session: Session, instance: Instance) -> None:
+        """Have a session whose machine was taken back begin again elsewhere, once what was there is saved."""
+        async for now in self.machines.records.follow(instance.id):
+            if now.state in INSTANCE_FINAL:
+                break
+        await self._close_forwards(session.id)
+        request = session.request
+        if request.time and session.started is not None:
+            used = int((self.clock.now() - session.started).total_seconds())
+            request = request.model_copy(update={"time": max(60, request.time - used)})
+        await self.lives.happen(
+            session,
+            Event.MOVED,
+            f"Instance {instance.id} was taken back by its owner: it goes on elsewhere.",
+            request=request,
+            former=instance.id,
+            instance_id=self.clock.new_id("i"),
+            remote=None,
+            exposed={},
+            program=None,
+        )
 
     async def _status(
         self, instance: Instance, connection: Connection, program: programs.Program
