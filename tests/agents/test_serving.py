@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import shutil
@@ -14,6 +15,7 @@ import asyncssh
 import pytest
 
 from gridcloud import connections
+from gridcloud.agents import file_program
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import Address, ContainerAddress, LocalAddress, Port, SSHAddress
@@ -301,3 +303,7 @@ async def test_what_is_no_request_ends_the_files_and_nothing_else(door: Door) ->
         await connection.check()
     finally:
         await connection.close()
+
+
+def test_the_program_for_files_runs_by_old_pythons() -> None:
+    ast.parse(Path(file_program.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))

@@ -6,6 +6,7 @@ there what the instance's user may, and ends with the connection.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,9 @@ from gridcloud.connections.driver import Command, Connection, Process
 from gridcloud.errors import Rejected
 
 __all__ = ["open_files"]
+
+PATIENCE = 30.0
+"""Seconds that the server of files may take to begin."""
 
 
 async def open_files(
@@ -32,6 +36,18 @@ async def open_files(
     output = process.stdout()
     text = inspect.getsource(file_program).encode()
     await process.write(f"file_program {len(text)}".ljust(64).encode() + text + b"end 0".ljust(64))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            said = await _first_word(process, output)
+    except TimeoutError:
+        said = b""
+    if said != file_program.READY:
+        await process.signal("KILL")
+        raise Rejected(f"Its files cannot be served: what should serve them says {said[:60]!r}.")
+    return process, output
+
+
+async def _first_word(process: Process, output: AsyncIterator[bytes]) -> bytes:
     said = b""
     while len(said) < len(file_program.READY):
         block = await anext(output, b"")
@@ -43,7 +59,4 @@ async def open_files(
                 remedy="Use an image with python3 (3.8 or newer) in its PATH.",
             )
         said += block
-    if said != file_program.READY:
-        await process.signal("KILL")
-        raise Rejected(f"Its files cannot be served: what should serve them says {said[:60]!r}.")
-    return process, output
+    return said
