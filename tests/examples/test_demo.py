@@ -16,8 +16,8 @@ from tests.labs.containers import SESSION_IMAGE, Engine
 from tests.labs.machines import Machine
 
 
-def demo(folder: Path, name: str, entry: dict[str, Any]) -> None:
-    """Run it on one provider, and look at what it brings back."""
+def demo(folder: Path, name: str, entry: dict[str, Any], *more: str) -> str:
+    """Run it on one provider, and look at what it brings back; return its standard output."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({"providers": {name: entry}}))
     environment = {
@@ -26,7 +26,7 @@ def demo(folder: Path, name: str, entry: dict[str, Any]) -> None:
         "GRIDCLOUD_DATA": str(folder / "data"),
     }
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("gridcloud")), "demo", "--on", name],
+        [str(Path(sys.executable).with_name("gridcloud")), "demo", "--on", name, *more],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -34,18 +34,25 @@ def demo(folder: Path, name: str, entry: dict[str, Any]) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Provider: {name}" in done.stdout + done.stderr
+    assert more or f"Provider: {name}" in done.stdout + done.stderr
     result = json.loads((folder / "gridcloud-demo" / "foam.json").read_text())
     assert result["accepted"]
     assert abs(result["found_pores"] - result["true_pores"]) <= 0.05 * result["true_pores"]
     notebook = json.loads((folder / "gridcloud-demo" / "foam.ipynb").read_text())
-    assert any(cell.get("outputs") for cell in notebook["cells"])
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert any(cell["outputs"] for cell in cells)
+    assert all(cell["execution_count"] for cell in cells)
     assert (folder / "gridcloud-demo" / "foam.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(Path.home().glob("gridcloud-demo-*"))
+    return done.stdout
 
 
 @pytest.mark.timeout(300)
 def test_on_this_computer(tmp_path: Path) -> None:
-    demo(tmp_path, "laptop", {"driver": "local"})
+    document = json.loads(demo(tmp_path, "laptop", {"driver": "local"}, "--json"))
+    assert document["provider"] == "laptop"
+    assert document["found_pores"] > 0
+    assert abs(document["found_pores"] - document["true_pores"]) <= 0.05 * document["true_pores"]
 
 
 @pytest.mark.timeout(300)
