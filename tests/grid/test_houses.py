@@ -76,6 +76,7 @@ async def test_a_command_falls_over_to_a_partner_and_both_count_it(tmp_path: Pat
         assert bergen.leasing.accounts.entries() == oslo.leasing.accounts.entries()
 
 
+@pytest.mark.lab
 async def test_a_partner_takes_its_machine_back(tmp_path: Path) -> None:
     async with partners(tmp_path, here(cpus=2)) as (oslo, bergen):
         asked = Request(cpus=0.25, memory=64 << 20)
@@ -90,6 +91,7 @@ async def test_a_partner_takes_its_machine_back(tmp_path: Path) -> None:
         await until(lambda: lent(bergen) == [LentState.ENDED])
 
 
+@pytest.mark.lab
 async def test_a_session_goes_on_at_another_partner(tmp_path: Path) -> None:
     async with partners(tmp_path, here(cpus=2), ("Bergen", "Rome")) as houses, home() as back:
         oslo, *lenders = houses
