@@ -49,6 +49,41 @@ class Assent:
 
         Raises Conflict while another one waits, since nobody signs two of one number.
         """
+        async with held.agreeing:
+            return await self._propose(held, draft, root)
+
+    async def sign(self, held: Held, draft: MemberList, root: PrivateKey) -> MemberList | None:
+        """Sign what waits; None once it is in force. Raises Conflict, NotFound."""
+        async with held.agreeing:
+            return await self._sign(held, draft, root)
+
+    async def finish(self, held: Held, root: PrivateKey) -> None:
+        """Sign what we had decided to sign when we were killed: nothing else of its number can be signed here."""
+        async with held.agreeing:
+            held.drop_stale()
+            decided = held.membership.state()["signed"]
+            for digest, draft in list(held.proposals.items()):
+                ours = root.public in {one.root for one in draft.signatures}
+                if decided.get(str(draft.number)) == digest and not ours:
+                    await self._sign(held, draft, root)
+
+    async def redraft(self, held: Held, root: PrivateKey | None) -> None:
+        """Put guests forward who are on no list and in no draft: another list came before theirs."""
+        async with held.agreeing:
+            held.drop_stale()
+            members = held.membership.members(self._circle.now())
+            if held.proposals or not held.guests or self._circle.me not in members:
+                return
+            try:
+                draft = draft_next(held.membership.current, self._circle.now(), join=held.guests.values())
+            except InvalidRequest as error:
+                log.warning("guests of %s are let go: %s", held.membership.current.name, error)
+                held.guests.clear()
+                await self._circle.save(held)
+                return
+            await self._propose(held, draft, root)
+
+    async def _propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         held.drop_stale()
         others = [one for digest, one in held.proposals.items() if digest != draft.digest()]
         if others:
@@ -60,44 +95,19 @@ class Assent:
         if root is None:
             await self._circle.save(held)
             return draft
-        return await self.sign(held, held.proposals[draft.digest()], root)
+        return await self._sign(held, held.proposals[draft.digest()], root)
 
-    async def sign(self, held: Held, draft: MemberList, root: PrivateKey) -> MemberList | None:
-        """Sign what waits; None once it is in force. Raises Conflict, NotFound."""
+    async def _sign(self, held: Held, draft: MemberList, root: PrivateKey) -> MemberList | None:
         if draft.digest() not in held.proposals:
             raise NotFound(f"That list of {draft.name} does not wait any more.")
         held.membership.may_sign(draft)
         await self._circle.save(held)  # what we sign is on the disk before anybody else has the signature
-        held.proposals[draft.digest()] = sign_list(held.proposals[draft.digest()], root)
+        known = held.proposals.get(draft.digest())
+        if known is None:
+            raise Conflict(f"Another list of {draft.name} came into force meanwhile.", remedy="Look again.")
+        held.proposals[draft.digest()] = sign_list(known, root)
         await self._settle(held)
         return held.proposals.get(draft.digest())
-
-    async def finish(self, held: Held, root: PrivateKey) -> None:
-        """Sign what we had decided to sign when we were killed: nothing else of its number can be signed here."""
-        held.drop_stale()
-        decided = held.membership.state()["signed"]
-        for digest, draft in list(held.proposals.items()):
-            ours = root.public in {one.root for one in draft.signatures}
-            if decided.get(str(draft.number)) == digest and not ours:
-                await self.sign(held, draft, root)
-
-    async def redraft(self, held: Held, root: PrivateKey | None) -> None:
-        """Put guests forward who are on no list and in no draft: another list came before theirs."""
-        held.drop_stale()
-        if (
-            held.proposals
-            or not held.guests
-            or self._circle.me not in held.membership.members(self._circle.now())
-        ):
-            return
-        try:
-            draft = draft_next(held.membership.current, self._circle.now(), join=held.guests.values())
-        except InvalidRequest as error:
-            log.warning("guests of %s are let go: %s", held.membership.current.name, error)
-            held.guests.clear()
-            await self._circle.save(held)
-            return
-        await self.propose(held, draft, root)
 
     async def spread(self, held: Held) -> None:
         """Show what waits to all members that are reached, and take their signatures."""
@@ -113,10 +123,12 @@ class Assent:
         if kind != PROPOSE:
             raise InvalidRequest(f"Messages of the kind {kind} are not understood here.")
         held, draft = self._read(sender, body)
-        await self._take(held, draft)
+        async with held.agreeing:
+            await self._take(held, draft)
         known = held.proposals.get(draft.digest())
         if known is None:  # it is in force by these signatures
-            known = next(one for one in reversed(held.membership.lists) if one.digest() == draft.digest())
+            lists = [one for one in held.membership.lists if one.digest() == draft.digest()]
+            known = lists[0] if lists else draft
         return PROPOSAL, {"list": known.document()}
 
     def _read(self, sender: str, body: Json) -> tuple[Held, MemberList]:
@@ -156,6 +168,7 @@ class Assent:
 
     async def _settle(self, held: Held) -> None:
         """Put in force what enough members signed; store what is now."""
+        held.drop_stale()
         threshold = held.membership.current.threshold
         done = [one for one in held.proposals.values() if len(one.signatures) >= threshold]
         if done:
@@ -173,7 +186,8 @@ class Assent:
             if kind == PROPOSAL:
                 _, shown = self._read(who, body)
                 if shown.digest() == draft.digest() and draft.digest() in held.proposals:
-                    await self._take(held, shown)
+                    async with held.agreeing:
+                        await self._take(held, shown)
         except MessageRefused as refusal:
             self._links.refused(refusal, who)
         except GridcloudError as error:

@@ -52,6 +52,9 @@ class Held:
     stored: Stored | None = None
     saved: object = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is stored."""
+    agreeing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while drafts and signatures change, one after the other."""
 
     @property
     def membership(self) -> Membership:

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -112,6 +113,7 @@ class Doorway:
         self._accepting: asyncio.Task[None] | None = None
         self._shaking: dict[asyncio.Task[None], None] = {}
         self._open: dict[str, list[asyncio.BaseTransport]] = {}
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._streaming: dict[str, set[asyncio.Task[Any]]] = {}
 
     def handle(self, prefix: str, handler: MessageHandler) -> None:
@@ -194,10 +196,10 @@ class Doorway:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-        for transports in self._open.values():
-            for transport in transports:
-                transport.close()
+        for transport in list(self._transports):
+            transport.abort()  # those too that say goodbye to somebody who does not answer
         self._open.clear()
+        await asyncio.sleep(0.01)
 
     async def serve(self, connection: socket.socket, where: str) -> None:
         """Let in who is at the other end of a connected socket, `where` for the log; return once TLS is done.
@@ -219,6 +221,7 @@ class Doorway:
             why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error
             self._links.refused(UnknownSigner(f"no TLS with it: {why}"), what=f"a connection from {where}")
             return
+        self._transports.add(transport)
         self._keep(transport)
 
     def member(self, request: web.Request) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gridcloud.clock import Clock
-from gridcloud.errors import Revoked, UnknownSigner
+from gridcloud.errors import MessageRefused, Revoked, UnknownSigner
 from gridcloud.federation.envelopes import Envelope, Receiver, Signers
 from gridcloud.federation.keys import KeyList
 from gridcloud.grid.circle import Circle
@@ -30,7 +30,11 @@ class Mail:
         for who, keys in self.circle.known_keys().items():
             named = {one.key for one in keys.keys} | {one.key for one in keys.revoked}
             if key in named and who != self.circle.me:
-                self.circle.signers().check(who, key, self.circle.now())
+                try:
+                    self.circle.signers().check(who, key, self.circle.now())
+                except MessageRefused as refusal:
+                    refusal.details = {"who": who} | refusal.details
+                    raise
                 return who
         raise UnknownSigner(f"the key {key[:8]}… is of nobody known here")
 

@@ -447,8 +447,8 @@ class Office:
             if signing is not None:
                 await self._assent.finish(held, signing)
             await self._assent.redraft(held, signing)
-        except Conflict as error:
-            log.info("%s", error)
+        except GridcloudError as error:  # it is tried again when time has passed
+            log.warning("guests of %s: %s", held.membership.current.name, error)
 
     async def _tell_leave(self, held: Held) -> bool:
         """Tell members that we left; forget the community once one of them knows, or nobody else is there."""
