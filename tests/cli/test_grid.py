@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gridcloud.cli import main
+from gridcloud.cli import completion, main
 from tests.cli.conftest import Caller, Program
 
 GRID = {"listen": "127.0.0.1:0", "addresses": ["https://127.0.0.1:0"], "location": "the basement"}
@@ -168,8 +168,8 @@ def test_who_is_put_out(pair: tuple[Institution, Institution], tmp_path: Path) -
     assert "biology" not in theirs.say("members")
 
 
+@pytest.mark.usefixtures("service")
 def test_the_root_key_is_taken_out(call: Caller, tmp_path: Path) -> None:
-    """Without a service, the command itself is the owner of the keys for a moment."""
     for words in (["report"], ["ledger"], ["found", "x"], ["key", "list"]):
         assert "gridcloud grid init" in (call("grid", *words, code=2) or call.err), words
     assert "does not take part" in call("grid", "status")
@@ -186,6 +186,9 @@ def test_the_root_key_is_taken_out(call: Caller, tmp_path: Path) -> None:
     call("grid", "key", "take-root-out", str(file), "--yes", code=7)
     assert file.stat().st_size > 100, "what is there is not overwritten"
 
+    call.program.configure({"cloud": {"driver": "fake"}}, grid={"listen": "127.0.0.1:0"})
+    assert "set grid.addresses" in call("doctor", code=1)
+    call.program.configure({"cloud": {"driver": "fake"}})
     assert "--root" in (call("grid", "found", "x", code=6) or call.err)
     assert call("grid", "found", "x", "--root", str(file)).startswith("c-")
     assert "kept elsewhere" in call("grid", "status")
@@ -199,8 +202,12 @@ def test_the_root_key_is_taken_out(call: Caller, tmp_path: Path) -> None:
     assert "chmod 600" in (call("grid", "key", "rotate", "--root", str(file), code=6) or call.err)
 
 
+@pytest.mark.usefixtures("service")
 def test_reports_of_nothing(call: Caller, tmp_path: Path) -> None:
     call("grid", "init", "Uni")
+    assert completion.communities() == []
+    call("grid", "found", "physics")
+    assert completion.communities() == ["physics"]
     assert "Agreed in all: given nothing; taken nothing." in call("grid", "report")
     assert call("grid", "report", "--csv").startswith(
         "month,institution,name,standing,entries,given_cpu_hours"

@@ -9,6 +9,7 @@ __all__ = [
     "budgets",
     "cluster_providers",
     "clusters",
+    "communities",
     "drivers",
     "instances",
     "providers",
@@ -74,6 +75,22 @@ def cluster_providers() -> list[str]:
     try:
         return list(SettingsFile(config_path()).current()[0].clusters)
     except GridcloudError:
+        return []
+
+
+def communities() -> list[str]:
+    """Return the names of our communities of institutions, where a service runs."""
+    from gridcloud.cli.printing import plain
+    from gridcloud.client import connect_async
+    from gridcloud.errors import GridcloudError
+
+    async def work() -> list[str]:
+        async with asyncio.timeout(2), await connect_async(alone=True) as client:
+            return [one.name for one in await client.grid.communities()]
+
+    try:
+        return sorted({name for name in asyncio.run(work()) if name == plain(name)})
+    except (GridcloudError, TimeoutError):
         return []
 
 

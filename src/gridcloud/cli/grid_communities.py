@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gridcloud.cli.completion import communities
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import error_console, plain, print_table, until
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
@@ -43,7 +44,10 @@ __all__ = [
 LARGEST = 2**16
 """Bytes of an invitation."""
 
-Name = Annotated[str, typer.Argument(metavar="COMMUNITY", help="A community's name, or its id.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="COMMUNITY", help="A community's name, or its id.", autocompletion=communities),
+]
 Fingerprint = Annotated[
     list[str], typer.Argument(metavar="FINGERPRINT…", help="Ten groups of five digits, as they were heard.")
 ]

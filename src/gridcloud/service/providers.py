@@ -113,9 +113,14 @@ async def mend(caller: Admin, house: TheHouse) -> Health:
 
 
 def _configuration(house: TheHouse) -> list[Trouble]:
-    return [
+    wrong = [
         Trouble(provider="", subject="configuration", message=problem.message, remedy=problem.remedy)
         for problem in house.settings_problems()
+    ]
+    told = house.office.status().warnings
+    return wrong + [
+        Trouble(provider="", subject="grid", message=warning, remedy="See: gridcloud grid status")
+        for warning in told
     ]
 
 
