@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from gridcloud.errors import Conflict, Forbidden, InvalidRequest, Replayed, Revoked, UnknownSigner, Untrusted
+from gridcloud.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    MessageRefused,
+    Replayed,
+    Revoked,
+    UnknownSigner,
+    Untrusted,
+)
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.keys import spoken
 from gridcloud.grid.model import Way
@@ -192,3 +202,25 @@ async def test_root_key_may_be_kept_elsewhere(tmp_path: Path) -> None:
             await alpha.office.sign("north", digest="A" * 43, root=root)
         assert await alpha.office.sign("north", digest=waiting.digest, root=root) is None
         await until(lambda: not beta.office.community("north").joining)
+
+
+async def test_fork_is_told_and_a_person_ends_it(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
+        await acquaint(alpha, beta, gamma)
+        soon = datetime.now(UTC) + timedelta(days=1)
+        await asyncio.gather(  # before either hears of the other
+            alpha.office.change("north", ends=soon),
+            beta.office.change("north", ends=soon + timedelta(days=1)),
+        )
+        await until(lambda: "two true lists" in beta.office.community("north").forked)
+        await until(lambda: "two true lists" in alpha.office.community("north").forked)
+        assert any("two true lists" in one for one in alpha.office.status().warnings)
+        found = await beta.office.adopt("north", alpha.office.branch("north"))
+        assert found.ends == alpha.office.community("north").ends
+        for place in (alpha, gamma):
+            await place.office.adopt("north", alpha.office.branch("north"))
+        await until(lambda: not any(one.office.community("north").forked for one in (alpha, beta, gamma)))
+        with pytest.raises(MessageRefused):
+            await beta.office.adopt("north", [{"version": 1}])
+        assert await gamma.office.change("north", threshold=2) is None
+        await until(lambda: all(one.office.community("north").threshold == 2 for one in (alpha, beta)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gridcloud.errors import (
     Conflict,
@@ -82,6 +82,20 @@ class Assent:
                 await self._circle.save(held)
                 return
             await self._propose(held, draft, root)
+
+    async def adopt(self, held: Held, branch: Sequence[MemberList]) -> None:
+        """Go over to another branch of a fork, or stay; what waited on ours is dropped with it."""
+        async with held.agreeing:
+            ours = {one.digest() for one in held.membership.lists}
+            shared = [place for place, one in enumerate(branch) if one.digest() in ours]
+            other = branch[shared[-1] + 1 :] if shared else branch
+            if other:
+                held.membership.adopt(other)
+            held.forked = ""
+            held.drop_stale()
+            self._circle.learn_guests(held)
+            await self._circle.save(held)
+        self._changed()
 
     async def _propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         held.drop_stale()

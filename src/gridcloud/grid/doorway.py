@@ -148,6 +148,7 @@ class Doorway:
                 *self._routes,
             ]
         )
+        app.on_response_prepare.append(_hide_versions)
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -413,6 +414,11 @@ class Doorway:
 def _key_of(transport: asyncio.BaseTransport | None) -> str:
     connection = transport.get_extra_info("ssl_object") if transport is not None else None
     return proven_key(connection) if isinstance(connection, ssl.SSLObject | ssl.SSLSocket) else ""
+
+
+async def _hide_versions(request: web.Request, response: web.StreamResponse) -> None:
+    """Say to nobody which versions of what answer."""
+    response.headers["Server"] = "gridcloud"
 
 
 def _alive(transports: list[asyncio.BaseTransport]) -> list[asyncio.BaseTransport]:

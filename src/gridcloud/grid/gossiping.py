@@ -88,6 +88,11 @@ class Gossiping:
             except GridcloudError as error:
                 log.warning("the grid: %s", error)
                 quiet += 1
+            except (
+                Exception
+            ):  # a fault of ours in one round: without this loop no member would hear of us again
+                log.exception("the grid: a round of gossip failed")
+                quiet += 1
             longest = JOINING if any(self.is_joining(one) for one in self._circle.held.values()) else LOOK
             await self._wait(min(longest, pause(quiet)))
             if self._news.is_set():

@@ -382,6 +382,19 @@ class Office:
         signing = await self._root(root)
         return self._waiting(held, await self._assent.sign(held, waiting[0], signing))
 
+    def branch(self, community: str) -> list[Json]:
+        """Return the lists of members that are remembered, oldest first: for a member of the other branch of a fork."""
+        return [one.document() for one in self._circle.get(community).membership.lists]
+
+    async def adopt(self, community: str, branch: Sequence[Json]) -> Community:
+        """End a fork here, as a person decided: go over to the lists of a member of the other branch, or, by our own
+        lists, stay. Raises Malformed, UnknownSigner and the like for lists that do not follow on one that is shared.
+        """
+        held = self._circle.get(community)
+        await self._assent.adopt(held, [lists.read_list(one) for one in branch])
+        self._wake()
+        return self._show(held)
+
     async def leave(self, community: str, *, root: Secret | None = None) -> bool:
         """Leave a community and forget it; False while no other member heard of it yet, which is tried on."""
         held = self._circle.get(community)
