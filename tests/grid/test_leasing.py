@@ -96,7 +96,7 @@ async def test_who_has_no_room_gets_it_at_a_partner(tmp_path: Path) -> None:
 async def test_a_lease_is_renewed_for_as_long_as_it_is_used(tmp_path: Path) -> None:
     async with two(tmp_path) as (bergen, oslo):
         instance = await oslo.obtain()
-        await asyncio.sleep(1.5 * FAST.ttl / 1000)
+        await until(lambda: bergen.leasing.lending.loans()[0].lent.turn >= 2)
         assert lent(bergen) == [LentState.HELD]
         assert (await oslo.runner.records.get(instance.id)).state is State.READY
         guest = await bergen.runner.records.get(bergen.leasing.lending.loans()[0].instance_id)
@@ -157,6 +157,33 @@ async def test_a_borrower_that_vanishes_loses_it_when_its_time_is_over(tmp_path:
         ended = await oslo.ended(instance.id, 30)
         assert ended.reason is Reason.LOST
         assert "could not be renewed" in ended.detail
+
+
+async def test_a_way_that_is_whole_again_in_time_costs_nothing(tmp_path: Path) -> None:
+    async with two(tmp_path) as (bergen, oslo):
+        instance = await oslo.obtain()
+        way = frozenset({bergen.town.me, oslo.town.me})
+        turn = bergen.leasing.lending.loans()[0].lent.turn
+        oslo.town.roads.cut.add(way)
+        await asyncio.sleep(FAST.ttl / 2000)
+        oslo.town.roads.cut.discard(way)
+        await until(lambda: bergen.leasing.lending.loans()[0].lent.turn > turn)
+        assert lent(bergen) == [LentState.HELD]
+        assert (await oslo.runner.records.get(instance.id)).state is State.READY
+
+
+@pytest.mark.lab
+async def test_a_borrower_that_lost_its_disk_holds_nothing_and_both_say_so(tmp_path: Path) -> None:
+    bergen, oslo = found("Bergen", "Oslo")
+    async with open_house(tmp_path / "b", bergen, lender()) as lending:
+        async with open_house(tmp_path / "o", oslo, BORROWER) as borrowing:
+            await borrowing.obtain()
+        async with open_house(tmp_path / "new", oslo, BORROWER) as borrowing:
+            await until(lambda: lent(lending) == [LentState.ENDED])
+            await until(lambda: standings(lending) == standings(borrowing) == [Standing.DISPUTED])
+            assert "no such lease" in borrowing.leasing.accounts.entries()[0].dispute
+            assert await lending.leasing.accounts.reconcile() == {}
+            assert await lending.runner.providers.get("cloud").holdings() == []
 
 
 async def test_a_machine_that_dies_is_told(tmp_path: Path) -> None:
