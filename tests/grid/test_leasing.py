@@ -38,10 +38,10 @@ BORROWER = {"providers": {"own": FULL, "partners": {"driver": "peer", "purpose":
 
 @asynccontextmanager
 async def two(
-    tmp_path: Path, configuration: dict[str, Any] | None = None
+    tmp_path: Path, configuration: dict[str, Any] | None = None, name: str = "Bergen"
 ) -> AsyncIterator[tuple[House, House]]:
     """Open a lender, Bergen, and a borrower, Oslo."""
-    bergen, oslo = found("Bergen", "Oslo")
+    bergen, oslo = found(name, "Oslo")
     async with (
         open_house(tmp_path / "b", bergen, configuration or lender()) as lending,
         open_house(tmp_path / "o", oslo, BORROWER) as borrowing,
@@ -103,6 +103,16 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_used(tmp_path: Path) -> N
         assert guest.expires is not None
         await oslo.runner.stop(instance.id)
         await oslo.ended(instance.id)
+
+
+@pytest.mark.parametrize("name", ["Høyskolen, *.example.org [x]:22 # 'a'", "日本"])
+async def test_an_institution_may_call_itself_anything(tmp_path: Path, name: str) -> None:
+    async with two(tmp_path, name=name) as (_, oslo):
+        instance = await oslo.obtain()
+        assert instance.offer is not None
+        assert instance.offer.institution == name
+        assert isinstance(instance.address, SSHAddress)
+        assert instance.address.host.replace("-", "").isalnum()
 
 
 async def test_both_books_say_the_same(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
@@ -362,7 +363,8 @@ class BorrowingDesk:
         except (asyncssh.KeyImportError, ValueError):
             return None
         return SSHAddress(
-            host=name,
+            # What an institution calls itself is any text; a host's name is not.
+            host=re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60] or one.lease.id,
             socket=str(self._socket(one.lease.id)),
             user=one.lease.id,
             principal=principal_of(one.lease.id),
