@@ -150,6 +150,7 @@ def _fill_disk(place: Place, writes: int, monkeypatch: pytest.MonkeyPatch) -> No
 
         return perform
 
+    # A real disk that is full at the n-th write of one store cannot be had.
     for name in ("insert", "update"):
         monkeypatch.setattr(place.store, name, limited(getattr(place.store, name)))
 
