@@ -41,6 +41,8 @@ __all__ = [
     "withdraw",
 ]
 
+PATIENCE = 5.0
+"""Seconds to wait for the list of members that we are on."""
 LARGEST = 2**16
 """Bytes of an invitation."""
 
@@ -136,7 +138,7 @@ async def join(
     """Answer an invitation of the institution with this fingerprint. It may be done again."""
     document = _read_invitation(invitation)
     async with await frame.connect() as client:
-        joined = await client.grid.join(document, " ".join(inviter))
+        joined = await _await_list(client, await client.grid.join(document, " ".join(inviter)))
     if frame.json:
         frame.show(joined)
     elif joined.joining:
@@ -368,6 +370,17 @@ def _find_member(community: Community, text: str) -> Member:
             remedy=f"Give its id: gridcloud grid members {community.name}",
         )
     return found[0]
+
+
+async def _await_list(client: AsyncClient, joined: Community) -> Community:
+    """Return a community once we are on its list, which takes a moment where one signature is enough; or as it is."""
+    import asyncio
+
+    end = asyncio.get_running_loop().time() + PATIENCE
+    while joined.joining and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.2)
+        joined = await client.grid.community(joined.community)
+    return joined
 
 
 async def _name(client: AsyncClient, community: str) -> str:

@@ -170,12 +170,16 @@ def _write_ods(path: Path, found: Report, records: Sequence[Record]) -> None:
     from gridcloud.grid.reports import COLUMNS, RECORD_COLUMNS, record_cells, report_cells
     from gridcloud.grid.spreadsheets import Table, write_spreadsheet
 
+    names = {line.institution: line.name for line in found.partners}
     tables: dict[str, Table] = {
         "Months": (COLUMNS, [row for line in found.lines for row in report_cells(line)]),
         "Partners": (COLUMNS, [row for line in found.partners for row in report_cells(line)]),
         "Favours": (
-            ("institution", "owed_core_hours"),
-            [(who, Decimal(str(favour))) for who, favour in sorted(found.favours.items())],
+            ("institution", "name", "owed_core_hours"),
+            [
+                (who, names.get(who, ""), Decimal(str(favour)))
+                for who, favour in sorted(found.favours.items())
+            ],
         ),
         "Ledger": (RECORD_COLUMNS, [record_cells(one) for one in records]),
     }
