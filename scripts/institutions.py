@@ -81,8 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         narrator.tell("Cork", "has a cloud and an address, and relays for those who have none.")
         with countries(folder, SECTIONS, hub=True, tell=narrator.tell) as country:
             _show(country, narrator, folder, chosen.output or folder / "output")
+            for one in country.all:
+                wait(lambda one=one: not one.ask("instances")["instances"], seconds=60)
+            made = [made["id"] for one in country.all for made in one.ask("instances?all=true")["instances"]]
         narrator.head("Everything has ended")
-        left = _left(folder, country)
+        left = _left(folder, country, made)
         narrator.tell("", "left: " + (", ".join(left) or "no instance, no process, no network"))
         return 1 if left else 0
     finally:
@@ -186,9 +189,12 @@ def _expect(found: object, wanted: object) -> None:
         raise SystemExit(f"{found} instead of {wanted}")
 
 
-def _left(folder: Path, country: Country) -> list[str]:
+def _left(folder: Path, country: Country, instances: Sequence[str]) -> list[str]:
     """Return what is still there after the end, in words."""
+    places = [Path("/tmp"), *Path("/sys/fs/cgroup").glob("*/gridcloud"), Path("/sys/fs/cgroup/gridcloud")]  # noqa: S108
+    named = [place / name for place in places for one in instances for name in (one, f"gridcloud-{one}")]
     left = [f"process {pid}" for pid in processes_of(folder)]
+    left += [f"folder {path}" for path in named if path.exists()]
     return left + [f"network {one.network}" for one in country.all if Path(f"/proc/{one.network}").exists()]
 
 

@@ -52,6 +52,7 @@ class Institution:
     extra: str = ""
     """A folder for its import path."""
     running: Program | None = None
+    sections: dict[str, Any] = field(default_factory=dict)
     _said: int = 0
 
     @property
@@ -79,6 +80,7 @@ class Institution:
     def configure(self, sections: Mapping[str, Any]) -> None:
         """Write its configuration."""
         self.home.mkdir(parents=True, exist_ok=True)
+        self.sections = dict(sections)
         (self.folder / "config.yaml").write_text(yaml.safe_dump(dict(sections)))
 
     def start(self) -> None:
@@ -130,6 +132,16 @@ class Institution:
             for one in (said + done.stderr.decode()).splitlines():
                 self.tell(f"  {one}")
         return said
+
+    def begin(self, line: str) -> subprocess.Popen[bytes]:
+        """Begin a command of gridcloud there, which the caller ends."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "gridcloud", *shlex.split(line)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=self.environment,
+            cwd=self.folder,
+        )
 
     def ask(self, path: str) -> Any:
         """Return a document of the service, asked of its socket itself: a program for each look would be slow."""
@@ -244,7 +256,8 @@ def countries(
         for one in made:
             grid = GRID if one.name == "Cork" else {"location": one.name}
             one.configure({"grid": grid, "lending": TERMS, **sections.get(one.name.lower(), {})})
-        country = Country(folder, internet, *made)
+        aarhus, bergen, cork = made
+        country = Country(folder, internet, aarhus, bergen, cork)
         try:
             for one in made:
                 one.start()
@@ -252,6 +265,9 @@ def countries(
                 one.wait()
             yield country
         finally:
+            for one in made:
+                if one.running is not None and one.running.process.poll() is None:
+                    one.running.process.send_signal(signal.SIGTERM)
             for one in made:
                 _end(one)
             for program in country.programs:
@@ -317,12 +333,10 @@ def _peer_driver(folder: Path) -> str:
 
 
 def _end(one: Institution) -> None:
-    """End a service and every process in its network, which no other but what it started is in."""
+    """Wait for a service that was asked to end, and end every process in its network, where nobody else's is."""
     if one.running is not None:
-        if one.running.process.poll() is None:
-            one.running.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.running.process.wait(60)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            one.running.process.wait(60)
         one.running.kill(signal.SIGKILL)
     for pid in _processes_in(one.network):
         with contextlib.suppress(ProcessLookupError):
