@@ -74,6 +74,11 @@ class Cluster:
         return f"10.214.{self.number}.2"
 
     @property
+    def outside(self) -> str:
+        """This computer's address beside it."""
+        return f"10.214.{self.number}.1"
+
+    @property
     def url(self) -> str:
         return f"https://{self.address}:6443"
 
@@ -113,6 +118,18 @@ class Cluster:
             self._process = None
         if self.folder.name:
             ownership.release(self.folder)
+
+    def lead_out(self, port: int) -> str:
+        """Lead a port of the pods' gateway to that port of this computer; return the gateway's address."""
+        assert self._process
+        gateway = POD_NETWORK.replace(".0/24", ".1")
+        target = self.outside
+        within = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", "iptables", "-w", "-t", "nat", "-A"]
+        to = ["-p", "tcp", "--dport", str(port)]
+        lead = [*within, "PREROUTING", "-d", gateway, *to, "-j", "DNAT", "--to-destination", f"{target}:{port}"]
+        subprocess.run(lead, check=True)
+        subprocess.run([*within, "POSTROUTING", "-d", target, *to, "-j", "MASQUERADE"], check=True)
+        return gateway
 
     def __enter__(self) -> Self:
         return self.open()
