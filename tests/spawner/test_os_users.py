@@ -19,6 +19,7 @@ from urllib.parse import quote
 import aiohttp
 import psutil
 import pytest
+import pytest_asyncio
 from yarl import URL
 
 import gridcloud
@@ -201,7 +202,7 @@ async def person(hub: UpHouse, name: str) -> AsyncIterator[Person]:
         await hub.stop_server(client, name)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
 async def people(hub: UpHouse, accounts: tuple[str, str]) -> AsyncIterator[tuple[Person, Person]]:
     """Both, with running sessions."""
     async with AsyncExitStack() as stack:
@@ -209,117 +210,132 @@ async def people(hub: UpHouse, accounts: tuple[str, str]) -> AsyncIterator[tuple
         yield first, second
 
 
-async def test_a_session_runs_as_its_owner(people: tuple[Person, Person], hub: UpHouse) -> None:
-    for one in people:
-        account = one.account
-        groups = sorted(os.getgrouplist(one.name, account.pw_gid))
-        ids = [[account.pw_uid] * 3, [account.pw_gid] * 3, groups]
-        code = "[os.getresuid(), os.getresgid(), sorted(os.getgroups()), os.environ['HOME'], os.getcwd()]"
-        assert await one.sees(code) == [*ids, account.pw_dir, account.pw_dir]
-        assert tuple(one.server.uids()) == (account.pw_uid,) * 3
-        assert tuple(one.server.gids()) == (account.pw_gid,) * 3
-        forkers = [words_of(parent) for parent in one.server.parents()]
-        assert any("gridcloud.connections.forkserver" in words for words in forkers), forkers
-        assert await one.sees("[open('made', 'w').write('x'), os.mkdir('folder')]") == [1, None]
-        async with one.asking(hub) as client:
-            body = {"type": "file", "format": "text", "content": "y"}
-            async with client.put(f"{one.path}api/contents/saved.txt", json=body) as answer:
-                assert answer.status == 201, await answer.text()
-        for name in ("made", "folder", "saved.txt"):
-            found = Path(account.pw_dir, name).stat()
-            assert (found.st_uid, found.st_gid) == (account.pw_uid, account.pw_gid)
-        assert (
-            await one.sees("os.path.exists('/proc/self/mem') and os.access('/root/.bashrc', os.W_OK)")
-            is False
-        )
+@pytest.mark.asyncio(loop_scope="class")
+class TestTwoPeople:
+    """Sessions of both, started once."""
 
+    async def test_a_session_runs_as_its_owner(self, people: tuple[Person, Person], hub: UpHouse) -> None:
+        for one in people:
+            account = one.account
+            groups = sorted(os.getgrouplist(one.name, account.pw_gid))
+            ids = [[account.pw_uid] * 3, [account.pw_gid] * 3, groups]
+            code = "[os.getresuid(), os.getresgid(), sorted(os.getgroups()), os.environ['HOME'], os.getcwd()]"
+            assert await one.sees(code) == [*ids, account.pw_dir, account.pw_dir]
+            assert tuple(one.server.uids()) == (account.pw_uid,) * 3
+            assert tuple(one.server.gids()) == (account.pw_gid,) * 3
+            forkers = [words_of(parent) for parent in one.server.parents()]
+            assert any("gridcloud.connections.forkserver" in words for words in forkers), forkers
+            assert await one.sees("[open('made', 'w').write('x'), os.mkdir('folder')]") == [1, None]
+            async with one.asking(hub) as client:
+                body = {"type": "file", "format": "text", "content": "y"}
+                async with client.put(f"{one.path}api/contents/saved.txt", json=body) as answer:
+                    assert answer.status == 201, await answer.text()
+            for name in ("made", "folder", "saved.txt"):
+                found = Path(account.pw_dir, name).stat()
+                assert (found.st_uid, found.st_gid) == (account.pw_uid, account.pw_gid)
+            assert (
+                await one.sees("os.path.exists('/proc/self/mem') and os.access('/root/.bashrc', os.W_OK)")
+                is False
+            )
 
-async def test_sessions_are_shut_to_other_users(people: tuple[Person, Person], hub: UpHouse) -> None:
-    for one, other in (people, people[::-1]):
-        async with one.asking(hub) as client:
-            for path in ("api/status", "api/kernels", "api/contents/", "files/made", "lab"):
-                async with client.get(f"{other.path}{path}", allow_redirects=False) as answer:
-                    assert answer.status in (302, 403, 404), (path, answer.status)
-                    assert "/hub/api/oauth2/authorize" in answer.headers.get(
-                        "Location", "/hub/api/oauth2/authorize"
-                    )
-            async with client.post(f"{other.path}api/kernels", json={}) as answer:
-                assert answer.status == 403
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                await client.ws_connect(f"{other.path}api/kernels/{other.kernel.id}/channels")
-            assert refused.value.status == 403
-            for path in (f"users/{other.name}", f"users/{other.name}/tokens", "users", "proxy", "services"):
-                async with client.get(f"/hub/api/{path}") as answer:
-                    assert answer.status in (403, 404) or other.name not in await answer.text(), path
-            for path in (f"users/{other.name}/server", f"users/{other.name}/tokens"):
-                async with client.post(f"/hub/api/{path}", json={}) as answer:
-                    assert answer.status in (403, 404), path
-            async with client.delete(f"/hub/api/users/{other.name}/server") as answer:
-                assert answer.status in (403, 404)
-            async with client.get(f"/hub/api/users/{other.name}/server/progress") as answer:
-                assert answer.status in (403, 404)
-        async with one.browser.get(f"{other.path}lab", headers=NAVIGATE) as answer:
-            assert answer.status == 403, await answer.text()
-            assert str(answer.url.path).startswith("/hub/")
-        async with one.browser.get(f"{one.path}lab", headers=NAVIGATE) as answer:
-            assert answer.status == 200, await answer.text()
-        # The hub's own pages of gridcloud know only who asks.
-        async with one.browser.get("/hub/gridcloud/notes", params={"user": other.name}) as answer:
-            assert answer.status == 200
-            assert other.name not in await answer.text()
-        for page in ("/hub/home", f"/hub/spawn/{other.name}", f"/hub/user/{other.name}/", "/hub/spawn"):
-            async with one.browser.get(page, headers=NAVIGATE) as answer:
-                text = await answer.text()
-                assert answer.status in (200, 403, 404), page
-                assert other.session not in text, page
+    async def test_sessions_are_shut_to_other_users(
+        self, people: tuple[Person, Person], hub: UpHouse
+    ) -> None:
+        for one, other in (people, people[::-1]):
+            async with one.asking(hub) as client:
+                for path in ("api/status", "api/kernels", "api/contents/", "files/made", "lab"):
+                    async with client.get(f"{other.path}{path}", allow_redirects=False) as answer:
+                        assert answer.status in (302, 403, 404), (path, answer.status)
+                        assert "/hub/api/oauth2/authorize" in answer.headers.get(
+                            "Location", "/hub/api/oauth2/authorize"
+                        )
+                async with client.post(f"{other.path}api/kernels", json={}) as answer:
+                    assert answer.status == 403
+                with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                    await client.ws_connect(f"{other.path}api/kernels/{other.kernel.id}/channels")
+                assert refused.value.status == 403
+                for path in (
+                    f"users/{other.name}",
+                    f"users/{other.name}/tokens",
+                    "users",
+                    "proxy",
+                    "services",
+                ):
+                    async with client.get(f"/hub/api/{path}") as answer:
+                        assert answer.status in (403, 404) or other.name not in await answer.text(), path
+                for path in (f"users/{other.name}/server", f"users/{other.name}/tokens"):
+                    async with client.post(f"/hub/api/{path}", json={}) as answer:
+                        assert answer.status in (403, 404), path
+                async with client.delete(f"/hub/api/users/{other.name}/server") as answer:
+                    assert answer.status in (403, 404)
+                async with client.get(f"/hub/api/users/{other.name}/server/progress") as answer:
+                    assert answer.status in (403, 404)
+            async with one.browser.get(f"{other.path}lab", headers=NAVIGATE) as answer:
+                assert answer.status == 403, await answer.text()
+                assert str(answer.url.path).startswith("/hub/")
+            async with one.browser.get(f"{one.path}lab", headers=NAVIGATE) as answer:
+                assert answer.status == 200, await answer.text()
+            # The hub's own pages of gridcloud know only who asks.
+            async with one.browser.get("/hub/gridcloud/notes", params={"user": other.name}) as answer:
+                assert answer.status == 200
+                assert other.name not in await answer.text()
+            for page in ("/hub/home", f"/hub/spawn/{other.name}", f"/hub/user/{other.name}/", "/hub/spawn"):
+                async with one.browser.get(page, headers=NAVIGATE) as answer:
+                    text = await answer.text()
+                    assert answer.status in (200, 403, 404), page
+                    assert other.session not in text, page
 
+    async def test_accounts_are_kept_apart(self, people: tuple[Person, Person], hub: UpHouse) -> None:
+        closed = [
+            hub.data,
+            hub.data / "logs",
+            hub.data / "hub" / "hub.sqlite",
+            hub.data / "hub" / "proxy-token",
+        ]
+        sockets = [path for path in hub.data.rglob("*") if path.is_socket()] + [socket_path(hub.data)]
+        assert any("fork" in str(path) for path in sockets), sockets
+        for one, other in (people, people[::-1]):
+            theirs = Path(other.account.pw_dir)
+            assert await one.kernel.run(ATTEMPTS) == ""
+            assert await one.sees("attempt(look, os.path.expanduser('~'))") == "done"
+            runtime = list(Path(sock_of(other)).parent.iterdir())
+            assert any("-ipc-" in path.name for path in runtime), runtime
+            for path in (
+                theirs,
+                Path(instance_of(other), "work"),
+                Path(sock_of(other)).parent,
+                *closed,
+                *runtime,
+            ):
+                assert await one.sees(f"attempt(look, {str(path)!r})") in REFUSALS, path
+            for process in [other.server, *other.server.children(recursive=True)]:
+                for name in ("environ", "mem", "fd", "maps"):
+                    path = Path(f"/proc/{process.pid}/{name}")
+                    assert await one.sees(f"attempt(look, {str(path)!r})") == "PermissionError", path
+                assert await one.sees(f"attempt(kill, {process.pid})") == "PermissionError"
+            for path in (*sockets, Path(sock_of(other))):
+                assert await one.sees(f"attempt(connect, {str(path)!r})") == "PermissionError", path
 
-async def test_accounts_are_kept_apart(people: tuple[Person, Person], hub: UpHouse) -> None:
-    closed = [hub.data, hub.data / "logs", hub.data / "hub" / "hub.sqlite", hub.data / "hub" / "proxy-token"]
-    sockets = [path for path in hub.data.rglob("*") if path.is_socket()] + [socket_path(hub.data)]
-    assert any("fork" in str(path) for path in sockets), sockets
-    for one, other in (people, people[::-1]):
-        theirs = Path(other.account.pw_dir)
-        assert await one.kernel.run(ATTEMPTS) == ""
-        assert await one.sees("attempt(look, os.path.expanduser('~'))") == "done"
-        runtime = list(Path(sock_of(other)).parent.iterdir())
-        assert any("-ipc-" in path.name for path in runtime), runtime
-        for path in (
-            theirs,
-            Path(instance_of(other), "work"),
-            Path(sock_of(other)).parent,
-            *closed,
-            *runtime,
-        ):
-            assert await one.sees(f"attempt(look, {str(path)!r})") in REFUSALS, path
-        for process in [other.server, *other.server.children(recursive=True)]:
-            for name in ("environ", "mem", "fd", "maps"):
-                path = Path(f"/proc/{process.pid}/{name}")
-                assert await one.sees(f"attempt(look, {str(path)!r})") == "PermissionError", path
-            assert await one.sees(f"attempt(kill, {process.pid})") == "PermissionError"
-        for path in (*sockets, Path(sock_of(other))):
-            assert await one.sees(f"attempt(connect, {str(path)!r})") == "PermissionError", path
+    async def test_what_listens_answers_nobody_else(
+        self, people: tuple[Person, Person], hub: UpHouse
+    ) -> None:
+        for one, other in (people, people[::-1]):
+            async with await connect_async(data=hub.data, alone=True) as gridcloud:
+                (session,) = await gridcloud.sessions(owner=other.name)
+            assert session.endpoint is not None
+            ports = sorted({*listening(hub), session.endpoint.port})
+            code = ASK.format(ports=ports, path=f"{other.path}api/kernels")
+            said = await one.kernel.run(code)
+            for port, status in json.loads(said).items():
+                assert status not in (200, 201), port
 
-
-async def test_what_listens_answers_nobody_else(people: tuple[Person, Person], hub: UpHouse) -> None:
-    for one, other in (people, people[::-1]):
-        async with await connect_async(data=hub.data, alone=True) as gridcloud:
-            (session,) = await gridcloud.sessions(owner=other.name)
-        assert session.endpoint is not None
-        ports = sorted({*listening(hub), session.endpoint.port})
-        code = ASK.format(ports=ports, path=f"{other.path}api/kernels")
-        said = await one.kernel.run(code)
-        for port, status in json.loads(said).items():
-            assert status not in (200, 201), port
-
-
-async def test_kernels_tell_nobody_else(people: tuple[Person, Person]) -> None:
-    one, other = people
-    ports = sorted(ports_of(process.pid for process in processes_of(other.name)))
-    assert await one.kernel.run(LISTEN.format(ports=ports)) == ""
-    for number in range(5):
-        assert await other.kernel.run(f"print('whisper', {number})") == f"whisper {number}\n"
-    assert await one.kernel.run("hear()") == ""
+    async def test_kernels_tell_nobody_else(self, people: tuple[Person, Person]) -> None:
+        one, other = people
+        ports = sorted(ports_of(process.pid for process in processes_of(other.name)))
+        assert await one.kernel.run(LISTEN.format(ports=ports)) == ""
+        for number in range(5):
+            assert await other.kernel.run(f"print('whisper', {number})") == f"whisper {number}\n"
+        assert await one.kernel.run("hear()") == ""
 
 
 async def test_an_owner_without_an_account_is_told_so(hub: UpHouse) -> None:

@@ -152,7 +152,8 @@ class UpHouse:
     @asynccontextmanager
     async def stranger(self) -> AsyncIterator[aiohttp.ClientSession]:
         """Open a browser of sorts that is not logged in."""
-        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
+        # Closed after each answer: a browser may outlive the test that one page is of.
+        connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver(), force_close=True)
         jar = aiohttp.CookieJar(unsafe=True)  # it keeps cookies of addresses
         async with aiohttp.ClientSession(self.url, cookie_jar=jar, connector=connector) as client:
             yield client
