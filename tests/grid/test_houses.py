@@ -116,6 +116,46 @@ async def test_a_session_goes_on_at_another_partner(tmp_path: Path) -> None:
         await over(oslo, session)
 
 
+@pytest.mark.lab
+async def test_a_machine_is_lent_through_a_relay(tmp_path: Path) -> None:
+    """Neither who lends nor who borrows has a port that anybody could reach; a third member relays."""
+    relay = GRID | {"relays_others": True}
+    closed: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
+    for name in ("r", "b", "o"):
+        (tmp_path / name).mkdir()
+    lent_out = {"providers": ["lent"], **QUICK}
+    async with (
+        open_house(tmp_path / "r", {"own": NOTHING}, grid=relay) as rome,
+        open_house(tmp_path / "b", {"lent": here(cpus=2)}, grid=closed, lending=lent_out) as bergen,
+        open_house(tmp_path / "o", own, grid=closed, lending=QUICK) as oslo,
+    ):
+        await rome.office.init("Rome")
+        await rome.office.found("north")
+        for name, house in {"Bergen": bergen, "Oslo": oslo}.items():
+            await house.office.init(name)
+            _, invitation = await rome.office.invite("north", house.office.me)
+            await house.office.join(invitation, rome.office.me)
+        relays = (rome.office.me,)
+        for one, other in ((bergen, oslo), (oslo, bergen)):
+            await until(
+                lambda one=one, other=other: (  # type: ignore[misc]
+                    (there := one.office.profiles().get(other.office.me)) is not None
+                    and there.relays == relays
+                ),
+                30,
+            )
+        instance = await obtain(oslo)
+        assert instance.offer is not None
+        assert instance.offer.institution == "Bergen"
+        assert await read_output(await link(oslo, instance), "echo", "through Rome") == "through Rome\n"
+        link_ = next(one for one in oslo.office.status().links if one.institution == bergen.office.me)
+        assert link_.way is Way.RELAYED
+        await end(oslo, instance)
+        await until(lambda: lent(bergen) == [LentState.ENDED])
+        await until(lambda: _standings(bergen) == _standings(oslo) == [Standing.AGREED])
+
+
 def _standings(house: House) -> list[Standing]:
     return [one.standing for one in house.leasing.accounts.entries()]
 

@@ -26,7 +26,7 @@ from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.keys import PrivateKey, ServiceKey, institution_of, make_key_list
 from gridcloud.federation.leases import Terms
 from gridcloud.federation.records import Profile
-from gridcloud.grid.doorway import MessageHandler, StreamHandler
+from gridcloud.grid.doorway import Admission, MessageHandler, StreamHandler
 from gridcloud.grid.leasing import Leasing
 from gridcloud.grid.model import Community, Member
 from gridcloud.identity.authority import Authority
@@ -174,7 +174,7 @@ class Town:
     def handle(self, prefix: str, handler: MessageHandler) -> None:
         self.handlers[prefix] = handler
 
-    def stream(self, name: str, handler: StreamHandler) -> None:
+    def stream(self, name: str, handler: StreamHandler, admit: Admission | None = None) -> None:
         self.streams[name] = handler
 
     async def shut(self) -> None:

@@ -61,12 +61,17 @@ class Handover:
         self._streams: defaultdict[Key, set[asyncio.Task[None]]] = defaultdict(set)
         desk.when_ended(self._cut)
 
+    async def admit(self, sender: str, id: str) -> None:
+        """Refuse who does not hold the lease, with a reason; see `doorway.Admission`. Raises NotFound."""
+        await self._address((sender, id))
+        if len(self._streams.get((sender, id), ())) >= STREAMS:
+            raise NotFound(f"Lease {id} has {STREAMS} streams already.")
+
     async def serve(self, sender: str, id: str, link: socket.socket) -> None:
         """Serve one stream to its end; see `doorway.StreamHandler`. Raises NotFound where no such lease is held."""
         key = sender, id
+        await self.admit(*key)
         address = await self._address(key)
-        if len(self._streams[key]) >= STREAMS:
-            raise NotFound(f"Lease {id} has {STREAMS} streams already.")
         authority = await _read_authority(link)
         account = Account(
             principal_of(id), str(getattr(address, "directory", "")), lambda: self._connect(address)

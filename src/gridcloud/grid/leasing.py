@@ -15,7 +15,7 @@ from gridcloud.federation.leases import Status, Terms
 from gridcloud.grid.accounts import Accounts
 from gridcloud.grid.asking import Enquiries
 from gridcloud.grid.borrowing import BorrowingDesk
-from gridcloud.grid.doorway import MessageHandler, StreamHandler
+from gridcloud.grid.doorway import Admission, MessageHandler, StreamHandler
 from gridcloud.grid.ends import Ends
 from gridcloud.grid.handover import STREAM, Handover
 from gridcloud.grid.judging import Bench
@@ -36,8 +36,8 @@ class Door(Protocol):
     def handle(self, prefix: str, handler: MessageHandler) -> None:
         """Have messages of a prefix go to a handler."""
 
-    def stream(self, name: str, handler: StreamHandler) -> None:
-        """Have streams of a name go to a handler."""
+    def stream(self, name: str, handler: StreamHandler, admit: Admission | None = None) -> None:
+        """Have streams of a name go to a handler, once `admit` refused none."""
 
 
 class Leasing:
@@ -124,7 +124,7 @@ class Leasing:
         self.borrowing.see_to(ends.see_to)
         door.handle("lease", self._answer)
         door.handle("ledger", self.accounts.answer)
-        door.stream(STREAM, self.handover.serve)
+        door.stream(STREAM, self.handover.serve, self.handover.admit)
 
     async def load(self) -> None:
         """Take up what was borrowed, before the runner is started: it asks what there is."""
