@@ -143,6 +143,12 @@ def test_enough_members_sign(pair: tuple[Institution, Institution], tmp_path: Pa
     assert changed["in_force"] is True, "one signature was enough until now"
     theirs.until("chemistry", lambda found: found["threshold"] == 2)
 
+    theirs.say("branch", "chemistry", "--output", str(tmp_path / "branch"))
+    assert len(json.loads((tmp_path / "branch").read_text())["lists"]) == 3
+    ours.say("adopt", "chemistry", str(tmp_path / "invitation"), "--yes", code=2)
+    ours.say("adopt", "chemistry", str(tmp_path / "branch"), "--yes")
+    assert "List 3 of chemistry holds: 2 members." in ours.told
+
     waits = theirs.json("change", "chemistry", "--ends", "2030-01-01")
     assert waits["in_force"] is False
     assert waits["proposal"]["ends"].startswith("2030-01-01T00:00:00")

@@ -59,6 +59,8 @@ PATHS = {
     "/v1/grid",
     "/v1/grid/communities",
     "/v1/grid/communities/{name}",
+    "/v1/grid/communities/{name}/adopt",
+    "/v1/grid/communities/{name}/branch",
     "/v1/grid/communities/{name}/changes",
     "/v1/grid/communities/{name}/forget",
     "/v1/grid/communities/{name}/invitations",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "VERBS",
     "RootFile",
+    "adopt",
+    "branch",
     "change",
     "confirm",
     "count_members",
@@ -43,8 +45,8 @@ __all__ = [
 
 PATIENCE = 5.0
 """Seconds to wait for the list of members that we are on."""
-LARGEST = 2**16
-"""Bytes of an invitation."""
+LARGEST = 2**20
+"""Characters of an invitation, or of lists of members: more is no request."""
 
 Name = Annotated[
     str,
@@ -136,7 +138,7 @@ async def join(
     inviter: Fingerprint,
 ) -> None:
     """Answer an invitation of the institution with this fingerprint. It may be done again."""
-    document = _read_invitation(invitation)
+    document = _read_document(invitation, "invitation", "gridcloud grid invite")
     async with await frame.connect() as client:
         joined = await _await_list(client, await client.grid.join(document, " ".join(inviter)))
     if frame.json:
@@ -273,6 +275,55 @@ async def forget(frame: Frame, community: Name, yes: Yes = False) -> None:
     _say(frame, f"{name} is forgotten.", {"community": community, "forgotten": True})
 
 
+@framed
+async def branch(
+    frame: Frame,
+    community: Name,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write them; else they are printed."),
+    ] = None,
+) -> None:
+    """Print the lists of members that are remembered, for a member of the other branch of a fork: no secret."""
+    async with await frame.connect() as client:
+        lists = await client.grid.branch(community)
+    if output is not None:
+        _write(output, json.dumps({"lists": lists}))
+    if frame.json or output is None:
+        frame.show({"lists": lists})
+
+
+@framed
+async def adopt(
+    frame: Frame,
+    community: Name,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="What `branch` printed there, or here; -: standard input.")
+    ],
+    yes: Yes = False,
+) -> None:
+    """End a fork: go over to the lists of a member of the other branch or, by one's own lists, stay."""
+    lists = _read_document(file, "lists of members", "gridcloud grid branch").get("lists")
+    if not isinstance(lists, list) or not all(isinstance(one, dict) for one in lists):
+        raise InvalidRequest(
+            f"{file} holds no lists of members.", remedy="It is what `gridcloud grid branch` printed."
+        )
+    async with await frame.connect() as client:
+        name = await _name(client, community)
+        confirm(
+            frame,
+            f"Go over to the lists in {file}? Who is not on them is no member of {plain(name)} any more.",
+            yes,
+        )
+        adopted = await client.grid.adopt(community, lists)
+    if frame.json:
+        frame.show(adopted)
+    else:
+        error_console().print(
+            f"List {adopted.number} of {plain(adopted.name)} holds: {count_members(adopted)} members."
+        )
+
+
 VERBS: dict[str, Callable[..., Any]] = {
     "found": found,
     "invite": invite,
@@ -282,6 +333,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "sign": sign,
     "change": change,
     "revoke": revoke,
+    "branch": branch,
+    "adopt": adopt,
     "leave": leave,
     "forget": forget,
 }
@@ -296,7 +349,7 @@ def describe_state(community: Community) -> str:
     """Return how we stand with a community, in words; empty: as a member."""
     words = [
         f"put out: {community.revoked}" if community.revoked else "",
-        f"forked: {community.forked} signed two lists" if community.forked else "",
+        f"forked: {community.forked}" if community.forked else "",
         "waiting to be taken in" if community.joining and not community.revoked else "",
         "leaving" if community.leaving else "",
     ]
@@ -433,16 +486,14 @@ def _moment(text: str | None) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _read_invitation(name: str) -> dict[str, Any]:
+def _read_document(name: str, what: str, verb: str) -> dict[str, Any]:
     try:
         text = sys.stdin.read(LARGEST) if name == "-" else _read(Path(name))
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise InvalidRequest(
-            f"{name} holds no invitation.", remedy="It is what `gridcloud grid invite` printed."
-        )
+        raise InvalidRequest(f"{name} holds no {what}.", remedy=f"It is what `{verb}` printed.")
     return document
 
 

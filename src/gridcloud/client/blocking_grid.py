@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -78,6 +78,14 @@ class BlockingGrid:
     ) -> Proposal | None:
         """Put a member out, for good; None once it is in force."""
         return self._portal.call(lambda: self._grid.revoke(community, institution, why, root=root))
+
+    def branch(self, community: str) -> list[dict[str, Any]]:
+        """Return the lists of members that we remember, for a member of the other branch of a fork."""
+        return self._portal.call(self._grid.branch, community)
+
+    def adopt(self, community: str, lists: Sequence[Mapping[str, Any]]) -> Community:
+        """End a fork: go over to the lists of a member of the other branch or, by our own, stay."""
+        return self._portal.call(lambda: self._grid.adopt(community, lists))
 
     def leave(self, community: str, *, root: Secret | None = None) -> bool:
         """Leave a community and forget it; False while no other member heard of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from gridcloud.grid.model import Community, Proposal, Standing, Status
 from gridcloud.grid.reports import Record, Report
 from gridcloud.identity import Secret
 from gridcloud.service.grid_documents import (
+    Branch,
     ChangeOrder,
     Communities,
     CommunityWish,
@@ -110,6 +111,15 @@ class Grid:
         """Put a member out, for good; None once it is in force."""
         order = _valid(RevocationOrder, institution=institution, why=why, root=_reveal(root))
         return (await self._wire.ask("POST", _path(community, "revocations"), Outcome, order)).proposal
+
+    async def branch(self, community: str) -> list[dict[str, Any]]:
+        """Return the lists of members that we remember, for a member of the other branch of a fork."""
+        return (await self._wire.ask("GET", _path(community, "branch"), Branch)).lists
+
+    async def adopt(self, community: str, lists: Sequence[Mapping[str, Any]]) -> Community:
+        """End a fork: go over to the lists of a member of the other branch or, by our own, stay."""
+        order = _valid(Branch, lists=[dict(one) for one in lists])
+        return await self._wire.ask("POST", _path(community, "adopt"), Community, order)
 
     async def leave(self, community: str, *, root: Secret | None = None) -> bool:
         """Leave a community and forget it; False while no other member heard of it."""

@@ -14,6 +14,7 @@ from gridcloud.grid.terms import read_weights
 from gridcloud.identity import Secret
 from gridcloud.service.access import Admin, TheHouse
 from gridcloud.service.grid_documents import (
+    Branch,
     ChangeOrder,
     Communities,
     CommunityWish,
@@ -109,6 +110,18 @@ async def revoke(name: str, order: RevocationOrder, caller: Admin, house: TheHou
     """Put a member out, for good."""
     made = await house.office.revoke(name, order.institution, order.why, root=_root(order))
     return Outcome(proposal=made)
+
+
+@router.get("/communities/{name}/branch")
+async def branch(name: str, caller: Admin, house: TheHouse) -> Branch:
+    """Return the lists of members that we remember, for a member of the other branch of a fork."""
+    return Branch(lists=house.office.branch(name))
+
+
+@router.post("/communities/{name}/adopt")
+async def adopt(name: str, order: Branch, caller: Admin, house: TheHouse) -> Community:
+    """End a fork: go over to the lists of a member of the other branch or, by our own, stay."""
+    return await house.office.adopt(name, order.lists)
 
 
 @router.post("/communities/{name}/leave")

@@ -15,6 +15,7 @@ from gridcloud.grid.reports import Record
 from gridcloud.settings import Duration
 
 __all__ = [
+    "Branch",
     "ChangeOrder",
     "Communities",
     "CommunityWish",
@@ -102,6 +103,12 @@ class SignOrder(RootOrder):
     digest: Digest | Literal[""] = Field(
         default="", description="of the list that was looked at; no other is signed"
     )
+
+
+class Branch(_Order):
+    """The lists of members that one of them remembers, oldest first."""
+
+    lists: list[dict[str, Any]] = Field(min_length=1)
 
 
 class ChangeOrder(RootOrder):
