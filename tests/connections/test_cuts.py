@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.labs.fixtures import StartMachine
-from tests.labs.machines import Machine
+from tests.labs.machines import Lab, Machine
 
 from gridcloud import connections
 from gridcloud.connections import programs
@@ -33,14 +33,24 @@ def address_of(machine: Machine, **changes: object) -> SSHAddress:
     return SSHAddress.model_validate(known | changes)
 
 
+@pytest.fixture(scope="class")
+def pair(ssh_lab: Lab) -> Iterator[tuple[Machine, Machine]]:
+    """Two machines, the second behind the first, which the tests of a class share."""
+    gate = asyncio.run(ssh_lab.start(ssh_lab.unused_name()))
+    hidden = asyncio.run(ssh_lab.start(ssh_lab.unused_name(), behind=gate, root_login=False))
+    yield gate, hidden
+    for machine in (hidden, gate):
+        ssh_lab.stop(machine)
+
+
 class TestMachineBehindAnother(ConnectionContract):
     """As an ordinary user of a machine that only another machine reaches."""
 
     @pytest.fixture
-    async def connect(self, start_machine: StartMachine) -> Connect:
-        gate = await start_machine()
-        hidden = await start_machine(behind=gate, root_login=False)
-        address = address_of(hidden, jump=address_of(gate))
+    def connect(self, pair: tuple[Machine, Machine]) -> Connect:
+        gate, hidden = pair
+        folder = hidden.execute("runuser", "-u", "user", "--", "mktemp", "-d", "-p", "/home/user").strip()
+        address = address_of(hidden, jump=address_of(gate), directory=folder)
         return lambda: connections.open(address, FileCredentials(hidden.private_key))
 
 
