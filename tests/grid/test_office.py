@@ -109,6 +109,7 @@ async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
         assert await beta.office.sign("north") is None
         await until(lambda: not delta.office.community("north").joining)
         await until(lambda: delta.office.me in gamma.office.members())
+        await until(lambda: delta.office.me in alpha.office.profiles())
         revoking = await gamma.office.revoke("north", "delta", "the project is over")
         assert revoking is not None
         assert revoking.signed_here
@@ -116,6 +117,9 @@ async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
         await until(lambda: bool(alpha.office.community("north").proposals))
         assert await alpha.office.sign("north") is None
         await until(lambda: delta.office.me not in gamma.office.members())
+        await until(lambda: delta.office.community("north").revoked == "the project is over")
+        assert not delta.office.members()
+        await delta.office.forget("north")
         with pytest.raises(UnknownSigner):
             await gamma.office.caller.ask("0" * 32, "test.say", {})
         with pytest.raises(Revoked):

@@ -20,7 +20,7 @@ from gridcloud.errors import (
 )
 from gridcloud.federation.communities import MemberList, draft_next, read_list, sign_list
 from gridcloud.federation.encoding import Json
-from gridcloud.federation.keys import PrivateKey, unsigned, verify
+from gridcloud.federation.keys import KeyList, PrivateKey, unsigned, verify
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
 from gridcloud.grid.links import LinkBook
@@ -43,6 +43,13 @@ class Assent:
         self._caller = caller
         self._links = links
         self._changed = changed
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End what is under way. May be called twice."""
+        for task in list(self._telling):
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
 
     async def propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         """Put a list forward, signed by us where the root key is given; None when it is in force already.
@@ -186,13 +193,28 @@ class Assent:
         threshold = held.membership.current.threshold
         done = [one for one in held.proposals.values() if len(one.signatures) >= threshold]
         if done:
+            former = {one.institution for one in held.membership.current.revoked}
             held.membership.offer(done[0])
             log.info("list %s of %s is in force", done[0].number, done[0].name)
+            put_out = {one.institution for one in done[0].revoked} - former
+            for keys in [held.gossip.keys[who] for who in put_out if who in held.gossip.keys]:
+                task = asyncio.create_task(self._tell(keys, done[0]), name="grid: farewell")
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
         held.drop_stale()
         self._circle.learn_guests(held)
         await self._circle.save(held)
         if done:
             self._changed()
+
+    async def _tell(self, keys: KeyList, found: MemberList) -> None:
+        """Tell who was put out by which list, once: later nobody lets it in, and it would not know why."""
+        item = {"kind": "list", "content": found.document()}
+        body = {"community": found.community, "items": [item], "want_keys": [], "want_records": []}
+        try:
+            await self._caller.ask_known(keys, "gossip.give", body)
+        except GridcloudError as error:
+            log.info("%s is not told that it was put out: %s", keys.institution, error)
 
     async def _show(self, held: Held, who: str, draft: MemberList) -> None:
         try:

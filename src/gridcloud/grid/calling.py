@@ -147,6 +147,13 @@ class Caller:
         async with _within(host.institution, timeout):
             return await self._ask(host, kind, body, guest=addresses)
 
+    async def ask_known(
+        self, theirs: KeyList, kind: str, body: Json, *, timeout: float = 30.0
+    ) -> tuple[str, Json]:
+        """Send a message to whoever has these keys, a former member too. Raises as `ask` does."""
+        async with _within(theirs.institution, timeout):
+            return await self._ask(theirs, kind, body)
+
     async def open_stream(
         self, institution: str, name: str, id: str, *, timeout: float = 30.0
     ) -> socket.socket:

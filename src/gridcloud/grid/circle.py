@@ -66,6 +66,10 @@ class Held:
         """Its id."""
         return self.gossip.membership.community
 
+    def has_put_out(self, institution: str) -> bool:
+        """Say whether the newest list has revoked an institution."""
+        return any(one.institution == institution for one in self.membership.current.revoked)
+
     def drop_stale(self) -> None:
         """Forget proposals that do not follow on the newest list any more, and guests who are on it."""
         self.guests = {who: guest for who, guest in self.guests.items() if not self.membership.is_listed(who)}
@@ -296,8 +300,12 @@ class Circle:
         return milliseconds(self._clock.now())
 
     def memberships(self) -> list[Membership]:
-        """Return all lists of members."""
-        return [held.membership for held in self.held.values()]
+        """Return the lists of members of our communities; of one that put us out, nobody is believed any more."""
+        return [held.membership for held in self.inside()]
+
+    def inside(self) -> list[Held]:
+        """Return the communities that we are in or about to come into."""
+        return [held for held in self.held.values() if not held.has_put_out(self.me)]
 
     def known_keys(self) -> dict[str, KeyList]:
         """Return the newest key list of each institution, from whichever community it came."""

@@ -153,6 +153,7 @@ class Office:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._assent.close()
         await self._attendance.close()
         await self._relay.close()
         await self.doorway.close()
@@ -286,7 +287,7 @@ class Office:
         now = self._circle.now()
         return {
             who: show_member(self._circle, held, who)
-            for held in self._circle.held.values()
+            for held in self._circle.inside()
             for who in held.membership.members(now)
             if who != self.me
         }
