@@ -12,12 +12,15 @@ from typing import Any
 import asyncssh
 import pytest
 
+from gridcloud.clock import SystemClock
 from gridcloud.connections.driver import Command
 from gridcloud.connections.model import SSHAddress
 from gridcloud.errors import ConnectionLost, GridcloudError, NotFound
 from gridcloud.federation.borrowing import BorrowedState
+from gridcloud.federation.encoding import milliseconds
 from gridcloud.federation.leases import LentState
-from gridcloud.federation.ledger import Standing
+from gridcloud.federation.ledger import Claim, Entry, Standing, seal
+from gridcloud.federation.wishes import Capacity
 from gridcloud.instances.model import Reason, Request, State
 from gridcloud.testing.instances import read_output
 from tests.grid.towns import FAST, House, Town, found, open_house
@@ -169,6 +172,7 @@ async def test_a_borrower_that_vanishes_loses_it_when_its_time_is_over(tmp_path:
         assert "could not be renewed" in ended.detail
 
 
+@pytest.mark.lab
 async def test_a_way_that_is_whole_again_in_time_costs_nothing(tmp_path: Path) -> None:
     async with two(tmp_path) as (bergen, oslo):
         instance = await oslo.obtain()
@@ -314,3 +318,34 @@ async def until_told(house: House, subject: str, type: str) -> str:
             if event.type == type:
                 return event.message
     raise AssertionError("it was never told")
+
+
+@pytest.mark.lab
+async def test_the_least_favoured_give_back_first(tmp_path: Path) -> None:
+    bergen, oslo, rome = found("Bergen", "Oslo", "Rome")
+    async with (
+        open_house(tmp_path / "b", bergen, lender()) as lending,
+        open_house(tmp_path / "o", oslo, BORROWER) as favoured,
+        open_house(tmp_path / "r", rome, BORROWER) as other,
+    ):
+        first, second = await favoured.obtain(), await other.obtain()
+        now = milliseconds(SystemClock().now())
+        claim = Claim(
+            lease="i-earlier-0",
+            part=0,
+            lender=oslo.me,
+            borrower=bergen.me,
+            user="bo",
+            capacity=Capacity(millicores=8000),
+            began=now - 7_200_000,
+            ended=now,
+        )
+        entry = Entry(claim=claim, lender=seal(claim, oslo.key), borrower=seal(claim, bergen.key))
+        await lending.store.insert("ledger", "e-earlier", oslo.me, "agreed", entry.document())
+        await lending.leasing.accounts.close()
+        await lending.leasing.accounts.start()
+        refused = await lending.runner.submit("grace", SMALL)
+        with pytest.raises(GridcloudError, match="Nothing is free"):
+            await lending.runner.wait(refused.id)
+        assert "Bergen takes its machine back" in await until_told(other, second.id, "reclaimed")
+        assert (await favoured.runner.records.get(first.id)).notice == ""

@@ -252,6 +252,8 @@ class LendingDesk:
 
     def _note(self, instance: Instance) -> None:
         """Hear of a change of an instance: one of a lease, or of one of our own that found no room."""
+        if self._loop is None or self._loop.done():  # not yet, or no longer, at work: all is looked at again
+            return
         if (key := self._loans.of_instance(instance.id)) is not None:
             self._wake(key)
         elif instance.state is State.FAILED and instance.reason is Ending.NO_OFFER:
