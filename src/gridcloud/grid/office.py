@@ -527,6 +527,12 @@ class Office:
         ]
         if self._settings().listen and not self._settings().addresses:
             found.append("We listen, and tell nobody where: set grid.addresses.")
+        members = self._circle.members()
+        found += [
+            f"grid.relays: {who} is no member." for who in self._settings().relays if who not in members
+        ]
+        if members and not (self._addresses() or self._attendance.relays()):
+            found.append("Nobody can reach us: there is no address, and no relay is attended.")
         return found
 
     # Small steps -----------------------------------------------------------------------------------------------
