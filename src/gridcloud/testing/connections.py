@@ -462,9 +462,10 @@ async def _first(process: Process) -> bytes:
 
 
 async def _gone(connection: Connection, pid: int) -> bool:
-    """Tell whether a process of the instance ends within five seconds (a zombie has ended)."""
+    """Tell whether a process of the instance ends within half a minute (a zombie has ended): a host that does other
+    work besides is slow to."""
     look = (
-        'n=0; while [ $n -lt 100 ]; do case $(cat /proc/$1/stat 2>/dev/null) in ""|*") Z "*) exit 0;; esac;'
+        'n=0; while [ $n -lt 600 ]; do case $(cat /proc/$1/stat 2>/dev/null) in ""|*") Z "*) exit 0;; esac;'
     )
     look += " n=$((n+1)); sleep 0.05; done; exit 1"
     return (await connections.run(connection, Command(("sh", "-c", look, "sh", str(pid))))).code == 0
