@@ -101,12 +101,21 @@ async def test_accepted_messages_are_remembered_across_a_kill(tmp_path: Path) ->
 
 def test_memory_is_not_believed_after_the_computer_went_down(tmp_path: Path) -> None:
     path = tmp_path / "nonces"
-    assert not Journal(path, OffClock(), known=False).cache.state()["not_before"]
-    assert Journal(path, OffClock()).cache.state()["not_before"]  # it should be there, and is not
+
+    def not_before(*, known: bool = True) -> int:
+        journal = Journal(path, OffClock(), known=known)
+        journal.close()
+        return int(journal.cache.state()["not_before"])
+
+    assert not not_before(known=False)  # the first start
+    assert not not_before()
+    path.unlink()
+    assert not_before()  # it should be there
     path.write_text("another-boot 0\n")
-    assert Journal(path, OffClock()).cache.state()["not_before"]
+    assert not_before()
     path.write_text("garbage")
-    assert Journal(path, OffClock()).cache.state()["not_before"]
+    assert not_before()
+    assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("writes", range(4))

@@ -34,6 +34,7 @@ class Journal:
         self._turned = clock.monotonic()
         self._file = -1
         self.cache = self._read()
+        self._turn()
 
     def note(self, envelope: Envelope) -> None:
         """Write down a message that `cache` accepted, before it is answered."""
