@@ -98,7 +98,7 @@ class Institution:
         def told() -> str:
             return program.log.read_bytes()[self._said :].decode(errors="replace")
 
-        wait(lambda: program.process.poll() is not None or sign in told(), told, 120)
+        wait(lambda: program.process.poll() is not None or (sign in told() and self._answers()), told, 180)
         assert program.process.poll() is None, told()
 
     def kill(self) -> None:
@@ -156,6 +156,11 @@ class Institution:
             return document
         finally:
             link.close()
+
+    def _answers(self) -> bool:
+        path = self.data / "run" / "service.sock"
+        with socket.socket(socket.AF_UNIX) as probe:
+            return path.exists() and probe.connect_ex(str(path)) == 0
 
 
 @dataclass
