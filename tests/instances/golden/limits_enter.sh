@@ -122,7 +122,8 @@ export GRIDCLOUD_INSTANCE="$id" OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cores}"
 [ "$visible" = no ] || export CUDA_VISIBLE_DEVICES="$gpus"
 [ -n "$memory_held" ] || ulimit -d $((memory / 1024)) 2>/dev/null
 [ -z "$picked" ] || taskset -cp "$picked" $$ >/dev/null 2>&1
-[ -n "$cpu_held" ] || renice -n 5 -p $$ >/dev/null 2>&1
+# renice sets a priority, which may be above that of who asks; nice adds to it.
+[ -n "$cpu_held" ] || ! command -v nice >/dev/null || set -- nice -n 5 "$@"
 # Once more at the last moment: from its exec on it carries the name by which it is found and ended.
 [ -d "$directory" ] || gone
 exec "$@"
