@@ -300,6 +300,10 @@ class Accounts:
         return summarise(self._entries.values(), frozenset({peer, self._neighbours.me}), month)
 
     async def _put(self, entry: Entry) -> None:
+        """Store an entry. Who is called off meanwhile has stored it all the same."""
+        await asyncio.shield(self._store_entry(entry))
+
+    async def _store_entry(self, entry: Entry) -> None:
         claim = entry.claim
         other = claim.borrower if claim.lender == self._neighbours.me else claim.lender
         known = self._records.get(claim.id)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pydantic import BaseModel, ConfigDict
 
-from gridcloud.errors import NotFound
+from gridcloud.errors import Conflict, NotFound
 from gridcloud.federation.borrowing import Borrowed, BorrowedState
 from gridcloud.store import Entry, Record, Store
 
@@ -71,7 +73,10 @@ class Borrowings:
         return found
 
     async def put(self, one: Borrowing) -> None:
-        """Store one, with an event where its state changed."""
+        """Store one, with an event where its state changed. Who is called off meanwhile has stored it all the same."""
+        await asyncio.shield(self._put(one))
+
+    async def _put(self, one: Borrowing) -> None:
         lease = one.lease
         known = self._records.get(lease.id)
         body = one.model_dump(mode="json")
@@ -81,7 +86,12 @@ class Borrowings:
             record = await self._store.insert("borrowed", lease.id, one.owner, lease.state, body, [event])
         else:
             events = [event] if known.state != lease.state else []
-            record = await self._store.update(known, state=lease.state, body=body, events=events)
+            try:
+                record = await self._store.update(known, state=lease.state, body=body, events=events)
+            except Conflict:  # what is in the store holds
+                record = await self._store.get("borrowed", lease.id)
+                self._keep(record, Borrowing.model_validate(record.body))
+                raise
         self._keep(record, one)
 
     def _keep(self, record: Record, one: Borrowing) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from gridcloud.errors import Conflict
 from gridcloud.federation.lending import Lent
 from gridcloud.grid.wishes import guest_of
 from gridcloud.store import Entry, Record, Store
@@ -71,7 +73,10 @@ class Loans:
         return self._by_instance.get(instance_id)
 
     async def put(self, loan: Loan) -> None:
-        """Store one, with an event where its state changed."""
+        """Store one, with an event where its state changed. Who is called off meanwhile has stored it all the same."""
+        await asyncio.shield(self._put(loan))
+
+    async def _put(self, loan: Loan) -> None:
         known = self._records.get(loan.key)
         lent = loan.lent
         body: dict[str, Any] = loan.model_dump(mode="json")
@@ -83,7 +88,12 @@ class Loans:
             record = await self._store.insert("loan", identifier, lent.borrower, lent.state, body, [event])
         else:
             events = [event] if known.state != lent.state else []
-            record = await self._store.update(known, state=lent.state, body=body, events=events)
+            try:
+                record = await self._store.update(known, state=lent.state, body=body, events=events)
+            except Conflict:  # what is in the store holds
+                record = await self._store.get("loan", known.id)
+                self._keep(record, Loan.model_validate(record.body))
+                raise
         self._keep(record, loan)
 
     async def forget(self, key: Key) -> None:
