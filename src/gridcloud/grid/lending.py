@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -360,7 +361,13 @@ class LendingDesk:
         request = request_of(loan.lent.wish, loan.providers[loan.tried], seconds)
         name = f"lease {loan.lent.id}"
         with contextlib.suppress(Conflict):  # it was asked for before a crash
-            await self._runner.submit(loan.guest, request, name=name, instance_id=loan.instance_id)
+            await self._runner.submit(
+                loan.guest,
+                request,
+                name=name,
+                instance_id=loan.instance_id,
+                before_end=_tidying(loan.lent.wish.need),
+            )
 
     async def _keep(self, loan: Loan) -> None:
         """See that the machine of a held lease is there, and that it lives on while the lease is renewed."""
@@ -467,3 +474,14 @@ async def _quietly(work: Awaitable[Any]) -> None:
         log.warning("lending: %s", error)
     except Exception:  # a fault of ours in what is done beside must not end the desk
         log.exception("lending")
+
+
+def _tidying(need: str) -> tuple[str, ...]:
+    """Return the command that removes what a borrower's session left beside its machine's own folder.
+
+    It is named after the borrower's instance (`sessions.places`), which the driver that removes such folders does not
+    know; and the borrower may be gone when a lease ends.
+    """
+    if not re.fullmatch(r"i-[a-z0-9]{1,60}", need):
+        return ()
+    return ("rm", "-rf", "--", f"/tmp/gridcloud-{need}")  # noqa: S108 - see there
