@@ -206,3 +206,18 @@ def test_a_broker_killed_while_it_begins_makes_no_second(country: Country, whose
     assert len(_live(bergen)) <= 1
     _stop_all(aarhus)
     wait(lambda: not _held(bergen) and not _live(bergen), lambda: str(_held(bergen)), PATIENCE)
+
+
+@pytest.mark.keeps("the services of all tests here, begun anew")
+@pytest.mark.parametrize("whose", ["aarhus", "bergen"])
+def test_a_broker_killed_while_it_ends_leaves_nothing(country: Country, instance: str, whose: str) -> None:
+    victim = getattr(country, whose)
+    ending = country.aarhus.begin(f"instance stop {instance}")
+    wait(lambda: _state(country.aarhus, instance) != "ready", seconds=PATIENCE)
+    victim.kill()
+    ending.kill()
+    ending.communicate()
+    victim.start()
+    victim.wait()
+    wait(lambda: _state(country.aarhus, instance) == "stopped", seconds=PATIENCE)
+    wait(lambda: not _live(country.bergen), lambda: str(_live(country.bergen)), PATIENCE)
