@@ -126,7 +126,17 @@ class Cluster:
         target = self.outside
         within = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", "iptables", "-w", "-t", "nat", "-A"]
         to = ["-p", "tcp", "--dport", str(port)]
-        lead = [*within, "PREROUTING", "-d", gateway, *to, "-j", "DNAT", "--to-destination", f"{target}:{port}"]
+        lead = [
+            *within,
+            "PREROUTING",
+            "-d",
+            gateway,
+            *to,
+            "-j",
+            "DNAT",
+            "--to-destination",
+            f"{target}:{port}",
+        ]
         subprocess.run(lead, check=True)
         subprocess.run([*within, "POSTROUTING", "-d", target, *to, "-j", "MASQUERADE"], check=True)
         return gateway
