@@ -319,7 +319,11 @@ class Caller:
                 lambda: self._open_through(relay, who), keepalive_timeout=IDLE, limit=0
             )
             self._through[relay, who] = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(_keep_to,),
             )
         return self._through[relay, who]
 
@@ -357,6 +361,8 @@ class Caller:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
                 trust_env=True,  # HTTPS_PROXY and NO_PROXY
                 auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(_keep_to,),
             )
         return self._sessions[stream]
 
@@ -385,6 +391,20 @@ class Caller:
                 return _told(theirs.institution, error.status, await _bounded(response))
         except (aiohttp.ClientError, OSError):
             return _told(theirs.institution, error.status, b"")
+
+
+async def _keep_to(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Have a member send us nowhere else: its redirections are not followed, which `ws_connect` cannot be told, and
+    could name any service that only we reach. It is told no password either, which aiohttp finds in ~/.netrc.
+    """
+    request.headers.pop("Authorization", None)
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.ClientError(f"it redirects elsewhere (HTTP status {response.status})")
+    return response
 
 
 @asynccontextmanager
