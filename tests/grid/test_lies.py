@@ -102,7 +102,8 @@ async def test_what_is_no_message_is_refused(tmp_path: Path, body: Json) -> None
             await oslo.leasing.borrowing.answer(bergen.town.me, "lease.status", body)
 
 
-async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("price", ["NaN EUR", "1E+999999999 EUR"])
+async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str) -> None:
     liar, oslo = found("Liar", "Oslo")
     said: list[str] = []
 
@@ -117,9 +118,12 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
                 ttl=3000,
                 seconds=60,
                 before=now + 5000,
-                price="NaN EUR",
+                price=price,
             )
-            return write_message(Offers(need=message.wish.need, offers=(offer,) * 64))
+            # Of the first, a year could be claimed after its end; the second would be waited for until the year 9999.
+            far = offer.model_copy(update={"shape": "container far", "ttl": 366 * 86_400_000})
+            never = offer.model_copy(update={"shape": "container far", "before": 253_402_300_799_999})
+            return write_message(Offers(need=message.wish.need, offers=(far, never, *(offer,) * 62)))
         if isinstance(message, Accept):
             told = {"host_key": "-----BEGIN NONSENSE", "directory": "../../../etc"}
             status = Status(
@@ -141,6 +145,7 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
         assert offers
         assert all(one.shape.cpus == 1 for one in offers), "as much as was asked for, whatever is claimed"
         assert all(not one.priced for one in offers)
+        assert all("far" not in one.shape.name for one in offers)
         with pytest.raises(GridcloudError):
             await house.obtain()
         assert "lease.end" in said, "what cannot be reached is given back"
