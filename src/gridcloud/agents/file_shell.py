@@ -84,6 +84,7 @@ while take; do
     remove) no_folder "$path" && try rm -- "$path";;
     rmdir) try rmdir -- "$path";;
     rename) no_folder "$more" && try mv -f -- "$path" "$more";;
+    hard) free "$path" && try ln -- "$more" "$path";;
     link) free "$path" && try ln -s -- "$more" "$path";;
     target) show readlink -n -- "$path";;
     place) show readlink -n -f -- "$path";;
@@ -251,7 +252,10 @@ class _Shell:
 
 
 class _Files(asyncssh.SFTPServer):
-    """What the protocol asks for, as the shell does it."""
+    """What the protocol asks for, as the shell does it.
+
+    All that asyncssh's own server has is replaced: it would act on the files of the machine that serves.
+    """
 
     def __init__(self, channel: asyncssh.SSHServerChannel[bytes], shell: _Shell) -> None:
         super().__init__(channel)
@@ -339,6 +343,12 @@ class _Files(asyncssh.SFTPServer):
     async def symlink(self, oldpath: bytes, newpath: bytes) -> None:
         await self._shell.ask("link", newpath, oldpath)
 
+    async def link(self, oldpath: bytes, newpath: bytes) -> None:
+        await self._shell.ask("hard", newpath, oldpath)
+
+    async def fstatvfs(self, file_obj: object) -> asyncssh.SFTPVFSAttrs:
+        return await self.statvfs(_path(file_obj))
+
     async def statvfs(self, path: bytes) -> asyncssh.SFTPVFSAttrs:
         said = await self._shell.ask("room", path)
         found = re.search(rb"(\d+) +(\d+) +(-?\d+) +\d+% [^\n]*\Z", said.rstrip())
@@ -348,6 +358,41 @@ class _Files(asyncssh.SFTPServer):
         free = max(free, 0)
         # df does not tell of inodes: as if there were enough.
         return asyncssh.SFTPVFSAttrs(1024, 1024, whole, free, free, 1 << 32, 1 << 31, 1 << 31, 0, 0, 255)
+
+    # What a shell cannot do.
+
+    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        raise _unknown()
+
+    def fsync(self, file_obj: object) -> None:
+        raise _unknown()
+
+    def lock(self, file_obj: object, offset: int, length: int, flags: int) -> None:
+        raise _unknown()
+
+    def unlock(self, file_obj: object, offset: int, length: int) -> None:
+        raise _unknown()
+
+    def open56(self, path: bytes, desired_access: int, flags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        raise _unknown()
+
+    def map_path(self, path: bytes) -> bytes:
+        raise _unknown()
+
+    def reverse_map_path(self, path: bytes) -> bytes:
+        raise _unknown()
+
+    # Names of accounts here are those of other people.
+
+    def format_user(self, uid: int | None) -> str:
+        return "" if uid is None else str(uid)
+
+    def format_group(self, gid: int | None) -> str:
+        return "" if gid is None else str(gid)
+
+
+def _unknown() -> asyncssh.SFTPError:
+    return asyncssh.SFTPOpUnsupported("a shell cannot do that")
 
 
 def _path(file_obj: object) -> bytes:
