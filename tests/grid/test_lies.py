@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,25 @@ async def test_a_flood_of_leases_is_bounded(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(Throttled):
             await tell(bergen, oslo.town.me, End(lease="x-more", before=accept().offer.before))
         assert (await tell(bergen, "0" * 32, End(lease="x-0", before=accept().offer.before))).serial
+
+
+async def test_who_asks_much_at_once_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "ASKED", 2)  # each of thirty would be a machine
+    async with two(tmp_path) as (bergen, oslo):
+        desk = bergen.leasing.lending
+        async with desk._accepting:  # as if a provider thought about one
+            asked = [asyncio.create_task(tell(bergen, oslo.town.me, accept(f"x-{one}"))) for one in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(Throttled, match="judged"):
+                await tell(bergen, oslo.town.me, accept("x-more"))
+            other = asyncio.create_task(tell(bergen, "0" * 32, accept("x-other")))
+            await asyncio.sleep(0)
+            assert not other.done()
+        answers = await asyncio.gather(*asked, other)
+        assert len(answers) == 3
+        assert not desk._asked
 
 
 @pytest.mark.parametrize("body", [{}, {"lease": "../../etc"}, {"lease": "x-1", "turn": -1}, {"lease": 7}])

@@ -37,7 +37,7 @@ ANSWER = 20.0
 
 class Gossiping:
     """Talks with members, a few in each round. `profile` says what our record should; `look` sees to what else is due
-    each minute, `after` to what a round may have brought."""
+    each minute, `after` to what a round may have brought; `changed` is called at once when lists or keys did."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Gossiping:
         profile: Callable[[], Awaitable[Profile]],
         look: Callable[[], Awaitable[None]],
         after: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
         self._circle = circle
         self._caller = caller
@@ -58,6 +59,7 @@ class Gossiping:
         self._profile = profile
         self._look = look
         self._after = after
+        self._changed = changed
         self._chance = random.Random()  # noqa: S311 - whom to talk to is no secret
         self._news = asyncio.Event()
         self._looked: float | None = None
@@ -158,7 +160,10 @@ class Gossiping:
                 held.forked = refusal.message
         held.drop_stale()
         self._circle.learn_guests(held)
-        return await self._circle.save(held)
+        saved = await self._circle.save(held)
+        if saved:
+            self._changed()  # a round may take long, and who was put out has no more time
+        return saved
 
     def is_joining(self, held: Held) -> bool:
         """Say whether we were invited to a community and are on no list of it yet."""
