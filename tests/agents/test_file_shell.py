@@ -11,6 +11,7 @@ import asyncssh
 import pytest
 
 from gridcloud import connections
+from gridcloud.agents import file_shell
 from gridcloud.agents.file_shell import _Files
 from gridcloud.connections.model import LocalAddress
 from gridcloud.connections.ssh import SSHConnection
@@ -64,6 +65,17 @@ async def test_what_only_who_serves_could_do_is_not_done(tmp_path: Path, files: 
         assert f" {os.getuid()} " in str(entry.longname), (
             "who has accounts where it is served is told to nobody"
         )
+
+
+async def test_a_shell_that_lists_without_end_is_ended(
+    tmp_path: Path, files: asyncssh.SFTPClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_shell, "LISTED", 5000)  # nobody waits for 64 MiB of names
+    for number in range(30):
+        (tmp_path / "instance" / f"{number:0100}").touch()
+    with pytest.raises(asyncssh.SFTPError):
+        await files.listdir(".")
+    assert await files.exists(f"{7:0100}")
 
 
 def test_nothing_of_the_library_s_own_server_is_left() -> None:

@@ -29,8 +29,8 @@ BLOCK = 128 << 10
 """Bytes of a file that are read at once."""
 AT_ONCE = 32
 """Requests that are taken up before the first of them is answered."""
-NAMES = 1_000_000
-"""Names of one folder."""
+LISTED = 64 << 20
+"""Bytes of what one folder holds: names, and what stat says."""
 SAID = 1 << 20
 """Bytes that are said in answer to one request, files and folders apart."""
 PATIENCE = 120.0
@@ -219,10 +219,13 @@ class _Shell:
     async def _gather(self, _: bytes) -> list[tuple[bytes, bytes]]:
         """Read lines of seven numbers, the last one the length of a name, which follows."""
         found: list[tuple[bytes, bytes]] = []
+        left = LISTED
         while (line := await self._line()) != b"end":
             length = line.rpartition(b" ")[2]
-            if not length.isdigit() or int(length) > 4096 or len(found) > NAMES:
+            left -= len(line) + 200  # what keeping it takes, about
+            if not length.isdigit() or int(length) > 4096 or left < int(length):
                 raise ConnectionLost("The shell there says what makes no sense.")
+            left -= int(length)
             found.append((line, await self._take(int(length))))
         return found
 
