@@ -123,10 +123,10 @@ def _discover_ipv8(members: int) -> dict[str, Any]:
     try:
         if not (folder / "complete").exists():
             venv.create(folder, with_pip=True, clear=True)
-            words = [python, "-m", "pip", "install", "--quiet", "pyipv8"]
+            words = [str(python), "-m", "pip", "install", "--quiet", "pyipv8"]
             subprocess.run(words, check=True, timeout=300, capture_output=True)
             (folder / "complete").touch()
-        words = [python, PROGRAM, str(members), "120"]
+        words = [str(python), str(PROGRAM), str(members), "120"]
         done = subprocess.run(words, check=True, timeout=240, capture_output=True, text=True)
     except (OSError, subprocess.SubprocessError) as error:
         return {"pyipv8_seconds": f"peer not available: {type(error).__name__}"}
@@ -164,7 +164,8 @@ async def _ask(folder: Path, asks: int, delay: float) -> dict[str, Any]:
         await until(lambda: bergen.office.me in oslo.office.profiles(), 60)
         await until(lambda: oslo.office.me in bergen.office.profiles(), 60)
         provider = oslo.providers.get("partners")
-        kept, anew = [], []
+        kept: list[float] = []
+        anew: list[float] = []
         for number in range(asks + 1):
             if number == 1:
                 kept.clear()  # the first one opened the connection
@@ -174,7 +175,8 @@ async def _ask(folder: Path, asks: int, delay: float) -> dict[str, Any]:
             if not any(offer.available for offer in offers):
                 raise SystemExit(f"Bergen offers nothing: {offers}")
         for _ in range(max(3, asks // 5)):
-            await oslo.office.caller.close()  # the next message opens a connection
+            await road.cut()
+            await asyncio.sleep(0.2)  # the next message opens a connection
             begin = time.perf_counter()
             await provider.offers(Request())
             anew.append(time.perf_counter() - begin)

@@ -14,14 +14,14 @@ import sys
 import time
 from typing import Any
 
-from ipv8.community import Community, CommunitySettings
-from ipv8.configuration import ConfigBuilder, Strategy, WalkerDefinition
-from ipv8_service import IPv8
+from ipv8.community import Community, CommunitySettings  # type: ignore[import-not-found]
+from ipv8.configuration import ConfigBuilder, Strategy, WalkerDefinition  # type: ignore[import-not-found]
+from ipv8_service import IPv8  # type: ignore[import-not-found]
 
 PORT = 18090
 
 
-class Members(Community):  # type: ignore[misc]
+class Members(Community):
     """A community that does nothing but find its members."""
 
     community_id = b"gridcloud benchmark!"

@@ -33,6 +33,10 @@ class Road:
         """Close the road and all that is on it."""
         if self._server is not None:
             self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """End the connections that are open."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
