@@ -7,7 +7,7 @@ import json
 import logging
 import socket
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,9 @@ from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
 from gridcloud.federation.envelopes import sign
 from gridcloud.federation.keys import PrivateKey, RevokedKey, institution_of, make_key_list
+from gridcloud.federation.records import Profile, make_record
 from gridcloud.grid.certificates import client_context, host_name, issue
+from gridcloud.grid.links import LINES
 from gridcloud.grid.office import Office
 from tests.grid.offices import OPEN, OffClock, Place, acquaint, places, until
 
@@ -295,7 +297,22 @@ async def test_a_member_sends_nobody_elsewhere_and_learns_no_password(
         assert not elsewhere
 
 
-async def test_flood_stays_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [f"https://{'a' * 64}.example:1", "https://a..b:1", "https://[:99999"])
+async def test_an_address_that_is_none_is_one_that_does_not_answer(tmp_path: Path, address: str) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+        held = alpha.office._circle.get("north")
+        serial = held.gossip.records[beta.office.me].serial
+        told = Profile(name="beta", addresses=(address,))
+        lying = make_record(beta.office.service_key(), beta.office.me, told, serial + 1, timedelta(hours=1))
+        held.gossip.learn(lying)
+        with pytest.raises(Unreachable):
+            await alpha.office.caller.ask(beta.office.me, "test.say", {})
+        with pytest.raises(Unreachable):
+            await alpha.office.caller.open_stream(beta.office.me, "test", "x")
+
+
+async def test_flood_stays_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         counted = _Counted(alpha.office)
         await acquaint(alpha, beta, gamma)
@@ -308,7 +325,10 @@ async def test_flood_stays_its_own(tmp_path: Path) -> None:
             return ""
 
         alpha.office.doorway._allowance = Allowance(messages=20, per_second=0.1)
-        said = await asyncio.gather(*(ask(beta) for _ in range(60)))
+        with caplog.at_level(logging.WARNING):
+            said = await asyncio.gather(*(ask(beta) for _ in range(60)))
+        told = [one for one in caplog.messages if "Throttled" in one]
+        assert 0 < len(told) <= LINES, "who floods the door floods no log"
         assert set(said) == {"", "Throttled"}
         assert counted.taken <= 30
         assert await ask(gamma) == ""

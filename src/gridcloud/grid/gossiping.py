@@ -192,6 +192,8 @@ class Gossiping:
                 self._links.refused(refusal, who, "its side of gossip")
         except GridcloudError as error:
             log.debug("gossip with %s: %s", who, error)
+        except Exception:  # a fault of ours with one member must not keep the others from hearing of us
+            log.exception("gossip with %s failed", who)
         return self._hear_of(held, before) or changed
 
     def _hear_of(self, held: Held, before: dict[str, int]) -> bool:
