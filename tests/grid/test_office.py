@@ -156,6 +156,21 @@ async def test_who_is_put_out_cannot_prevent_it_by_lists_of_its_own(tmp_path: Pa
         assert not alpha.office.community("north").proposals
 
 
+async def test_who_would_take_another_name_is_seen(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+        assert await alpha.office.change("north", threshold=2) is None
+        held = alpha.office._circle.get("north")
+        renamed = [
+            one.model_copy(update={"name": "gamma"}) if one.institution == beta.office.me else one
+            for one in held.membership.current.members
+        ]
+        draft = draft_next(held.membership.current, alpha.office._circle.now(), join=renamed)
+        held.proposals[draft.digest()] = draft
+        (shown,) = alpha.office.community("north").proposals
+        assert shown.joining == (f"gamma ({beta.office.me}), called beta until now",)
+
+
 async def test_member_leaves_and_keeps_nothing(tmp_path: Path) -> None:
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         await acquaint(alpha, beta, gamma)
