@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -268,7 +269,8 @@ class Doorway:
                 log.warning("the door of the grid: %s", error)
                 await asyncio.sleep(1.0)
                 continue
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
             self._shaking[task] = None
             task.add_done_callback(functools.partial(self._shaken, connection))
