@@ -122,8 +122,14 @@ async def test_what_is_no_message_is_refused(tmp_path: Path, body: Json) -> None
             await oslo.leasing.borrowing.answer(bergen.town.me, "lease.status", body)
 
 
-@pytest.mark.parametrize("price", ["NaN EUR", "1E+999999999 EUR"])
-async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str) -> None:
+@pytest.mark.parametrize(
+    ("price", "host_key"),
+    [
+        ("NaN EUR", "-----BEGIN NONSENSE"),
+        ("1E+999999999 EUR", "ssh-rsa AAAAB3NzaC1yc2EAAAABAQAAAAGA"),  # a key whose modulus is below nought
+    ],
+)
+async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str, host_key: str) -> None:
     liar, oslo = found("Liar", "Oslo")
     said: list[str] = []
 
@@ -145,7 +151,7 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str) -> 
             never = offer.model_copy(update={"shape": "container far", "before": 253_402_300_799_999})
             return write_message(Offers(need=message.wish.need, offers=(far, never, *(offer,) * 62)))
         if isinstance(message, Accept):
-            told = {"host_key": "-----BEGIN NONSENSE", "directory": "../../../etc"}
+            told = {"host_key": host_key, "directory": "../../../etc"}
             status = Status(
                 lease=message.lease,
                 serial=1,
@@ -168,4 +174,5 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str) -> 
         assert all("far" not in one.shape.name for one in offers)
         with pytest.raises(GridcloudError):
             await house.obtain()
+        assert await house.leasing.borrowing.machines("partners") == []
         assert "lease.end" in said, "what cannot be reached is given back"
