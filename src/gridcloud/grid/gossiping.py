@@ -104,7 +104,7 @@ class Gossiping:
         """Talk once with some members of each community; say whether there was news."""
         talks = []
         for held in list(self._circle.held.values()):
-            away = self._links.away()
+            away = self._links.away() | self._unplaced(held)
             if self.is_joining(held):
                 partners = list(held.hosts)  # who does not believe us until we are on its list
             elif not held.membership.is_listed(self._circle.me):
@@ -205,6 +205,11 @@ class Gossiping:
         if now != before:
             self._circle.note_places(held)
         return now != before
+
+    def _unplaced(self, held: Held) -> set[str]:
+        """Return of whom nothing says where they are yet: a round with such members alone would bring no news."""
+        placed = {*held.gossip.records, *held.places, *held.hosts}
+        return set(held.membership.members(self._circle.now())) - placed
 
     def _lacks_ours(self, held: Held) -> bool:
         return self._circle.me not in held.gossip.records and held.membership.is_listed(self._circle.me)
