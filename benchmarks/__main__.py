@@ -30,6 +30,9 @@ NAMES = (
     "memory",
     "start_up",
     "ssh_transfer",
+    "grid",
+    "agents",
+    "matching",
 )
 
 ROOT = Path(__file__).parent.parent

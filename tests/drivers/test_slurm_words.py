@@ -234,6 +234,9 @@ def test_hostile_words_stay_words(text: str, tmp_path: Path) -> None:
     "wrong",
     [
         {"url": "http://hub"},
+        {"url": "https://me:secret@hub"},
+        {"proxy": "http://me:secret@proxy:3128"},
+        {"proxy": "me:secret//@proxy:3128"},
         {"directory": "relative"},
         {"directory": "~/../x"},
         {"partitions": ["a b"]},

@@ -28,6 +28,7 @@ from gridcloud.federation.ledger import (
     check_seal,
     claim_parts,
     compare,
+    overlaps,
     review,
     seal,
     summarise,
@@ -119,16 +120,39 @@ def test_seals() -> None:
 def test_review() -> None:
     start, end = when(2026, 3, 1), when(2026, 3, 2)
     (claim,) = claim_parts(lend(start, end), A, end)
-    assert review(claim, borrow(start, end), TERMS) == ""
-    assert review(claim, borrow(start + 30_000, end - 200_000), TERMS) == ""
-    assert "left 3600 s before" in review(claim, borrow(start, end - HOUR), TERMS)
-    assert "handed over 3600 s later" in review(claim, borrow(start + HOUR, end), TERMS)
-    assert "never" in review(claim, borrow(0), TERMS)
-    assert "no such lease" in review(claim, None, TERMS)
-    assert "no such lease" in review(claim, borrow(start, end, C), TERMS)
+    assert review(claim, borrow(start, end), TERMS, end) == ""
+    assert review(claim, borrow(start + 30_000, end - 200_000), TERMS, end) == ""
+    assert "left 3600 s before" in review(claim, borrow(start, end - HOUR), TERMS, end)
+    assert "handed over 3600 s later" in review(claim, borrow(start + HOUR, end), TERMS, end)
+    assert "never" in review(claim, borrow(0), TERMS, end)
+    assert "no such lease" in review(claim, None, TERMS, end)
+    assert "no such lease" in review(claim, borrow(start, end, C), TERMS, end)
     more = claim.model_copy(update={"capacity": Capacity(millicores=64_000)})
-    assert "capacity" in review(more, borrow(start, end), TERMS)
-    assert "user" in review(claim.model_copy(update={"user": "eve"}), borrow(start, end), TERMS)
+    assert "capacity" in review(more, borrow(start, end), TERMS, end)
+    assert "user" in review(claim.model_copy(update={"user": "eve"}), borrow(start, end), TERMS, end)
+
+
+def test_time_is_claimed_once_and_not_ahead() -> None:
+    start, now = when(2026, 3, 30), when(2026, 5, 2)
+    running = borrow(start)
+    parts = claim_parts(lend(start), A, now)
+    assert [review(one, running, TERMS, now) for one in parts] == ["", ""]
+    (first, second) = parts
+    ahead = first.model_copy(update={"ended": when(2026, 4, 1)})
+    assert "to come" in review(ahead, running, TERMS, when(2026, 3, 31))
+    for part in (1, 2, 7):
+        again = first.model_copy(update={"part": part})
+        assert review(again, running, TERMS, now) == f"it is not part {part} of the lease"
+    assert "not part" in review(second.model_copy(update={"part": 0}), running, TERMS, now)
+    whole = first.model_copy(update={"ended": second.ended})
+    assert "cut" in review(whole, running, TERMS, now)
+    late = second.model_copy(update={"began": second.began + 1})
+    assert "cut" in review(late, running, TERMS, now)
+    backwards = first.model_copy(update={"began": 253_402_300_799_999, "part": 95_000})
+    assert "before it begins" in review(backwards, running, TERMS, now)
+    assert overlaps(again, [first])
+    assert not overlaps(second, [first])
+    assert not overlaps(first, [first])
 
 
 def test_entries_go_there_and_back() -> None:

@@ -6,6 +6,7 @@ Cork has an address of its own and relays for the others. Needs root.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -24,6 +25,7 @@ from typing import Any
 import yaml
 from platformdirs import user_cache_path
 
+from gridcloud.spawner.proxy_program import install_proxy
 from tests.agents.sites import ROOT, Program, launch, make_network, run_within, wait, wire
 from tests.leftovers import MARK
 from tests.unit.distributions import write_distribution
@@ -239,6 +241,8 @@ def countries(
     ``sections`` are their configurations by name, beside what the grid needs. ``hub``: Aarhus has one. ``tell`` hears
     who types what.
     """
+    if hub:  # it cannot be fetched from within the networks
+        asyncio.run(install_proxy())
     with contextlib.ExitStack() as stack:
         internet = make_network(stack)
         run_within(internet, "sysctl", "-qw", "net.ipv4.ip_forward=1")

@@ -18,6 +18,7 @@ from gridcloud.federation.leases import Accept, LentState, Offer, Terms
 from gridcloud.federation.ledger import Claim, Claims, Entry, Seal, Standing, seal
 from gridcloud.federation.lending import Lent
 from gridcloud.federation.wishes import Capacity, Wish
+from gridcloud.grid import accounts
 from gridcloud.grid.accounts import Accounts
 from gridcloud.store import Store, open_store
 from tests.grid.towns import Town, found
@@ -161,3 +162,32 @@ async def test_nobody_claims_for_others_or_without_a_seal(tmp_path: Path) -> Non
         with pytest.raises(InvalidRequest):
             await theirs.accounts.answer(bergen.me, "ledger.wishes", {})
         assert theirs.accounts.entries() == []
+
+
+async def test_what_is_claimed_of_nothing_or_twice_fills_no_books(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "DISPUTED", 3)  # a thousand take long to seal
+    bergen, oslo = found("Bergen", "Oslo")
+    clock = ManualClock(datetime(2026, 4, 3, tzinfo=UTC))
+    began = datetime(2026, 4, 1, 0, 1, tzinfo=UTC)
+    start = milliseconds(began)
+    async with opened(tmp_path / "b", bergen, clock) as ours, opened(tmp_path / "o", oslo, clock) as theirs:
+        theirs.leases["i-abc-0"] = borrowed(bergen, began, 2)
+        key = bergen.service_key()
+        await ours.accounts.claim(lent(oslo, began, 2))
+        await ours.accounts.say_claims()
+        (entry,) = theirs.accounts.entries()
+        assert entry.standing is Standing.AGREED
+        # It began so near the turn of a month that its second part could be this one, too.
+        again = entry.claim.model_copy(update={"part": 1, "began": start - 60_000})
+        made = [again, *(again.model_copy(update={"lease": f"i-none-{number}"}) for number in range(5))]
+        claims = Claims(entries=tuple(Entry(claim=one, lender=seal(one, key)) for one in made))
+        answer = await theirs.accounts.answer(bergen.me, Claims.kind, claims.document())
+        assert answer is not None
+        verdicts = Claims.of(answer[1]).entries
+        assert verdicts[0].dispute == "another part claims the same time"
+        assert all(one.standing is Standing.DISPUTED for one in verdicts)
+        standings = [one.standing for one in theirs.accounts.entries()]
+        assert standings.count(Standing.DISPUTED) == 3
+        assert theirs.accounts.entries()[-1].standing is Standing.AGREED

@@ -7,10 +7,11 @@ import json
 import logging
 import socket
 import ssl
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -21,8 +22,10 @@ from gridcloud.errors import Revoked, UnknownSigner, Unreachable, Untrusted
 from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
 from gridcloud.federation.envelopes import sign
-from gridcloud.federation.keys import PrivateKey, institution_of
+from gridcloud.federation.keys import PrivateKey, RevokedKey, institution_of, make_key_list
+from gridcloud.federation.records import Profile, make_record
 from gridcloud.grid.certificates import client_context, host_name, issue
+from gridcloud.grid.links import LINES
 from gridcloud.grid.office import Office
 from tests.grid.offices import OPEN, OffClock, Place, acquaint, places, until
 
@@ -218,7 +221,98 @@ async def test_revoked_key_and_revoked_member(tmp_path: Path) -> None:
         assert counted.taken == 1
 
 
-async def test_flood_stays_its_own(tmp_path: Path) -> None:
+async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+        streams = []
+
+        async def stay(sender: str, id: str, link: socket.socket) -> None:
+            streams.append(sender)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                streams.remove(sender)
+
+        alpha.office.doorway.stream("test", stay)
+        with await beta.office.caller.open_stream(alpha.office.me, "test", "x"):
+            await until(lambda: streams)
+            await beta.office.revoke_key(beta.office.service_key().public)
+            await until(lambda: not streams)
+            with await beta.office.caller.open_stream(alpha.office.me, "test", "x"):
+                await until(lambda: streams)
+
+
+async def test_the_keys_on_ones_own_list_harm_nobody_else(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
+        counted = _Counted(alpha.office)
+        await acquaint(alpha, beta, gamma)
+        member, root = _Member(beta, alpha), gamma.office._keyring.root(gamma.office.me)
+        theirs = gamma.office._circle.our_keys()
+        now, own = theirs.issued, theirs.keys
+        stolen = tuple(one.model_copy(update={"key": member.key.public}) for one in own)
+        none = tuple(one.model_copy(update={"key": "A" * 42 + "B"}) for one in own)
+        revoked = (RevokedKey(key=member.key.public, since=now),)
+        lists = [
+            make_key_list(root, theirs.serial + 1, now, (*stolen, *own)),
+            make_key_list(root, theirs.serial + 2, now, (*own, *none)),
+            make_key_list(root, theirs.serial + 3, now, own, revoked),
+        ]
+        for count, keys in enumerate(lists, 1):
+            for held in alpha.office._circle.held.values():
+                held.gossip.keys = {gamma.office.me: keys, **held.gossip.keys}  # it stands first
+                held.gossip.keys[gamma.office.me] = keys
+            assert await _post(alpha, member.context(), member.message()) == (204, "")
+            assert counted.taken == count
+
+
+async def test_a_member_sends_nobody_elsewhere_and_learns_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))  # where aiohttp looks
+    elsewhere, told = [], []
+
+    async def inside(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        elsewhere.append(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(inside, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def redirect(request: web.Request) -> web.Response:
+        told.append(request.headers.get("Authorization"))
+        return web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/latest/meta-data"})
+
+    async with server, places(tmp_path, "alpha", "beta", begin=False) as (alpha, beta):
+        beta.office.doorway.route(web.get("/grid/1/elsewhere", redirect))
+        for place in (alpha, beta):
+            await place.office.init(place.name)
+        await acquaint(alpha, beta)
+        keys = alpha.office.keys_of(beta.office.me)
+        assert keys is not None
+        with pytest.raises(Unreachable, match="redirects"):
+            await alpha.office.caller.open_websocket(keys, "/grid/1/elsewhere")
+        assert told == [None]
+        assert not elsewhere
+
+
+@pytest.mark.parametrize("address", [f"https://{'a' * 64}.example:1", "https://a..b:1", "https://[:99999"])
+async def test_an_address_that_is_none_is_one_that_does_not_answer(tmp_path: Path, address: str) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+        held = alpha.office._circle.get("north")
+        serial = held.gossip.records[beta.office.me].serial
+        told = Profile(name="beta", addresses=(address,))
+        lying = make_record(beta.office.service_key(), beta.office.me, told, serial + 1, timedelta(hours=1))
+        held.gossip.learn(lying)
+        with pytest.raises(Unreachable):
+            await alpha.office.caller.ask(beta.office.me, "test.say", {})
+        with pytest.raises(Unreachable):
+            await alpha.office.caller.open_stream(beta.office.me, "test", "x")
+
+
+async def test_flood_stays_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
         counted = _Counted(alpha.office)
         await acquaint(alpha, beta, gamma)
@@ -231,7 +325,10 @@ async def test_flood_stays_its_own(tmp_path: Path) -> None:
             return ""
 
         alpha.office.doorway._allowance = Allowance(messages=20, per_second=0.1)
-        said = await asyncio.gather(*(ask(beta) for _ in range(60)))
+        with caplog.at_level(logging.WARNING):
+            said = await asyncio.gather(*(ask(beta) for _ in range(60)))
+        told = [one for one in caplog.messages if "Throttled" in one]
+        assert 0 < len(told) <= LINES, "who floods the door floods no log"
         assert set(said) == {"", "Throttled"}
         assert counted.taken <= 30
         assert await ask(gamma) == ""

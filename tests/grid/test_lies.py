@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ async def test_a_flood_of_leases_is_bounded(tmp_path: Path, monkeypatch: pytest.
         assert (await tell(bergen, "0" * 32, End(lease="x-0", before=accept().offer.before))).serial
 
 
+async def test_who_asks_much_at_once_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "ASKED", 2)  # each of thirty would be a machine
+    async with two(tmp_path) as (bergen, oslo):
+        desk = bergen.leasing.lending
+        async with desk._accepting:  # as if a provider thought about one
+            asked = [asyncio.create_task(tell(bergen, oslo.town.me, accept(f"x-{one}"))) for one in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(Throttled, match="judged"):
+                await tell(bergen, oslo.town.me, accept("x-more"))
+            other = asyncio.create_task(tell(bergen, "0" * 32, accept("x-other")))
+            await asyncio.sleep(0)
+            assert not other.done()
+        answers = await asyncio.gather(*asked, other)
+        assert len(answers) == 3
+        assert not desk._asked
+
+
 @pytest.mark.parametrize("body", [{}, {"lease": "../../etc"}, {"lease": "x-1", "turn": -1}, {"lease": 7}])
 async def test_what_is_no_message_is_refused(tmp_path: Path, body: Json) -> None:
     async with two(tmp_path) as (bergen, oslo):
@@ -102,7 +122,14 @@ async def test_what_is_no_message_is_refused(tmp_path: Path, body: Json) -> None
             await oslo.leasing.borrowing.answer(bergen.town.me, "lease.status", body)
 
 
-async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("price", "host_key"),
+    [
+        ("NaN EUR", "-----BEGIN NONSENSE"),
+        ("1E+999999999 EUR", "ssh-rsa AAAAB3NzaC1yc2EAAAABAQAAAAGA"),  # a key whose modulus is below nought
+    ],
+)
+async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str, host_key: str) -> None:
     liar, oslo = found("Liar", "Oslo")
     said: list[str] = []
 
@@ -117,11 +144,14 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
                 ttl=3000,
                 seconds=60,
                 before=now + 5000,
-                price="NaN EUR",
+                price=price,
             )
-            return write_message(Offers(need=message.wish.need, offers=(offer,) * 64))
+            # Of the first, a year could be claimed after its end; the second would be waited for until the year 9999.
+            far = offer.model_copy(update={"shape": "container far", "ttl": 366 * 86_400_000})
+            never = offer.model_copy(update={"shape": "container far", "before": 253_402_300_799_999})
+            return write_message(Offers(need=message.wish.need, offers=(far, never, *(offer,) * 62)))
         if isinstance(message, Accept):
-            told = {"host_key": "-----BEGIN NONSENSE", "directory": "../../../etc"}
+            told = {"host_key": host_key, "directory": "../../../etc"}
             status = Status(
                 lease=message.lease,
                 serial=1,
@@ -141,6 +171,8 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path) -> None:
         assert offers
         assert all(one.shape.cpus == 1 for one in offers), "as much as was asked for, whatever is claimed"
         assert all(not one.priced for one in offers)
+        assert all("far" not in one.shape.name for one in offers)
         with pytest.raises(GridcloudError):
             await house.obtain()
+        assert await house.leasing.borrowing.machines("partners") == []
         assert "lease.end" in said, "what cannot be reached is given back"

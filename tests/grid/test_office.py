@@ -18,6 +18,7 @@ from gridcloud.errors import (
     UnknownSigner,
     Untrusted,
 )
+from gridcloud.federation.communities import draft_next, sign_list
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.keys import spoken
 from gridcloud.grid.model import Way
@@ -124,6 +125,50 @@ async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
             await gamma.office.caller.ask("0" * 32, "test.say", {})
         with pytest.raises(Revoked):
             await gamma.office.caller.ask(delta.office.me, "test.say", {})
+
+
+async def test_who_is_put_out_cannot_prevent_it_by_lists_of_its_own(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma") as (alpha, beta, gamma):
+        await acquaint(alpha, beta, gamma)
+        assert await alpha.office.change("north", threshold=2) is None
+        await until(lambda: all(one.office.community("north").threshold == 2 for one in (beta, gamma)))
+        held = gamma.office._circle.get("north")
+        root = gamma.office._keyring.root(gamma.office.me)
+        for days in range(1, 4):  # more than one of a number, which no gridcloud signs
+            ends = gamma.office._circle.now() + days * 86_400_000
+            draft = sign_list(
+                draft_next(held.membership.current, gamma.office._circle.now(), ends=ends), root
+            )
+            for one in (alpha, beta):
+                body = {"list": draft.document()}
+                if days == 1:
+                    await gamma.office.caller.ask(one.office.me, "community.propose", body)
+                else:
+                    with pytest.raises(Conflict, match="signed another"):
+                        await gamma.office.caller.ask(one.office.me, "community.propose", body)
+        with pytest.raises(Conflict, match="waits"):
+            await alpha.office.change("north", threshold=3)
+        revoking = await alpha.office.revoke("north", "gamma", "it blocks what others want")
+        assert revoking is not None
+        await until(lambda: len(beta.office.community("north").proposals) == 2)
+        assert await beta.office.sign("north", digest=revoking.digest) is None
+        await until(lambda: gamma.office.me not in alpha.office.members())
+        assert not alpha.office.community("north").proposals
+
+
+async def test_who_would_take_another_name_is_seen(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+        assert await alpha.office.change("north", threshold=2) is None
+        held = alpha.office._circle.get("north")
+        renamed = [
+            one.model_copy(update={"name": "gamma"}) if one.institution == beta.office.me else one
+            for one in held.membership.current.members
+        ]
+        draft = draft_next(held.membership.current, alpha.office._circle.now(), join=renamed)
+        held.proposals[draft.digest()] = draft
+        (shown,) = alpha.office.community("north").proposals
+        assert shown.joining == (f"gamma ({beta.office.me}), called beta until now",)
 
 
 async def test_member_leaves_and_keeps_nothing(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ BLOCK = 128 << 10
 """Bytes of a file that are read at once."""
 AT_ONCE = 32
 """Requests that are taken up before the first of them is answered."""
-NAMES = 1_000_000
-"""Names of one folder."""
+LISTED = 64 << 20
+"""Bytes of what one folder holds: names, and what stat says."""
 SAID = 1 << 20
 """Bytes that are said in answer to one request, files and folders apart."""
 PATIENCE = 120.0
@@ -84,6 +84,7 @@ while take; do
     remove) no_folder "$path" && try rm -- "$path";;
     rmdir) try rmdir -- "$path";;
     rename) no_folder "$more" && try mv -f -- "$path" "$more";;
+    hard) free "$path" && try ln -- "$more" "$path";;
     link) free "$path" && try ln -s -- "$more" "$path";;
     target) show readlink -n -- "$path";;
     place) show readlink -n -f -- "$path";;
@@ -218,10 +219,13 @@ class _Shell:
     async def _gather(self, _: bytes) -> list[tuple[bytes, bytes]]:
         """Read lines of seven numbers, the last one the length of a name, which follows."""
         found: list[tuple[bytes, bytes]] = []
+        left = LISTED
         while (line := await self._line()) != b"end":
             length = line.rpartition(b" ")[2]
-            if not length.isdigit() or int(length) > 4096 or len(found) > NAMES:
+            left -= len(line) + 200  # what keeping it takes, about
+            if not length.isdigit() or int(length) > 4096 or left < int(length):
                 raise ConnectionLost("The shell there says what makes no sense.")
+            left -= int(length)
             found.append((line, await self._take(int(length))))
         return found
 
@@ -251,7 +255,10 @@ class _Shell:
 
 
 class _Files(asyncssh.SFTPServer):
-    """What the protocol asks for, as the shell does it."""
+    """What the protocol asks for, as the shell does it.
+
+    All that asyncssh's own server has is replaced: it would act on the files of the machine that serves.
+    """
 
     def __init__(self, channel: asyncssh.SSHServerChannel[bytes], shell: _Shell) -> None:
         super().__init__(channel)
@@ -339,6 +346,12 @@ class _Files(asyncssh.SFTPServer):
     async def symlink(self, oldpath: bytes, newpath: bytes) -> None:
         await self._shell.ask("link", newpath, oldpath)
 
+    async def link(self, oldpath: bytes, newpath: bytes) -> None:
+        await self._shell.ask("hard", newpath, oldpath)
+
+    async def fstatvfs(self, file_obj: object) -> asyncssh.SFTPVFSAttrs:
+        return await self.statvfs(_path(file_obj))
+
     async def statvfs(self, path: bytes) -> asyncssh.SFTPVFSAttrs:
         said = await self._shell.ask("room", path)
         found = re.search(rb"(\d+) +(\d+) +(-?\d+) +\d+% [^\n]*\Z", said.rstrip())
@@ -348,6 +361,41 @@ class _Files(asyncssh.SFTPServer):
         free = max(free, 0)
         # df does not tell of inodes: as if there were enough.
         return asyncssh.SFTPVFSAttrs(1024, 1024, whole, free, free, 1 << 32, 1 << 31, 1 << 31, 0, 0, 255)
+
+    # What a shell cannot do.
+
+    def lsetstat(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> None:
+        raise _unknown()
+
+    def fsync(self, file_obj: object) -> None:
+        raise _unknown()
+
+    def lock(self, file_obj: object, offset: int, length: int, flags: int) -> None:
+        raise _unknown()
+
+    def unlock(self, file_obj: object, offset: int, length: int) -> None:
+        raise _unknown()
+
+    def open56(self, path: bytes, desired_access: int, flags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        raise _unknown()
+
+    def map_path(self, path: bytes) -> bytes:
+        raise _unknown()
+
+    def reverse_map_path(self, path: bytes) -> bytes:
+        raise _unknown()
+
+    # Names of accounts here are those of other people.
+
+    def format_user(self, uid: int | None) -> str:
+        return "" if uid is None else str(uid)
+
+    def format_group(self, gid: int | None) -> str:
+        return "" if gid is None else str(gid)
+
+
+def _unknown() -> asyncssh.SFTPError:
+    return asyncssh.SFTPOpUnsupported("a shell cannot do that")
 
 
 def _path(file_obj: object) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -195,10 +195,7 @@ async def sign(frame: Frame, community: Name, root: RootFile = None, yes: Yes = 
         waiting = [one for one in (await client.grid.community(community)).proposals if not one.signed_here]
         if not waiting:
             raise NotFound(f"Nothing waits to be signed in {community}.")
-        proposal = waiting[0]
-        if not frame.json:
-            _print_proposal(proposal, to=sys.stderr)
-        confirm(frame, "Sign it?", yes)
+        proposal = _choose(frame, waiting, yes)
         left = await client.grid.sign(community, digest=proposal.digest, root=key)
     _show_outcome(frame, left)
 
@@ -373,6 +370,26 @@ def read_root(file: Path | None) -> Secret | None:
     from gridcloud.identity import resolve
 
     return None if file is None else resolve(f"file:{file.absolute()}")
+
+
+def _choose(frame: Frame, waiting: Sequence[Proposal], yes: bool) -> Proposal:
+    """Return which list is to be signed; one that is not wanted does not hide the next. Raises as `confirm` does."""
+    if yes and len(waiting) > 1:
+        raise Conflict(
+            f"{len(waiting)} lists wait, and one of a number is all that is signed.",
+            remedy="Without --yes, each is shown.",
+        )
+    for number, proposal in enumerate(waiting, 1):
+        if not frame.json:
+            _print_proposal(proposal, to=sys.stderr)
+        try:
+            confirm(frame, "Sign it?", yes)
+        except Conflict:
+            if number == len(waiting):
+                raise
+        else:
+            return proposal
+    raise NotFound("Nothing waits to be signed.")
 
 
 def _print_proposal(proposal: Proposal, to: Any = None) -> None:

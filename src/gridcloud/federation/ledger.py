@@ -53,6 +53,7 @@ __all__ = [
     "check_seal",
     "claim_parts",
     "compare",
+    "overlaps",
     "review",
     "seal",
     "summarise",
@@ -216,8 +217,8 @@ def check_seal(claim: Claim, made: Seal) -> None:
     verify(made.key, made.signature, CONTEXT, claim.document())
 
 
-def review(claim: Claim, lease: Borrowed | None, terms: Terms) -> str:
-    """Return why the borrower disputes a claim, or an empty text.
+def review(claim: Claim, lease: Borrowed | None, terms: Terms, now: int) -> str:
+    """Return why the borrower disputes a claim, or an empty text. ``now`` is by this side's clock.
 
     A claim may differ from what the borrower saw by the time that a message or an end takes to be known: the TTL, the
     longest way of a message and the difference of clocks. ``lease`` is None where the borrower knows of none.
@@ -236,7 +237,28 @@ def review(claim: Claim, lease: Borrowed | None, terms: Terms) -> str:
         return f"it was handed over {(lease.began - claim.began) // 1000} s later"
     if lease.ended and claim.ended > lease.ended + slack:
         return f"it was left {(claim.ended - lease.ended) // 1000} s before"
+    if claim.ended < claim.began:
+        return "it ends before it begins"
+    if claim.ended > now + 2 * terms.tolerance:
+        return f"it is claimed for {(claim.ended - now) // 1000} s to come"
+    # Each part is its own month, or the same time could be claimed as several parts.
+    first = _month_number(claim.began) - claim.part
+    if not _month_number(max(0, lease.began - slack)) <= first <= _month_number(lease.began + slack):
+        return f"it is not part {claim.part} of the lease"
+    if claim.ended > _next_month(claim.began) or (claim.part and claim.began != _month_start(claim.began)):
+        return f"part {claim.part} is not cut at the beginnings of months"
     return ""
+
+
+def overlaps(claim: Claim, agreed: Iterable[Claim]) -> bool:
+    """Return whether it claims time that another of the ``agreed`` parts of its lease claims."""
+    return any(
+        one.id[:3] == claim.id[:3]
+        and one.part != claim.part
+        and claim.began < one.ended
+        and one.began < claim.ended
+        for one in agreed
+    )
 
 
 def answer_entry(
@@ -258,7 +280,7 @@ def answer_entry(
         raise Misdirected(f"{sender} claims what {claim.lender} lent to {claim.borrower}")
     signers.check(sender, entry.lender.key, now)
     check_seal(claim, entry.lender)
-    if why := review(claim, lease, terms):
+    if why := review(claim, lease, terms, now):
         return Entry(claim=claim, lender=entry.lender, dispute=why)
     return Entry(claim=claim, lender=entry.lender, borrower=seal(claim, signing))
 
@@ -340,6 +362,16 @@ def add_up(entries: Iterable[Entry], own: str) -> dict[tuple[str, str], Total]:
 
 def _agreed(entries: Iterable[Entry]) -> dict[tuple[str, str, str, int], Claim]:
     return {one.claim.id: one.claim for one in entries if one.standing is Standing.AGREED}
+
+
+def _month_number(when: int) -> int:
+    then = moment(when)
+    return 12 * then.year + then.month - 1
+
+
+def _month_start(when: int) -> int:
+    then = moment(when)
+    return milliseconds(datetime(then.year, then.month, 1, tzinfo=UTC))
 
 
 def _next_month(start: int) -> int:

@@ -442,7 +442,8 @@ class Lending:
             self.signed += 1
             if self.scenario.signatures == "real":
                 check_seal(claim, entry.lender)
-            why = review(claim, member.done.get(claim.lease) or member.borrowed.get(claim.lease), self.terms)
+            lease = member.done.get(claim.lease) or member.borrowed.get(claim.lease)
+            why = review(claim, lease, self.terms, member.place.clock.milliseconds)
             made = seal(claim, member.place.service) if self.scenario.signatures == "real" else UNCHECKED
             answers.append(entry.model_copy(update={"dispute": why} if why else {"borrower": made}))
             if not why and (claim.lease, claim.part) not in self._counted(member):

@@ -32,6 +32,7 @@ from gridcloud.federation.ledger import (
     check_seal,
     claim_parts,
     compare,
+    overlaps,
     seal,
     summarise,
     take_verdict,
@@ -49,6 +50,8 @@ PAUSE = 60.0
 RECONCILE = 6 * 3600.0
 """Seconds between two comparisons of books with everybody."""
 BATCH = 100
+DISPUTED = 1000
+"""Disputed claims of one lender that are kept: what it claims of nothing fills no books."""
 ANSWER = 20.0
 
 EntryId = tuple[str, str, str, int]
@@ -166,12 +169,29 @@ class Accounts:
                 self._neighbours.signers(),
                 milliseconds(self._clock.now()),
             )
+            if not made.dispute and overlaps(entry.claim, self._beside(entry.claim)):
+                # Where a lease began at the turn of a month, two parts may both be the first.
+                made = Entry(
+                    claim=entry.claim, lender=entry.lender, dispute="another part claims the same time"
+                )
             if made.dispute and self._is_ours(entry):
                 made = entry.model_copy(update={"dispute": ""})
             if known is not None and known.standing is Standing.AGREED:
                 return Entry(claim=entry.claim, lender=entry.lender, dispute="another claim of it was agreed")
-            await self._put(made)
+            if known is not None or not made.dispute or self._disputed(sender) < DISPUTED:
+                await self._put(made)
             return made
+
+    def _disputed(self, lender: str) -> int:
+        return sum(
+            one.claim.lender == lender and one.standing is Standing.DISPUTED for one in self._entries.values()
+        )
+
+    def _beside(self, claim: Claim) -> list[Claim]:
+        """Return the agreed claims of the parts before and after one."""
+        places = [(*claim.id[:3], part) for part in (claim.part - 1, claim.part + 1)]
+        found = [self._entries[place] for place in places if place in self._entries]
+        return [one.claim for one in found if one.standing is Standing.AGREED]
 
     def _is_ours(self, entry: Entry) -> bool:
         """Whether an entry carries a true seal of ours, which a lost disk forgot."""

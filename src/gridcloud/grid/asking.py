@@ -30,6 +30,10 @@ ANSWER = 6.0
 """Seconds for a peer to say what it offers."""
 MOST = 8
 """Institutions that are asked for one request: those whose record says that they have room come first."""
+LONGEST = 86_400_000
+"""Milliseconds that a lease may at most stay ours after its last renewal: so long it can be claimed after its end."""
+WINDOW = 3_600_000
+"""Milliseconds that an offer may at most be accepted for: so long a lender that says nothing would be waited for."""
 FRESH = 5000
 """Milliseconds that an offer must still be good for to be accepted without asking again."""
 
@@ -127,6 +131,8 @@ class Enquiries:
         if not isinstance(answer, Offers):
             raise Malformed(f"{self.name_of(institution)} answers a question with {kind}")
         now = milliseconds(self._clock.now())
+        offers = tuple(one for one in answer.offers if one.ttl <= LONGEST and one.before <= now + WINDOW)
+        answer = answer.model_copy(update={"offers": offers})
         self._given = {key: one for key, one in self._given.items() if one.offer.before > now}
         if not answer.refusal:
             for offer in answer.offers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from gridcloud.errors import (
     Conflict,
@@ -20,7 +20,7 @@ from gridcloud.errors import (
 )
 from gridcloud.federation.communities import MemberList, draft_next, read_list, sign_list
 from gridcloud.federation.encoding import Json
-from gridcloud.federation.keys import KeyList, PrivateKey, unsigned, verify
+from gridcloud.federation.keys import KeyList, PrivateKey, institution_of, unsigned, verify
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
 from gridcloud.grid.links import LinkBook
@@ -106,7 +106,13 @@ class Assent:
 
     async def _propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         held.drop_stale()
-        others = [one for digest, one in held.proposals.items() if digest != draft.digest()]
+        put_out = {one.institution for one in draft.revoked}
+        others = [
+            one
+            for digest, one in held.proposals.items()
+            # What only those wait for who are put out herewith stands in nobody's way: else they could not be.
+            if digest != draft.digest() and not _is_only_of(one, put_out)
+        ]
         if others:
             raise Conflict(
                 f"Another list {others[0].number} of {draft.name} waits for signatures.",
@@ -183,6 +189,9 @@ class Assent:
             signatures[one.root] = one
         if not signatures:
             raise Forged(f"nobody signed list {draft.number} of {current.name}")
+        busy = {one.root for other in held.proposals.values() for one in other.signatures}
+        if known is None and set(signatures) <= busy:
+            raise Conflict(f"Who signed list {draft.number} of {current.name} signed another of that number.")
         merged = tuple(one for _, one in sorted(signatures.items()))
         held.proposals[draft.digest()] = draft.model_copy(update={"signatures": merged})
         await self._settle(held)
@@ -228,3 +237,9 @@ class Assent:
             self._links.refused(refusal, who)
         except GridcloudError as error:
             log.info("list %s of %s is not shown to %s: %s", draft.number, draft.name, who, error)
+
+
+def _is_only_of(draft: MemberList, institutions: Container[str]) -> bool:
+    """Say whether a draft was signed, and by none but these."""
+    signers = [institution_of(one.root) for one in draft.signatures]
+    return bool(signers) and all(one in institutions for one in signers)

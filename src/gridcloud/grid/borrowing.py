@@ -360,7 +360,8 @@ class BorrowingDesk:
         told = one.lease.connection
         try:
             key = asyncssh.import_public_key(told.get("host_key", ""))
-        except (asyncssh.KeyImportError, ValueError):
+            line = " ".join(key.export_public_key().decode().split()[:2])
+        except (asyncssh.KeyImportError, ValueError, OverflowError):  # the last for numbers below nought
             return None
         return SSHAddress(
             # What an institution calls itself is any text; a host's name is not.
@@ -368,7 +369,7 @@ class BorrowingDesk:
             socket=str(self._socket(one.lease.id)),
             user=one.lease.id,
             principal=principal_of(one.lease.id),
-            host_keys=(" ".join(key.export_public_key().decode().split()[:2]),),
+            host_keys=(line,),
             directory=told.get("directory", ""),
             home=told.get("home", ""),
         )

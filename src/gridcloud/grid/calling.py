@@ -48,6 +48,8 @@ CONNECT = 10.0
 """Seconds to connect to one address."""
 AT_ONCE = 8
 """Messages that are under way to one member at a time; others wait."""
+_MISSED = (aiohttp.ClientError, OSError, UnicodeError)
+"""What a way fails with; the last where a member writes an address that no host can have."""
 IDLE = 30.0
 """Seconds that a connection is kept for the next message: less than the other end keeps it."""
 
@@ -189,7 +191,7 @@ class Caller:
                 )
             except aiohttp.WSServerHandshakeError as error:
                 raise await self._read_refusal(attempt, theirs, path, error) from error
-            except (aiohttp.ClientError, OSError) as error:
+            except _MISSED as error:
                 failures.append(self._missed(who, attempt, error))
                 continue
             self._links.reached(who, attempt.way, attempt.where)
@@ -218,7 +220,7 @@ class Caller:
         for attempt in self._attempts(who, guest):
             try:
                 status, answer, again = await self._post_surely(attempt, who, data, context)
-            except (aiohttp.ClientError, OSError) as error:
+            except _MISSED as error:
                 failures.append(self._missed(who, attempt, error))
                 sent = sent or not isinstance(error, aiohttp.ClientConnectorError)
                 if _is_distrust(error):
@@ -319,7 +321,11 @@ class Caller:
                 lambda: self._open_through(relay, who), keepalive_timeout=IDLE, limit=0
             )
             self._through[relay, who] = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(_keep_to,),
             )
         return self._through[relay, who]
 
@@ -357,6 +363,8 @@ class Caller:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
                 trust_env=True,  # HTTPS_PROXY and NO_PROXY
                 auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                middlewares=(_keep_to,),
             )
         return self._sessions[stream]
 
@@ -383,8 +391,22 @@ class Caller:
                 allow_redirects=False,
             ) as response:
                 return _told(theirs.institution, error.status, await _bounded(response))
-        except (aiohttp.ClientError, OSError):
+        except _MISSED:
             return _told(theirs.institution, error.status, b"")
+
+
+async def _keep_to(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Have a member send us nowhere else: its redirections are not followed, which `ws_connect` cannot be told, and
+    could name any service that only we reach. It is told no password either, which aiohttp finds in ~/.netrc.
+    """
+    request.headers.pop("Authorization", None)
+    response = await handler(request)
+    if 300 <= response.status < 400:
+        response.close()
+        raise aiohttp.ClientError(f"it redirects elsewhere (HTTP status {response.status})")
+    return response
 
 
 @asynccontextmanager

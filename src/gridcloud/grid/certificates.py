@@ -8,9 +8,10 @@ whether that key is good now, and whose it is, is decided by the key list, with 
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -32,7 +33,7 @@ __all__ = [
     "client_context",
     "host_name",
     "issue",
-    "proven_key",
+    "proven",
     "server_context",
 ]
 
@@ -110,29 +111,31 @@ def server_context(keys: Iterable[str], ours: Certificate, folder: Path) -> ssl.
     return context
 
 
-def proven_key(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
-    """Return the service key that signed the certificate of the other end; empty when it showed none.
+def proven(connection: ssl.SSLObject | ssl.SSLSocket) -> tuple[str, str]:
+    """Return the service key that signed the certificate of the other end, and the institution that the certificate is
+    for; both empty when it showed none. Anybody may write another's key on its own list: who has the key says whose.
 
     Raises Forged, Malformed. OpenSSL has checked the chain; that there is nothing between the key and the certificate
     is checked here, so that nobody who may sign certificates can sign for another.
     """
     data = connection.getpeercert(binary_form=True)
-    return _signer(data) if data else ""
+    return _signer(data) if data else ("", "")
 
 
 @lru_cache(8192)
-def _signer(data: bytes) -> str:
-    """Return the service key that a certificate (DER) names as its issuer, and that signed it."""
+def _signer(data: bytes) -> tuple[str, str]:
+    """Return the service key that a certificate (DER) names as its issuer, and that signed it; and its subject."""
     try:
         certificate = x509.load_der_x509_certificate(data)
         key = str(certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+        subject = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
         public = Ed25519PublicKey.from_public_bytes(from_text(key, 32))
         public.verify(certificate.signature, certificate.tbs_certificate_bytes)
     except (ValueError, IndexError) as error:
         raise Malformed("the certificate does not name a service key as its issuer") from error
     except InvalidSignature as error:
         raise Forged("the certificate was not signed by the service key that it names") from error
-    return key
+    return key, subject
 
 
 @lru_cache(8192)
@@ -156,9 +159,16 @@ def _anchor(key: str) -> bytes:
 
 
 def _trust(context: ssl.SSLContext, keys: Iterable[str]) -> None:
-    anchors = b"".join(_anchor(key) for key in sorted(set(keys)))
+    anchors = b"".join(_anchors(keys))
     if anchors:
         context.load_verify_locations(cadata=anchors)
+
+
+def _anchors(keys: Iterable[str]) -> Iterator[bytes]:
+    """Give the anchors of all that are keys: one that a member wrote wrongly must not keep the others out."""
+    for key in sorted(set(keys)):
+        with contextlib.suppress(Malformed, ValueError):
+            yield _anchor(key)
 
 
 def _show(context: ssl.SSLContext, ours: Certificate, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -29,7 +30,7 @@ from gridcloud.errors import (
 )
 from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
-from gridcloud.grid.certificates import proven_key
+from gridcloud.grid.certificates import proven
 from gridcloud.grid.links import LinkBook
 from gridcloud.grid.mail import Mail
 from gridcloud.grid.seal import Seal
@@ -63,6 +64,8 @@ STREAMS = 256
 """Streams of one member."""
 CONNECTIONS = STREAMS + 64
 """Connections of one member; further ones are not taken, since the earlier may carry streams."""
+REMEMBERED = 4096
+"""Senders whose allowance is remembered before those are forgotten who have all of it again."""
 READ = 30.0
 """Seconds for a message to come in."""
 SHAKE = 15.0
@@ -112,7 +115,7 @@ class Doorway:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._shaking: dict[asyncio.Task[None], None] = {}
-        self._open: dict[str, list[asyncio.BaseTransport]] = {}
+        self._open: dict[str, list[asyncio.Transport]] = {}
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._streaming: dict[str, set[asyncio.Task[Any]]] = {}
 
@@ -227,10 +230,10 @@ class Doorway:
 
     def member(self, request: web.Request) -> str:
         """Return which member asks, as its certificate proved; empty for a guest. Raises as `Mail.recognise`."""
-        key = _key_of(request.transport)
+        key, who = _proven(request.transport)
         if not key or self._mail is None:
             return ""
-        return self._mail.recognise(key)
+        return self._mail.recognise(key, who)
 
     def sure_member(self, request: web.Request, size: int = 0) -> str:
         """Return which member asks, and count it. Raises UnknownSigner for a guest too, Throttled."""
@@ -241,9 +244,14 @@ class Doorway:
         return who
 
     def cut_strangers(self) -> None:
-        """End the streams of who is no member any more."""
-        if self._mail is None or not self._streaming:
+        """End the streams of who is no member any more, and all connections that a revoked key proved."""
+        if self._mail is None:
             return
+        for one in [one for key, there in self._open.items() if key for one in _alive(there)]:
+            key, who = _proven(one)
+            if self._mail.is_revoked(key, who):
+                log.info("a connection of %s ends: its key was revoked", who)
+                one.abort()
         members = self._mail.circle.members()
         for who in set(self._streaming) - set(members):
             log.info("the streams of %s end: it is no member any more", who)
@@ -261,7 +269,8 @@ class Doorway:
                 log.warning("the door of the grid: %s", error)
                 await asyncio.sleep(1.0)
                 continue
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
             self._shaking[task] = None
             task.add_done_callback(functools.partial(self._shaken, connection))
@@ -273,10 +282,10 @@ class Doorway:
         if task.cancelled():
             connection.close()
 
-    def _keep(self, transport: asyncio.BaseTransport) -> None:
+    def _keep(self, transport: asyncio.Transport) -> None:
         """Bound how many connections a member has, and guests together, and how long these stay."""
         try:
-            key = _key_of(transport)
+            key, _ = _proven(transport)
         except MessageRefused as refusal:
             self._links.refused(refusal, what="a connection")
             transport.close()
@@ -291,6 +300,9 @@ class Doorway:
         self._open[key] = [*there, transport]
         if not key:
             asyncio.get_running_loop().call_later(GUEST_SECONDS, transport.close)
+        for allowance in (self._allowance, self._guest_allowance):
+            if len(allowance) > REMEMBERED:
+                allowance.forget(self._now())
         if len(self._open) > HANDSHAKES:
             self._open = {one: left for one, all_ in self._open.items() if (left := _alive(all_))}
 
@@ -411,9 +423,10 @@ class Doorway:
         return int(self._clock.monotonic() * 1000)
 
 
-def _key_of(transport: asyncio.BaseTransport | None) -> str:
+def _proven(transport: asyncio.BaseTransport | None) -> tuple[str, str]:
+    """Return which key the other end of a connection proved, and who it said it is."""
     connection = transport.get_extra_info("ssl_object") if transport is not None else None
-    return proven_key(connection) if isinstance(connection, ssl.SSLObject | ssl.SSLSocket) else ""
+    return proven(connection) if isinstance(connection, ssl.SSLObject | ssl.SSLSocket) else ("", "")
 
 
 async def _hide_versions(request: web.Request, response: web.StreamResponse) -> None:
@@ -421,5 +434,5 @@ async def _hide_versions(request: web.Request, response: web.StreamResponse) -> 
     response.headers["Server"] = "gridcloud"
 
 
-def _alive(transports: list[asyncio.BaseTransport]) -> list[asyncio.BaseTransport]:
+def _alive(transports: list[asyncio.Transport]) -> list[asyncio.Transport]:
     return [one for one in transports if not one.is_closing()]

@@ -37,7 +37,7 @@ ANSWER = 20.0
 
 class Gossiping:
     """Talks with members, a few in each round. `profile` says what our record should; `look` sees to what else is due
-    each minute, `after` to what a round may have brought."""
+    each minute, `after` to what a round may have brought; `changed` is called at once when lists or keys did."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Gossiping:
         profile: Callable[[], Awaitable[Profile]],
         look: Callable[[], Awaitable[None]],
         after: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
     ) -> None:
         self._circle = circle
         self._caller = caller
@@ -58,6 +59,7 @@ class Gossiping:
         self._profile = profile
         self._look = look
         self._after = after
+        self._changed = changed
         self._chance = random.Random()  # noqa: S311 - whom to talk to is no secret
         self._news = asyncio.Event()
         self._looked: float | None = None
@@ -102,7 +104,7 @@ class Gossiping:
         """Talk once with some members of each community; say whether there was news."""
         talks = []
         for held in list(self._circle.held.values()):
-            away = self._links.away()
+            away = self._links.away() | self._unplaced(held)
             if self.is_joining(held):
                 partners = list(held.hosts)  # who does not believe us until we are on its list
             elif not held.membership.is_listed(self._circle.me):
@@ -158,7 +160,10 @@ class Gossiping:
                 held.forked = refusal.message
         held.drop_stale()
         self._circle.learn_guests(held)
-        return await self._circle.save(held)
+        saved = await self._circle.save(held)
+        if saved:
+            self._changed()  # a round may take long, and who was put out has no more time
+        return saved
 
     def is_joining(self, held: Held) -> bool:
         """Say whether we were invited to a community and are on no list of it yet."""
@@ -187,6 +192,8 @@ class Gossiping:
                 self._links.refused(refusal, who, "its side of gossip")
         except GridcloudError as error:
             log.debug("gossip with %s: %s", who, error)
+        except Exception:  # a fault of ours with one member must not keep the others from hearing of us
+            log.exception("gossip with %s failed", who)
         return self._hear_of(held, before) or changed
 
     def _hear_of(self, held: Held, before: dict[str, int]) -> bool:
@@ -198,6 +205,11 @@ class Gossiping:
         if now != before:
             self._circle.note_places(held)
         return now != before
+
+    def _unplaced(self, held: Held) -> set[str]:
+        """Return of whom nothing says where they are yet: a round with such members alone would bring no news."""
+        placed = {*held.gossip.records, *held.places, *held.hosts}
+        return set(held.membership.members(self._circle.now())) - placed
 
     def _lacks_ours(self, held: Held) -> bool:
         return self._circle.me not in held.gossip.records and held.membership.is_listed(self._circle.me)

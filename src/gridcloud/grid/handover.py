@@ -123,10 +123,10 @@ async def _read_authority(link: socket.socket) -> str:
     except OSError as error:
         raise Malformed(f"The stream ended before it said whose certificates it takes: {error}.") from error
     try:
-        key = asyncssh.import_public_key(line.strip())
-    except (asyncssh.KeyImportError, ValueError) as error:
+        words = asyncssh.import_public_key(line.strip()).export_public_key().decode().split()
+    except (asyncssh.KeyImportError, ValueError, OverflowError) as error:  # the last for numbers below nought
         raise Malformed(
             "A stream to a lease begins with the public key of the borrower's authority."
         ) from error
     # Two words of it: what else stood there could be an option of authorized_keys.
-    return " ".join(key.export_public_key().decode().split()[:2])
+    return " ".join(words[:2])

@@ -118,11 +118,7 @@ class Bench:
             return NOT_LENT, False
         if await self._is_user(guest_of(wish.user, borrower)):
             return "one of the lender's own users has that name", False
-        lent = [
-            (one.lent.borrower, one.lent.wish)
-            for one in loans
-            if one.lent.state in ROOMY and one.lent.wish is not None
-        ]
+        lent = await self._lent(loans)
         capacity = room_of(settings.lending.capacity)
         taken = await self._taken(providers, loans) if capacity != NOTHING else NOTHING
         free = capacity - taken if capacity != NOTHING else BOUNDLESS
@@ -136,6 +132,21 @@ class Bench:
         )
         why = judge(rules, asked, lent, free)
         return why, not rules.policy.refusal(asked)
+
+    async def _lent(self, loans: Sequence[Loan]) -> list[tuple[str, Wish]]:
+        """Return who has what, for limits: what a machine has, where that is more than was wished.
+
+        Else who wishes for nearly nothing would have any number of machines, each of the smallest kind there is.
+        """
+        there = {one.id: one.offer for one in await self._instances.find(states=HOLDING)}
+        found = []
+        for loan in loans:
+            if loan.lent.state not in ROOMY or (wish := loan.lent.wish) is None:
+                continue
+            if (offer := there.get(loan.instance_id)) is not None:
+                wish = wish.model_copy(update={"capacity": _most(wish.capacity, shape_capacity(offer.shape))})
+            found.append((loan.lent.borrower, wish))
+        return found
 
     async def _taken(self, providers: Sequence[str], loans: Sequence[Loan]) -> Capacity:
         """Return what own users and leases hold of the lent providers."""
@@ -190,6 +201,14 @@ def _largest(offers: Sequence[Offer], wish: Wish) -> list[Offer]:
         return one.shape.gpus if wish.capacity.gpus else 0, one.shape.cpus, one.shape.memory
 
     return [max(offers, key=size)] if offers else []
+
+
+def _most(one: Capacity, other: Capacity) -> Capacity:
+    return Capacity(
+        millicores=max(one.millicores, other.millicores),
+        memory=max(one.memory, other.memory),
+        gpus=max(one.gpus, other.gpus),
+    )
 
 
 def _part(free: Capacity, capacity: Capacity) -> float:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any
 from weakref import WeakValueDictionary
@@ -64,6 +64,8 @@ PLACING = 5.0
 """Seconds for which a new acceptance waits for machines that were just accepted to take their room."""
 REMEMBERED = 1000
 """Leases of one borrower that are remembered at a time, refused ones too."""
+ASKED = 32
+"""Questions and acceptances of one borrower that are judged at a time: each asks our providers. Ours says 8 at most."""
 SPARE = 60
 """Seconds at least that a machine lives on by itself where nobody renews it any more."""
 TELL = 15.0
@@ -102,6 +104,7 @@ class LendingDesk:
         self._loans = Loans(store)
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         self._accepting = asyncio.Lock()
+        self._asked: Counter[str] = Counter()
         self._carrying: dict[Key, asyncio.Task[None]] = {}
         self._again: set[Key] = set()
         self._telling: set[asyncio.Task[None]] = set()
@@ -185,7 +188,8 @@ class LendingDesk:
         message = read_message(kind, body)
         match message:
             case Ask():
-                offers = await self._bench.offer(sender, message.wish, self._loans.all(), self._drained)
+                with self._counted(sender):
+                    offers = await self._bench.offer(sender, message.wish, self._loans.all(), self._drained)
                 return write_message(offers)
             case Accept():
                 status = await self._accept(sender, message)
@@ -199,7 +203,12 @@ class LendingDesk:
         key = sender, message.lease
         if self._loans.get(key) is not None or self._now() > message.offer.before:
             return await self._hear(sender, message)
-        async with self._accepting:  # two that are judged at once would both have the last room
+        # Two that are judged at once would both have the last room.
+        with self._counted(sender):
+            return await self._accept_new(sender, message)
+
+    async def _accept_new(self, sender: str, message: Accept) -> Status | None:
+        async with self._accepting:
             await self._until_placed()
             why, providers = await self._bench.judge(
                 sender, message.wish, message.offer, self._loans.all(), self._drained
@@ -227,6 +236,20 @@ class LendingDesk:
         if step.do:
             self._wake(key)
         return step.say[0] if step.say else None
+
+    @contextlib.contextmanager
+    def _counted(self, sender: str) -> Iterator[None]:
+        """Bound what is judged for one borrower at a time, so that others have their turn."""
+        if self._asked[sender] >= ASKED:
+            raise Throttled(
+                f"{ASKED} wishes of {sender} are judged here already.", remedy="Say it again later."
+            )
+        self._asked[sender] += 1
+        try:
+            yield
+        finally:
+            self._asked[sender] -= 1
+            self._asked += Counter()  # what is zero goes
 
     async def _until_placed(self) -> None:
         """Wait until what was accepted before has taken its room at a provider, or could not."""

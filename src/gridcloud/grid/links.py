@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +25,7 @@ MEMBERS = 4096
 AGAIN = 60.0
 """Seconds that a member's addresses are tried after its relays, once they failed."""
 LINES = 30
-"""Lines of the log that strangers may fill in a minute."""
+"""Lines of the log that a member, or all strangers, may fill in a minute."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class LinkBook:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._ties: dict[str, _Tie] = {}
-        self._minute, self._strangers = clock.monotonic(), 0
+        self._minute, self._lines = clock.monotonic(), Counter[str]()
         self._refusals: deque[Refusal] = deque(maxlen=KEPT)
 
     def heard(self, institution: str, issued: int) -> None:
@@ -90,7 +90,7 @@ class LinkBook:
             why=_line(error.message),
             error=type(error).__name__,
         )
-        if who or self._may_log():
+        if self._may_log(who):
             log.warning("refused %s of %s: %s: %s", told.what, told.who, told.error, told.why)
         self._refusals.append(told)
         if who:
@@ -99,15 +99,17 @@ class LinkBook:
             if isinstance(error, MessageRefused) and isinstance(error.details.get("seconds"), int):
                 tie.skew = float(error.details["seconds"])
 
-    def _may_log(self) -> bool:
-        """Let strangers fill a few lines a minute of the log, and then say how many they were."""
+    def _may_log(self, who: str) -> bool:
+        """Let each member, and all strangers, fill a few lines of the log a minute; then say how many there were."""
         now = self._clock.monotonic()
         if now - self._minute >= 60.0:
-            if self._strangers > LINES:
-                log.warning("refused %d more messages and connections of strangers", self._strangers - LINES)
-            self._minute, self._strangers = now, 0
-        self._strangers += 1
-        return self._strangers <= LINES
+            for one, count in self._lines.items():
+                if count > LINES:
+                    named = _line(one) or "strangers"
+                    log.warning("refused %d more messages and connections of %s", count - LINES, named)
+            self._minute, self._lines = now, Counter()
+        self._lines[who] += 1
+        return self._lines[who] <= LINES
 
     def away(self) -> set[str]:
         """Return who did not answer lately and is left alone for now."""

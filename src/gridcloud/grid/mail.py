@@ -22,21 +22,25 @@ class Mail:
         self._links = links
         self.receiver = Receiver(circle.me, clock, journal.cache)
 
-    def recognise(self, key: str) -> str:
-        """Return the member whose service key this is, and good now.
+    def recognise(self, key: str, who: str) -> str:
+        """Return `who`, as a certificate signed by this service key says, if it is a member and the key is good now.
 
         Raises UnknownSigner, Revoked or Expired, as of a message.
         """
-        for who, keys in self.circle.known_keys().items():
-            named = {one.key for one in keys.keys} | {one.key for one in keys.revoked}
-            if key in named and who != self.circle.me:
-                try:
-                    self.circle.signers().check(who, key, self.circle.now())
-                except MessageRefused as refusal:
-                    refusal.details = {"who": who} | refusal.details
-                    raise
-                return who
-        raise UnknownSigner(f"the key {key[:8]}… is of nobody known here")
+        keys = self.circle.known_keys().get(who)
+        if keys is None or who == self.circle.me or key not in _named(keys):
+            raise UnknownSigner(f"the key {key[:8]}… is of nobody known here")
+        try:
+            self.circle.signers().check(who, key, self.circle.now())
+        except MessageRefused as refusal:
+            refusal.details = {"who": who} | refusal.details
+            raise
+        return who
+
+    def is_revoked(self, key: str, who: str) -> bool:
+        """Say whether an institution revoked a service key of its own: what was begun with it is over too."""
+        keys = self.circle.known_keys().get(who)
+        return keys is not None and any(one.key == key for one in keys.revoked)
 
     def open(self, data: bytes, sender: str, *, answers: str | None = None) -> Envelope:
         """Return a member's message, which is remembered herewith; nobody but `sender`, whom TLS proved, may have sent
@@ -66,3 +70,7 @@ class Mail:
         raise UnknownSigner(
             f"{institution} is not a member of any community of ours, or its keys are not known yet"
         )
+
+
+def _named(keys: KeyList) -> set[str]:
+    return {one.key for one in keys.keys} | {one.key for one in keys.revoked}

@@ -88,7 +88,7 @@ class Office:
         """Asks other members."""
         self.doorway = Doorway(self._links, clock)
         """Give it handlers before `start`."""
-        self._assent = Assent(self._circle, self.caller, self._links, self._wake)
+        self._assent = Assent(self._circle, self.caller, self._links, self._listed)
         self._gossiping = Gossiping(
             self._circle,
             self.caller,
@@ -98,6 +98,7 @@ class Office:
             self._profile,
             self._look,
             self._after_round,
+            self.doorway.cut_strangers,
         )
         self._relay = Relay(self._circle, self.doorway, lambda: settings().relays_others)
         self._attendance = Attendance(
@@ -572,6 +573,11 @@ class Office:
         if ends <= self._clock.now():
             raise InvalidRequest(f"{ends:%Y-%m-%d %H:%M} UTC is over.")
         return milliseconds(ends)
+
+    def _listed(self) -> None:
+        """A list came into force: who is on it no more has no more time."""
+        self.doorway.cut_strangers()
+        self._wake()
 
     def _wake(self) -> None:
         self._gossiping.wake()

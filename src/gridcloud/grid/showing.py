@@ -88,7 +88,15 @@ def show_proposal(circle: Circle, held: Held, draft: MemberList) -> Proposal:
         name=draft.name,
         number=draft.number,
         digest=draft.digest(),
-        joining=tuple(f"{after[who].name} ({who})" for who in after if who not in before),
+        joining=(
+            *(f"{after[who].name} ({who})" for who in after if who not in before),
+            # Who takes another's name is to be seen by who signs that.
+            *(
+                f"{after[who].name} ({who}), called {before[who].name} until now"
+                for who in after
+                if who in before and after[who].name != before[who].name
+            ),
+        ),
         leaving=tuple(f"{before[who].name} ({who})" for who in gone if who not in put_out),
         revoking=tuple(
             f"{before[who].name if who in before else 'somebody'} ({who}): {why}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 
 from gridcloud.errors import InvalidRequest
 from gridcloud.federation import leases
@@ -99,8 +100,7 @@ def price_of(offer: leases.Offer, currency: str) -> tuple[Decimal, bool]:
     amount, _, theirs = offer.price.partition(" ")
     if not amount:
         return Decimal(0), True
-    try:
-        price = Decimal(amount)
-    except InvalidOperation:
+    # Words of others: 1E+999999999 is a number, too, and no sum that anything could be reckoned with.
+    if theirs != currency or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,40})?", amount):
         return Decimal(0), False
-    return (price, True) if theirs == currency and price.is_finite() and price >= 0 else (Decimal(0), False)
+    return Decimal(amount), True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +15,28 @@ from gridcloud.identity.credentials import Secret
 from gridcloud.instances.driver import Context, JoinedMachine
 from gridcloud.instances.model import Request
 
-__all__ = ["AgentDoor", "ServiceURL", "address_of", "find_machines", "invite", "read_authorities"]
+__all__ = ["AgentDoor", "ProxyURL", "ServiceURL", "address_of", "find_machines", "invite", "read_authorities"]
 
 TOKEN = 86400
 """Seconds that a token is good, beside the time that its instance may wait for a place."""
 
 
 def _check_url(url: str) -> str:
-    if not url.startswith("https://") or not url.isprintable() or " " in url:
+    if not url.startswith("https://") or not url.isprintable() or " " in url or "@" in url:
         raise ValueError("must be https://HOST:PORT")
     return url.rstrip("/")
 
 
+def _check_proxy(proxy: str) -> str:
+    # It stands in the command of a job or a pod, which others on its node can see.
+    user = re.sub(r"^\w+://", "", proxy.rpartition("@")[0])
+    if ":" in user or not proxy.isprintable():
+        raise ValueError("must be http://HOST:PORT, without a password: others would see it")
+    return proxy
+
+
 ServiceURL = Annotated[str, AfterValidator(_check_url)]
+ProxyURL = Annotated[str, AfterValidator(_check_proxy)]
 
 
 class AgentDoor(BaseModel):
@@ -39,7 +49,7 @@ class AgentDoor(BaseModel):
         default=None,
         description="file of the authorities that instances believe (PEM); the system's otherwise",
     )
-    proxy: str = Field(default="", description="HTTP proxy that instances go through, http://HOST:PORT")
+    proxy: ProxyURL = Field(default="", description="HTTP proxy that instances go through, http://HOST:PORT")
     networks: tuple[str, ...] = Field(
         default=(), description="networks (CIDR) that instances come from; any otherwise"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from gridcloud.instances.bootstraps import ServiceURL
+from gridcloud.instances.bootstraps import ProxyURL, ServiceURL
 from gridcloud.instances.ssh_machine import SSHMachine, Word
 from gridcloud.settings import Duration, ProviderSettings, Size
 
@@ -49,7 +49,7 @@ class SlurmSettings(ProviderSettings):
         default=None,
         description="file of the authorities that the nodes believe (PEM); the system's otherwise",
     )
-    proxy: str = Field(default="", description="HTTP proxy that the nodes go through, http://HOST:PORT")
+    proxy: ProxyURL = Field(default="", description="HTTP proxy that the nodes go through, http://HOST:PORT")
     networks: tuple[str, ...] = Field(
         default=(), description="networks (CIDR) that the nodes come from; any otherwise"
     )
