@@ -112,7 +112,7 @@ async def test_slow_and_lost_answers_are_told_apart(tmp_path: Path) -> None:
         await until(lambda: len(taken) == 2)
         for transports in beta.office.doorway._open.values():
             for transport in transports:
-                transport.abort()  # type: ignore[attr-defined]
+                transport.abort()
         with pytest.raises(ConnectionLost, match="took the message"):
             await asking
         going.set()
