@@ -233,6 +233,9 @@ class Accounts:
                 log.warning("accounts: %s", error)
             except Exception:  # a fault of ours with one entry must not end the accounts
                 log.exception("accounts")
+            if not self._neighbours.initialised:  # nobody to compare with until something is lent or borrowed
+                await self._news.wait()
+                continue
             sleeping = asyncio.ensure_future(self._clock.sleep(self._pause))
             waking = asyncio.ensure_future(self._news.wait())
             try:

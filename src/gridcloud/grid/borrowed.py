@@ -37,6 +37,8 @@ class Borrowings:
         self._store = store
         self._records: dict[str, Record] = {}
         self._known: dict[str, Borrowing] = {}
+        self.kept = asyncio.Event()
+        """Set whenever one is kept; who waits for it clears it first."""
 
     async def load(self) -> None:
         """Take up what is stored and not over."""
@@ -101,3 +103,4 @@ class Borrowings:
         else:
             self._records[one.lease.id] = record
             self._known[one.lease.id] = one
+            self.kept.set()

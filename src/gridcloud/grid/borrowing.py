@@ -262,7 +262,11 @@ class BorrowingDesk:
                     log.warning("lease %s: %s", one.lease.id, error)
                 except Exception:  # a fault of ours at one lease must not leave the others to nobody
                     log.exception("lease %s failed", one.lease.id)
-            await self._clock.sleep(self._every)
+            self._taken.kept.clear()
+            if self._taken.live():
+                await self._clock.sleep(self._every)
+            else:  # most services borrow nothing most of the time
+                await self._taken.kept.wait()
 
     async def _look(self, lease: str) -> None:
         """Do what the time asks for; say again what was not heard, now and then."""

@@ -272,7 +272,11 @@ class LendingDesk:
         while True:
             for loan in self._loans.all():
                 self._wake(loan.key)
-            await self._clock.sleep(self._every)
+            self._loans.kept.clear()
+            if self._loans.all():
+                await self._clock.sleep(self._every)
+            else:  # most services lend nothing most of the time
+                await self._loans.kept.wait()
 
     def _note(self, instance: Instance) -> None:
         """Hear of a change of an instance: one of a lease, or of one of our own that found no room."""

@@ -54,6 +54,8 @@ class Loans:
         self._records: dict[Key, Record] = {}
         self._loans: dict[Key, Loan] = {}
         self._by_instance: dict[str, Key] = {}
+        self.kept = asyncio.Event()
+        """Set whenever one is kept; who waits for it clears it first."""
 
     async def load(self) -> None:
         """Take up what is stored."""
@@ -108,6 +110,7 @@ class Loans:
         self._records[loan.key] = record
         self._loans[loan.key] = loan
         self._by_instance[loan.instance_id] = loan.key
+        self.kept.set()
 
 
 def _digest(key: Key) -> str:
