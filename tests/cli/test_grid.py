@@ -76,6 +76,12 @@ def running(program: Program) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate(timeout=30)
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are looked at in full, however narrow the terminal of who runs the tests."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Institution, Institution]]:
     """Two institutions that made their keys; each test has a community of its own."""
