@@ -52,7 +52,9 @@ async def test_killed_while_it_starts_and_stops_on_a_machine(
 
     async def left() -> list[str]:
         found: list[str] = []
-        for _ in range(50):  # what served the last connections is still ending
+        for _ in range(
+            300
+        ):  # what served the last connections is still ending, or waits to do what it was told
             found = [line for line in ssh_machine.execute("sh", "-c", LEFT).splitlines() if line]
             found += sorted(
                 set(ssh_machine.execute("sh", "-c", PROCESSES).split("\n")) - set(before.split("\n"))

@@ -66,6 +66,11 @@ class Held:
         """Its id."""
         return self.gossip.membership.community
 
+    def has_left(self, institution: str) -> bool:
+        """Say whether an institution said that it leaves, and has not been listed again since."""
+        leaves = (one.institution for one in self.membership.leaves)
+        return institution in leaves and not self.membership.is_listed(institution)
+
     def has_put_out(self, institution: str) -> bool:
         """Say whether the newest list has revoked an institution."""
         return any(one.institution == institution for one in self.membership.current.revoked)

@@ -139,7 +139,9 @@ class Gossiping:
     async def answer(self, sender: str, kind: str, body: Json) -> tuple[str, Json] | None:
         """Answer a member's gossip; what it brought is stored before."""
         held = self._circle.held.get(str(body.get("community")))
-        if held is None:
+        if held is None or held.has_left(
+            self._circle.me
+        ):  # that we left is told by us, who wait to hear of it
             raise Misdirected("the message is about a community that is none of ours")
         if kind == "gossip.greet":
             return "gossip.compare", held.gossip.compare(sender, Greet.of(body)).document()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from gridcloud.clock import Clock
-from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotFound
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotFound, Revoked
 from gridcloud.federation import communities as lists
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.envelopes import SKEW, Signers
@@ -475,7 +475,8 @@ class Office:
             *(self.caller.ask(who, "gossip.give", body, timeout=10) for who in sorted(others)[:64]),
             return_exceptions=True,
         )
-        if others and all(isinstance(one, BaseException) for one in told):
+        # Who says that we are no member any more has heard of it by others.
+        if others and all(isinstance(one, BaseException) and not isinstance(one, Revoked) for one in told):
             return False
         await self._circle.forget(held.community)
         return True
