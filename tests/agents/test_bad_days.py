@@ -20,6 +20,7 @@ from gridcloud.identity import Secret
 from gridcloud.instances.model import State
 from tests.agents.machines import Little, admit, dialling, until
 from tests.houses import ended
+from tests.proxies import connect_proxy
 from tests.services import Service, open_service
 from tests.sessions.visit import begin, fetch, home, over, plan_back
 from tests.unit.distributions import write_distribution
@@ -114,38 +115,9 @@ async def test_a_machine_that_was_removed_while_away_ends_all_and_leaves(tmp_pat
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
-    """An HTTP proxy that knows CONNECT alone; what it was asked for."""
-    asked: list[str] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        asked.append(head)
-        host, _, port = head.split()[1].rpartition(":")
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-
-        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            while block := await source.read(65536):
-                target.write(block)
-                await target.drain()
-            target.close()
-
-        try:
-            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer), return_exceptions=True)
-        finally:
-            writer.close()
-            far_writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    yield f"http://ada:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
-    server.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """A proxy that is given a password; what it was asked for."""
+    async with connect_proxy() as (url, asked):
+        yield url.replace("://", "://ada:secret@"), asked
 
 
 @pytest.mark.parametrize("given", ["url", "password", "environment"])
