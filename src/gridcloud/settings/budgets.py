@@ -13,7 +13,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from gridcloud.settings.document import Document
 from gridcloud.settings.values import Duration
 
-__all__ = ["ANYBODY", "BUDGET_NAME", "PERIODS", "BudgetSettings", "Words", "name_budgets", "parse_term"]
+__all__ = [
+    "ANYBODY",
+    "BUDGET_NAME",
+    "PERIODS",
+    "BudgetSettings",
+    "TimeZone",
+    "Words",
+    "name_budgets",
+    "parse_term",
+]
 
 BUDGET_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -68,6 +77,7 @@ def _as_list(value: Any) -> Any:
 
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[tuple[Word, ...], BeforeValidator(_as_list)]
+TimeZone = Annotated[str, AfterValidator(_is_zone)]
 
 
 class BudgetSettings(BaseModel):
@@ -99,7 +109,7 @@ class BudgetSettings(BaseModel):
         default="month",
         description="day, week, month, quarter or year; or a term: its first and last day, 2026-09-01..2027-01-31",
     )
-    time_zone: Annotated[str, AfterValidator(_is_zone)] = Field(
+    time_zone: TimeZone = Field(
         default="UTC", description="time zone in which periods begin at midnight, e.g. Europe/Oslo"
     )
     warn_at: float = Field(

@@ -47,10 +47,11 @@ class Document:
         self.faults.append(Fault(self.place(key), ".".join(str(part) for part in key), message))
 
 
-def read_document(name: str, text: str, *, example: str = "hub:") -> Document:
+def read_document(name: str, text: str, *, example: str = "hub:", rows: bool = False) -> Document:
     """Read a YAML mapping. What is wrong with it is in the document's faults; raises nothing.
 
-    ``example``: a key with its value, for who wrote no mapping.
+    ``example``: a key with its value, for who wrote no mapping. ``rows``: it is a list, whose rows become the values of
+    the keys "0", "1" and so on.
     """
     import yaml
 
@@ -59,11 +60,20 @@ def read_document(name: str, text: str, *, example: str = "hub:") -> Document:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
-            if isinstance(node, yaml.MappingNode):
+            if isinstance(node, yaml.MappingNode) and not rows:
                 document.values = _Walk(document, loader).value((), node)
+            elif isinstance(node, yaml.SequenceNode) and rows:
+                walk = _Walk(document, loader)
+                for number, row in enumerate(node.value):
+                    document.places[str(number),] = _spell(name, row)
+                    document.values[str(number)] = walk.value((str(number),), row)
             elif node is not None:
                 document.faults.append(
-                    Fault(_spell(name, node), "", f"expected keys with values, such as {example!r}")
+                    Fault(
+                        _spell(name, node),
+                        "",
+                        f"expected {'a list of' if rows else ''} keys with values, such as {example!r}",
+                    )
                 )
         finally:
             loader.dispose()

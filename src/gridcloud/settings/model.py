@@ -11,6 +11,7 @@ from gridcloud.errors import GridcloudError
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.lending import LendingSettings
+from gridcloud.settings.profiles import PROFILE_NAME, CourseSettings, ProfileSettings
 from gridcloud.settings.values import Duration, Size
 
 __all__ = [
@@ -124,6 +125,16 @@ class HubSettings(Section):
     named_servers: int = Field(
         default=0, ge=0, le=1000, description="sessions with names that each user may have beside the first"
     )
+    templates: str = Field(
+        default="",
+        description="a file of the MultipleSpawner's spawner templates, whose lines become profiles; "
+        "MULTIPLE_SPAWNER_TEMPLATE_FILE where that is set",
+    )
+    deployments: str = Field(
+        default="",
+        description="the file of spawner deployments that goes with it; MULTIPLE_SPAWNER_DEPLOYMENT_FILE where "
+        "that is set",
+    )
     configuration: str = Field(
         default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
     )
@@ -195,6 +206,13 @@ class Settings(Section):
     )
     groups: dict[Annotated[str, Field(min_length=1, max_length=200)], Words] = Field(
         default_factory=dict, description="users by the name of their group, for budgets"
+    )
+    profiles: dict[Annotated[str, Field(pattern=PROFILE_NAME)], ProfileSettings] = Field(
+        default_factory=dict,
+        description="what the spawn page offers, and to whom, by name; none: any request",
+    )
+    courses: dict[Annotated[str, Field(pattern=PROFILE_NAME)], CourseSettings] = Field(
+        default_factory=dict, description="courses by name: rosters, their profiles, their folders"
     )
     defaults: DefaultSettings = Field(
         default_factory=DefaultSettings, description="what requests ask for by default"

@@ -92,7 +92,7 @@ def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.env
     ``details["faults"]`` each with ``place``, ``key`` and ``message``.
     """
     document = read_document(name, text)
-    for section in [*sections(), *KINDS, "budgets", "groups"]:
+    for section in [*sections(), *KINDS, "budgets", "groups", "profiles", "courses"]:
         if document.values.get(section, "") is None:
             del document.values[section]  # `hub:` with all its keys commented out
     name_budgets(document)
@@ -100,9 +100,13 @@ def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.env
     named = {section: _providers(document, section) for section in KINDS}
     if not document.faults:
         try:
-            return Settings.model_validate({**document.values, **named})
+            settings = Settings.model_validate({**document.values, **named})
         except ValidationError as error:
             _explain(document, (), Settings, error)
+        else:
+            _check_courses(document, settings)
+            if not document.faults:
+                return settings
     else:  # tell the faults of the other sections in the same breath
         try:
             Settings.model_validate({**document.values, **{section: {} for section in KINDS}})
@@ -180,6 +184,16 @@ def _providers(document: Document, section: str) -> dict[str, ProviderSettings |
         except InvalidSettings:
             continue  # noted in the document
     return found
+
+
+def _check_courses(document: Document, settings: Settings) -> None:
+    for name, course in settings.courses.items():
+        for profile in course.profiles:
+            if profile not in settings.profiles:
+                document.fault(
+                    ("courses", name, "profiles"),
+                    f"there is no profile {profile!r}{_nearest(profile, settings.profiles)}",
+                )
 
 
 def _override(document: Document, environment: Mapping[str, str]) -> None:
