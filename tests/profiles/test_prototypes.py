@@ -147,9 +147,9 @@ def test_another_spawner_gets_the_deployment_with_its_arguments() -> None:
         ),
         ({"providers": []}, "t.json:1:47", "expected a list of providers"),
         (
-            {"providers": ["nowhere"]},
+            {"providers": ["munich"]},
             "t.json:1:61",
-            "there is no provider 'nowhere'; there are here, pods, vms, oci",
+            "there is no provider 'munich'; there are here, pods, vms, oci",
         ),
         ({"providers": ["ec2"]}, "t.json:1:61", "gridcloud provider add ec2 --driver ec2"),
         ({"kwarg": {}}, "t.json:1:", "unknown key; did you mean 'kwargs'?"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gridcloud.profiles.book import Book
 from gridcloud.profiles.model import Choice, Person, Settled, Terms
 from gridcloud.profiles.permission import choices_of, settle
 from gridcloud.profiles.rosters import Rosters
 
-__all__ = ["Choice", "Person", "Rosters", "Settled", "Terms", "choices_of", "settle"]
+__all__ = ["Book", "Choice", "Person", "Rosters", "Settled", "Terms", "choices_of", "settle"]

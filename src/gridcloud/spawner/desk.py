@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from gridcloud.client import AsyncClient, connect_async
 from gridcloud.errors import Unreachable
+from gridcloud.profiles import Book
 from gridcloud.settings import Settings, SettingsFile, config_path, data_folder
 
 __all__ = ["Desk", "the_desk"]
@@ -32,12 +33,13 @@ class Desk:
         """When the running session of (user, server) will end."""
         self.notices: dict[tuple[str, str], str] = {}
         """What the user of a running session is warned of beside its end: a budget that is nearly spent, no use."""
-        self._settings_file = settings_file
+        self.book = Book(settings_file)
+        """What is offered, and to whom."""
         self._client: AsyncClient | None = None
 
     def settings(self) -> Settings:
-        """Return the settings as they are now."""
-        return self._settings_file.current()[0]
+        """Return the settings as they are now, with all profiles."""
+        return self.book.current()[0]
 
     async def client(self, patience: float = PATIENCE) -> AsyncClient:
         """Return a client of the service. Raises Unreachable when there is none for ``patience`` seconds."""

@@ -13,6 +13,7 @@ from gridcloud.instances.model import Kind, Offer, Request, format_size
 from gridcloud.service.documents import Provider
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk
+from gridcloud.spawner.profiles import chosen_profile, format_time, shown_profiles
 
 __all__ = ["free_now", "render_form"]
 
@@ -37,18 +38,25 @@ async def render_form(spawner: Any) -> str:
     """Return the HTML of the form for a spawner: what may be chosen, what is free now, the values of last time."""
     desk: Desk = spawner.desk
     settings = desk.settings()
+    choices = spawner.choices()
+    if settings.profiles and not choices:
+        return _pages.get_template("gridcloud_nothing.html").render()
     providers, offers = await asyncio.gather(_providers(desk), _soon(free_now(desk)))
     told = {offer["provider"] for offer in offers or ()}
+    values = _values(spawner, settings)
+    asked = _asked_values(spawner)
     return _pages.get_template("gridcloud_form.html").render(
+        profiles=await shown_profiles(spawner, choices, asked),
+        chosen=chosen_profile(choices, [*_asked(spawner, "profile"), _kept(spawner).get("profile", "")]),
         providers=[provider for provider in providers if not provider.problem],
         broken=[one for one in providers if one.problem and one.name not in told],
         kinds={str(kind): words for kind, words in KINDS.items()},
         images={provider.name: provider.images for provider in providers if provider.images},
         models=sorted({offer["gpu_model"] for offer in offers or () if offer["gpu_model"]}),
         offers=offers,
-        values=_values(spawner, settings),
+        values=values,
         defaults=_defaults(settings),
-        longest=_time(settings.limits.time),
+        longest=format_time(settings.limits.time),
         offers_url=f"{spawner.hub.base_url}gridcloud/offers",
     )
 
@@ -114,16 +122,29 @@ async def _soon(offers: Any) -> list[dict[str, Any]] | None:
 
 
 def _values(spawner: Any, settings: Settings) -> dict[str, str]:
-    """Return what the fields show: what was just typed, a link's values, those of last time, or defaults."""
-    kept: Mapping[str, Any] = spawner.orm_spawner.user_options or {}
-    values = _defaults(settings) | {
-        name: str(value) for name, value in kept.items() if isinstance(value, str | int | float)
-    }
-    asked = {name.removeprefix("opt-"): given for name, given in _linked(spawner).items()}
-    for name, given in {**asked, **(spawner.typed or {})}.items():
-        if name in Request.model_fields and given and isinstance(given[-1], str):
-            values[name] = given[-1].strip()
+    """Return what the fields show: what was asked for, or defaults."""
+    values = _defaults(settings) | _asked_values(spawner)
     return {name: values.get(name, "") for name in Request.model_fields}
+
+
+def _asked_values(spawner: Any) -> dict[str, str]:
+    """Return what was asked for: just typed, by a link, or last time."""
+    kept = {
+        name: str(value) for name, value in _kept(spawner).items() if isinstance(value, str | int | float)
+    }
+    now = {name: given[0] for name in Request.model_fields if (given := _asked(spawner, name))}
+    return kept | now
+
+
+def _kept(spawner: Any) -> Mapping[str, Any]:
+    """Return the options of last time."""
+    return spawner.orm_spawner.user_options or {}
+
+
+def _asked(spawner: Any, name: str) -> list[str]:
+    """Return what was just typed into a field, then what a link says of it."""
+    found = [(spawner.typed or {}).get(name), _linked(spawner).get(f"opt-{name}"), _linked(spawner).get(name)]
+    return [given[-1].strip() for given in found if given and isinstance(given[-1], str)]
 
 
 def _linked(spawner: Any) -> dict[str, list[str]]:
@@ -138,15 +159,5 @@ def _defaults(settings: Settings) -> dict[str, str]:
     return {
         "cpus": f"{settings.defaults.cpus:g}",
         "memory": format_size(settings.defaults.memory),
-        "time": _time(settings.defaults.time or settings.limits.time),
+        "time": format_time(settings.defaults.time or settings.limits.time),
     }
-
-
-def _time(seconds: int) -> str:
-    """Return ``2h30m`` for 9000; nothing for 0."""
-    text = ""
-    for size, letter in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
-        if seconds >= size:
-            text += f"{seconds // size}{letter}"
-            seconds %= size
-    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -11,20 +12,22 @@ from urllib.parse import urlsplit
 
 from jupyterhub.orm import APIToken
 from jupyterhub.spawner import Spawner, SpawnException
-from jupyterhub.utils import url_escape_path, url_path_join
+from jupyterhub.utils import maybe_future, url_escape_path, url_path_join
 from traitlets import default
 
 from gridcloud.connections.model import Port
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
 from gridcloud.instances.idleness import idle_end
-from gridcloud.instances.model import Instance, Request
+from gridcloud.instances.model import Instance
+from gridcloud.profiles import Choice
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
-from gridcloud.spawner.options import from_form, to_request
+from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
+from gridcloud.spawner.wrapped import Wrapped
 
 __all__ = ["GridcloudSpawner", "Refused", "idle_words"]
 
@@ -52,12 +55,18 @@ class Refused(SpawnException):
 
 
 class GridcloudSpawner(Spawner):
-    """One user's server as a session. Its only state is the session's id."""
+    """One user's server as a session. Its only state is the session's id, or that of another spawner."""
 
     session_id = ""
+    profile = ""
+    """The profile that it was started from."""
+    wrapped: Wrapped | None = None
+    """The other spawner that starts it, where its profile names one."""
     typed: Mapping[str, list[Any]] | None = None
     """What was sent with a form that could not be taken, for the form to show again."""
     _recovered = False
+    _unknown: dict[str, Any] = {}  # noqa: RUF012 - never changed in place
+    """The state of a session whose spawner is there no more."""
     _told: asyncio.Event | None = None
 
     @property
@@ -82,18 +91,29 @@ class GridcloudSpawner(Spawner):
     def get_state(self) -> dict[str, Any]:
         """Return what finds the session again after the hub's restart."""
         state: dict[str, Any] = super().get_state()
-        return state | ({"session": self.session_id} if self.session_id else {})
+        own = {"session": self.session_id, "profile": self.profile}
+        state |= {name: value for name, value in own.items() if value}
+        return state | ({"wrapped": self.wrapped.get_state()} if self.wrapped else self._unknown)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up a session that outlived its hub."""
         super().load_state(state)
         self.session_id = str(state.get("session", ""))
+        self.profile = str(state.get("profile", ""))
         self._recovered = True
+        if inner := state.get("wrapped"):
+            try:
+                self.wrapped = Wrapped.of_state(self, inner)
+            except Exception as error:
+                self.log.error("%s: its session cannot be looked after: %s", self._log_name, error)
+                self._unknown = {"wrapped": inner}
 
     def clear_state(self) -> None:
         """Forget the session."""
         super().clear_state()
-        self.session_id = ""
+        self.session_id = self.profile = ""
+        self.wrapped = None
+        self._unknown = {}
         self._recovered = False
         self._told = asyncio.Event()
         self.desk.expires.pop(self._key, None)
@@ -105,8 +125,10 @@ class GridcloudSpawner(Spawner):
         """Return the options of a sent form. Raises Refused."""
         self.typed = form_data
         try:
-            return from_form(form_data)
-        except InvalidRequest as error:
+            options = from_form(form_data, self.choices())
+            self._read(options)
+            return options
+        except GridcloudError as error:
             raise Refused(error) from None
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> dict[str, Any]:
@@ -116,14 +138,20 @@ class GridcloudSpawner(Spawner):
 
     # Life ------------------------------------------------------------------------------------------------------
 
-    async def start(self) -> tuple[str, int]:
+    async def start(self) -> Any:
         """Return where the session answers. Raises Refused; cancelled, it leaves nothing."""
         self.typed = None
         self.desk.ended.pop(self._key, None)
         told = self._told = self._told or asyncio.Event()
         try:
-            request = to_request(self.user_options)
-            session = await self._submit(request)
+            asked = self._read(self.user_options)
+            self.profile = asked.profile
+            if asked.spawner is not None:
+                self.wrapped = Wrapped(self, asked.spawner, asked.environment)
+                told.set()
+                self._keep_state()
+                return await self.wrapped.start(self, asked.fields)
+            session = await self._submit(asked)
             self.session_id = session.id
             self._keep_state()
             told.set()
@@ -135,8 +163,10 @@ class GridcloudSpawner(Spawner):
 
     async def poll(self) -> int | None:
         """Return None while the session lives, else 0, or 1 when it ended by itself."""
+        if self.wrapped is not None:
+            return await self.wrapped.poll()
         if not self.session_id:
-            return 0
+            return None if self._unknown else 0
         try:
             client = await self.desk.client(patience=5)
             session = await client.session(self.session_id)
@@ -160,6 +190,8 @@ class GridcloudSpawner(Spawner):
     async def get_url(self) -> str:
         """Return where the session answers now: a hub that died while it was being started never learned that."""
         url: str = await super().get_url()
+        if not self.session_id:
+            return url
         try:
             session = await (await self.desk.client(patience=5)).session(self.session_id)
         except GridcloudError:
@@ -170,6 +202,9 @@ class GridcloudSpawner(Spawner):
 
     async def stop(self, now: bool = False) -> None:
         """End the session with its instance; return when nothing is left of it, or it takes long."""
+        if self.wrapped is not None:
+            await self.wrapped.stop(now)
+            return
         if not self.session_id:
             return
         with contextlib.suppress(NotFound):
@@ -185,12 +220,16 @@ class GridcloudSpawner(Spawner):
         for token in database.query(APIToken).filter_by(user_id=self.user.orm_user.id, note=note):
             database.delete(token)
         database.commit()
-        return super().run_post_stop_hook()
+        return self._after_stop()
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the live steps of a pending start."""
         told = self._told = self._told or asyncio.Event()
         await told.wait()
+        if self.wrapped is not None:
+            async for step in self.wrapped.progress():
+                yield step
+            return
         steps = Steps()
         client = await self.desk.client()
         async for event in client.session_events(self.session_id, follow=True):
@@ -203,21 +242,39 @@ class GridcloudSpawner(Spawner):
     def _key(self) -> tuple[str, str]:
         return self.user.name, self.name
 
-    async def _submit(self, request: Request) -> Session:
+    def choices(self) -> dict[str, Choice]:
+        """Return by name the profiles that the user may use now."""
+        return self.desk.book.choices(person_of(self.user))
+
+    def _read(self, options: Mapping[str, Any]) -> Asked:
+        """Return what the user's options come to. Raises GridcloudError."""
+        others = [one for one in self.user.spawners.values() if one is not self and one.active]
+        running = Counter(getattr(one, "profile", "") for one in others)
+        known = {
+            "JUPYTERHUB_USER": self.user.name,
+            "JUPYTERHUB_SERVER_NAME": self.name,
+            "JUPYTERHUB_BASE_URL": self.hub.base_url,
+            "JUPYTERHUB_HOST": self.hub.public_host,
+        }
+        return read_options(options, self.desk.settings(), self.choices(), running=running, known=known)
+
+    async def _after_stop(self) -> None:
+        if self.wrapped is not None:
+            await self.wrapped.ended()
+        await maybe_future(super().run_post_stop_hook())
+
+    async def _submit(self, asked: Asked) -> Session:
         """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""
         settings = self.desk.settings()
-        if request.on and request.on not in settings.providers:
-            known = ", ".join(settings.providers) or "none"
-            raise InvalidRequest(f"There is no provider {request.on!r}; there are: {known}.")
-        plan, environment = self._plan(settings), self.get_env()
+        plan, environment = self._plan(settings), self.get_env() | asked.environment
         asking = asyncio.ensure_future(
             self.desk.ask(
                 lambda client: client.start_session(
-                    request,
+                    asked.request,
                     plan,
                     owner=self.user.name,
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
-                    configure=_configure(settings),
+                    configure=[*asked.configure, *_configure(settings)],
                     environment=environment,
                 )
             )
