@@ -45,6 +45,12 @@ def shop(make_house: Callable[..., UpHouse], tmp_path_factory: pytest.TempPathFa
                     "kwargs": {"options_form": FORM, "options_from_form": "simple"},
                 },
             },
+            "failing": {
+                "spawner": {
+                    "class": "jupyterhub.spawner.SimpleLocalProcessSpawner",
+                    "kwargs": {"cmd": ["no-such-program"], "home_dir_template": str(homes / "{username}")},
+                },
+            },
             "missing": {"spawner": {"class": "no.such.Spawner"}},
             "strange": {
                 "spawner": {"class": "jupyterhub.spawner.SimpleLocalProcessSpawner", "kwargs": {"root": 1}}
@@ -87,7 +93,7 @@ async def test_the_page_shows_what_one_may_use(shop: UpHouse) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "Say which profile; there are asking, missing, process, small, strange for you"),
+        ({}, "Say which profile; there are asking, failing, missing, process, small, strange for you"),
         ({"profile": "smal"}, "did you mean small?"),
         ({"profile": ["small"]}, "Say which profile"),
         ({"profile": "staff"}, "is not offered to you now"),
@@ -98,6 +104,10 @@ async def test_the_page_shows_what_one_may_use(shop: UpHouse) -> None:
         ({"profile": "process", "cmd": ["id"]}, "takes no options cmd"),
         ({"profile": "process", "fields": {"cmd": ["id"]}}, "nothing to choose of 'cmd'"),
         ({"profile": "missing"}, "cannot be loaded"),
+        (
+            {"profile": "failing"},
+            "failed: FileNotFoundError: [Errno 2] No such file or directory: 'no-such-program'",
+        ),
         ({"profile": "strange"}, "has no trait root"),
     ],
 )
@@ -107,7 +117,7 @@ async def test_the_api_gets_no_more_than_the_form(
     await shop.user(admin, "eve")
     async with admin.post("/hub/api/users/eve/server", json=options) as answer:
         text = await answer.text()
-        assert answer.status in (400, 403, 422), text
+        assert answer.status in (400, 403, 422, 503), text
         assert words in text
     assert not await shop.server(admin, "eve")
 

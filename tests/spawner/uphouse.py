@@ -40,7 +40,7 @@ asyncio.run(up.run_up(SettingsFile(Path(sys.argv[1])), Path(sys.argv[2]), lambda
 SERVICES = f"""
 c.JupyterHub.services.append({{"name": "tests", "api_token": "{TOKEN}"}})
 c.JupyterHub.load_roles.append({{"name": "tests", "services": ["tests"],
-    "scopes": ["admin:users", "admin:servers", "access:servers", "tokens", "read:hub"]}})
+    "scopes": ["admin:users", "admin:servers", "access:servers", "admin:groups", "tokens", "read:hub"]}})
 c.Authenticator.allow_all = True
 """
 

@@ -53,19 +53,33 @@ def check(
         Path | None, typer.Argument(metavar="[FILE]", help="Another file than the one in use.")
     ] = None,
 ) -> None:
-    """Check a configuration file: every fault with its place, and every driver that cannot be loaded."""
+    """Check a configuration file: every fault with its place, and every driver that cannot be loaded.
+
+    The MultipleSpawner's files that it names, or the environment does, are checked with it; what of them is not needed
+    here is told, key by key.
+    """
+    from gridcloud.profiles import Book
     from gridcloud.settings import SettingsFile
 
     if file is not None and not file.exists():
         raise NotFound(f"There is no {file}.")
     source = SettingsFile(file.absolute(), required=True) if file is not None else frame.settings_file()
-    settings, problems = source.current()
+    book = Book(source)
+    settings, problems = book.current()
     if problems:
         raise InvalidSettings("\n".join(str(problem) for problem in problems))
-    names = list(settings.providers)
+    names, profiles = list(settings.providers), list(settings.profiles)
     if frame.json:
-        frame.show({"file": str(source.path), "valid": True, "providers": names})
-    elif not source.path.exists():
+        notes = [{"place": note.place, "key": note.key, "became": note.became} for note in book.notes]
+        frame.show(
+            {"file": str(source.path), "valid": True, "providers": names, "profiles": profiles, "notes": notes}
+        )
+        return
+    for note in book.notes:
+        print(plain(f"{note.place}: {note.key}: {note.became}"))
+    if profiles:
+        print(f"{count(len(profiles), 'profile')}: {', '.join(profiles)}.")
+    if not source.path.exists():
         print(f"There is no {source.path}; the defaults are valid.")
     else:
         print(f"{source.path} is valid; providers: {', '.join(names) or 'none'}.")

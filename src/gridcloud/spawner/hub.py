@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,10 @@ class Hub(JupyterHub):
 
 def main() -> None:
     """Run the hub."""
+    # What spawners start here lies beside our own Python, which need not be on the path of whoever started us.
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
     Hub.launch_instance(["--config", str(CONFIGURATION)])
 
 

@@ -12,11 +12,12 @@ import importlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from jupyterhub.spawner import Spawner
+from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
+from tornado.web import HTTPError
 from traitlets import TraitError
 
-from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, TimedOut
+from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, TimedOut, Unavailable
 from gridcloud.profiles.placeholders import fill
 from gridcloud.settings.profiles import SpawnerSettings
 
@@ -88,9 +89,12 @@ class Wrapped:
             raise TimedOut(
                 f"{self.settings.class_} did not start the session within {spawner.start_timeout} seconds."
             ) from error
-        except BaseException:
+        except (asyncio.CancelledError, GridcloudError, HTTPError, SpawnException):
             await self._give_up()
             raise
+        except Exception as error:
+            await self._give_up()
+            raise Unavailable(f"{self.settings.class_} failed: {type(error).__name__}: {error}") from error
         outer.api_token = spawner.api_token
         outer.will_resume = spawner.will_resume
         return url
