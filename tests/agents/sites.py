@@ -208,7 +208,7 @@ def sites(folder: Path) -> Iterator[Site]:
 
 def make_network(stack: contextlib.ExitStack) -> int:
     """Make a network with nothing but its loopback; return the process that holds it."""
-    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "600"])
+    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     ours = os.readlink("/proc/self/ns/net")
