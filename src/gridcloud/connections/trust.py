@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncssh
 
 from gridcloud.connections.model import SSHAddress
-from gridcloud.errors import InvalidSettings, Untrusted
+from gridcloud.errors import InvalidRequest, InvalidSettings, Untrusted
+from gridcloud.identity.public_keys import read_public_key
 
 __all__ = ["Witness", "host_key_kinds", "known_hosts", "untrusted"]
 
@@ -81,10 +82,10 @@ def untrusted(address: SSHAddress, seen: asyncssh.SSHKey | None, cause: str) -> 
 
 def _read(address: SSHAddress, line: str) -> asyncssh.SSHKey:
     try:
-        return asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
+        return read_public_key(line)
+    except InvalidRequest as error:
         raise InvalidSettings(
-            f"{line[:60]!r} is no public key of {address.host}: {error}.",
+            f"{line[:60]!r} is no public key of {address.host}: {error.message}",
             remedy="Write host keys as in a .pub file: 'ssh-ed25519 AAAA…'.",
         ) from error
 

@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import asyncssh
-
 from gridcloud.clock import Clock
 from gridcloud.connections.driver import Forward
 from gridcloud.connections.model import Socket, SSHAddress
@@ -40,6 +38,7 @@ from gridcloud.grid.asking import Enquiries
 from gridcloud.grid.borrowed import Borrowing, Borrowings
 from gridcloud.grid.handover import STREAM, principal_of
 from gridcloud.grid.neighbours import Neighbours
+from gridcloud.identity.public_keys import read_public_key
 from gridcloud.instances import peers
 from gridcloud.instances.model import Finding, Phase, Request, Spec
 from gridcloud.instances.peers import BorrowedMachine, PeerOffer
@@ -363,9 +362,9 @@ class BorrowingDesk:
     def _address(self, one: Borrowing, name: str) -> SSHAddress | None:
         told = one.lease.connection
         try:
-            key = asyncssh.import_public_key(told.get("host_key", ""))
+            key = read_public_key(told.get("host_key", ""))
             line = " ".join(key.export_public_key().decode().split()[:2])
-        except (asyncssh.KeyImportError, ValueError, OverflowError):  # the last for numbers below nought
+        except InvalidRequest:
             return None
         return SSHAddress(
             # What an institution calls itself is any text; a host's name is not.

@@ -20,6 +20,7 @@ from gridcloud.clock import Clock
 from gridcloud.errors import InvalidRequest
 from gridcloud.identity.handover import Handover, hand_over
 from gridcloud.identity.keys import KeyFolder, write_whole
+from gridcloud.identity.public_keys import read_public_key
 from gridcloud.identity.revocation import encode_revocations
 
 __all__ = ["Authority"]
@@ -79,7 +80,7 @@ class Authority:
         now = self._now(seconds)
         try:
             return self._keys.private("user_authority").generate_user_certificate(
-                _public(public_key),
+                read_public_key(public_key),
                 _name(user, serial),
                 serial=serial,
                 principals=_checked(principals),
@@ -100,7 +101,7 @@ class Authority:
         now = self._now(seconds)
         names = _checked(hosts)
         return self._keys.private("host_authority").generate_host_certificate(
-            _public(public_key),
+            read_public_key(public_key),
             _name(names[0], serial),
             serial=serial,
             principals=names,
@@ -116,7 +117,7 @@ class Authority:
 
     def revocations(self) -> bytes:
         """Return the revocation list for sshd's ``RevokedKeys``, of all authorities of users that are trusted."""
-        blobs = [_public(line).public_data for line in self.authorities("user")]
+        blobs = [read_public_key(line).public_data for line in self.authorities("user")]
         serials = [int(serial) for serial in self._read()["revoked"]]
         return encode_revocations(blobs, serials, int(self._clock.now().timestamp()))
 
@@ -167,13 +168,6 @@ def _serial() -> int:
 def _name(who: str, serial: int) -> str:
     # The name lands in the logs of machines: nothing in it may look like another line or field.
     return f"gridcloud:{quote(who, safe='@')[:200]}:{serial}"
-
-
-def _public(line: str) -> asyncssh.SSHKey:
-    try:
-        return asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
-        raise InvalidRequest(f"{line[:40]!r} is no public SSH key: {error}.") from error
 
 
 def _checked(names: Sequence[str]) -> list[str]:
