@@ -25,6 +25,7 @@ from gridcloud.federation.records import Profile, Room
 from gridcloud.grid.assenting import Assent
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
+from gridcloud.grid.destinations import Destinations
 from gridcloud.grid.doorway import Doorway
 from gridcloud.grid.gossiping import Gossiping
 from gridcloud.grid.joining import Joining
@@ -84,7 +85,7 @@ class Office:
         self._tasks: list[asyncio.Task[None]] = []
         self._spreading: set[asyncio.Task[None]] = set()
         self._started = False
-        self.caller = Caller(self._links, clock)
+        self.caller = Caller(self._links, clock, Destinations(settings))
         """Asks other members."""
         self.doorway = Doorway(self._links, clock)
         """Give it handlers before `start`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Self
 
@@ -19,6 +20,16 @@ def _check_place(text: str) -> str:
     if text and not (colon and fits and int(port) <= 65535):
         raise ValueError("is HOST:PORT, such as 0.0.0.0:8444, with a port up to 65535")
     return text
+
+
+def _check_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError("is a network such as 10.0.0.0/8 or 2001:db8::/32, or one address") from error
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
 
 
 class GridSettings(BaseModel):
@@ -45,6 +56,19 @@ class GridSettings(BaseModel):
     )
     location: str = Field(
         default="", max_length=200, description="where the institution is, in any words; members see it"
+    )
+
+    forbidden_addresses: tuple[Network, ...] = Field(
+        default=(),
+        max_length=256,
+        description="networks of ours in which no member is called, whatever its record says; always besides: this"
+        " computer, its links, and what clouds tell their machines (127.0.0.0/8, 169.254.0.0/16, ::1, fe80::/10, …)",
+    )
+    allowed_addresses: tuple[Network, ...] = Field(
+        default=(),
+        max_length=256,
+        description="networks in which members are called though they are forbidden; so they are in networks of"
+        " our own `addresses`",
     )
 
     @model_validator(mode="after")
