@@ -131,7 +131,7 @@ def _signer(data: bytes) -> tuple[str, str]:
         subject = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
         public = Ed25519PublicKey.from_public_bytes(from_text(key, 32))
         public.verify(certificate.signature, certificate.tbs_certificate_bytes)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise Malformed("the certificate does not name a service key as its issuer") from error
     except InvalidSignature as error:
         raise Forged("the certificate was not signed by the service key that it names") from error

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import ipaddress
 import logging
 import socket
 import ssl
@@ -57,9 +58,11 @@ GuestHandler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 HANDSHAKES = 128
 """Connections that have not finished TLS yet; who comes when there are as many takes the place of the oldest."""
-GUESTS = 32
+HANDSHAKES_EACH = 32
+"""The same of one source: an IPv4 address, or a network /64 of IPv6, of which one computer may have all."""
+GUESTS, GUESTS_EACH = 32, 8
 GUEST_SECONDS = 30.0
-"""Connections of guests, who proved nothing, and how long each may stay."""
+"""Connections of guests, who proved nothing, in all and of one source, and how long each may stay."""
 STREAMS = 256
 """Streams of one member."""
 CONNECTIONS = STREAMS + 64
@@ -114,7 +117,7 @@ class Doorway:
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._shaking: dict[asyncio.Task[None], None] = {}
+        self._shaking: dict[asyncio.Task[None], str] = {}
         self._open: dict[str, list[asyncio.Transport]] = {}
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._streaming: dict[str, set[asyncio.Task[Any]]] = {}
@@ -226,7 +229,11 @@ class Doorway:
             self._links.refused(UnknownSigner(f"no TLS with it: {why}"), what=f"a connection from {where}")
             return
         self._transports.add(transport)
-        self._keep(transport)
+        try:
+            self._keep(transport)
+        except BaseException:  # whom we cannot count is not let in
+            transport.abort()
+            raise
 
     def member(self, request: web.Request) -> str:
         """Return which member asks, as its certificate proved; empty for a guest. Raises as `Mail.recognise`."""
@@ -272,9 +279,13 @@ class Doorway:
             with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
-            self._shaking[task] = None
+            source = _source(str(address[0]))
+            self._shaking[task] = source
             task.add_done_callback(functools.partial(self._shaken, connection))
-            if len(self._shaking) > HANDSHAKES:
+            alike = [one for one, other in self._shaking.items() if other == source]
+            if len(alike) > HANDSHAKES_EACH:
+                alike[0].cancel()
+            elif len(self._shaking) > HANDSHAKES:
                 next(iter(self._shaking)).cancel()
 
     def _shaken(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
@@ -295,8 +306,13 @@ class Doorway:
             self._links.refused(Throttled(f"there are {CONNECTIONS} connections of it"), what="a connection")
             transport.close()
             return
-        while not key and len(there) >= GUESTS:
-            there.pop(0).close()
+        if not key:
+            source = _source_of(transport)
+            alike = [one for one in there if _source_of(one) == source]
+            crowd, most = (alike, GUESTS_EACH) if len(alike) >= GUESTS_EACH else (there, GUESTS)
+            for one in crowd[: max(0, len(crowd) + 1 - most)]:
+                one.close()
+                there.remove(one)
         self._open[key] = [*there, transport]
         if not key:
             asyncio.get_running_loop().call_later(GUEST_SECONDS, transport.close)
@@ -323,7 +339,7 @@ class Doorway:
         if size > MAXIMUM_BYTES:
             raise Malformed(f"the message has {size} bytes, and {MAXIMUM_BYTES} is the most that is read")
         allowance = self._allowance if who else self._guest_allowance
-        allowance.take(who or f"a guest from {request.remote}", size, self._now())
+        allowance.take(who or f"a guest from {_source_of(request.transport)}", size, self._now())
         try:
             async with asyncio.timeout(READ):
                 data = await request.read()
@@ -427,6 +443,21 @@ def _proven(transport: asyncio.BaseTransport | None) -> tuple[str, str]:
     """Return which key the other end of a connection proved, and who it said it is."""
     connection = transport.get_extra_info("ssl_object") if transport is not None else None
     return proven(connection) if isinstance(connection, ssl.SSLObject | ssl.SSLSocket) else ("", "")
+
+
+def _source_of(transport: asyncio.BaseTransport | None) -> str:
+    """Return where a connection comes from; nothing for one that a relay carries."""
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return _source(str(name[0])) if isinstance(name, tuple) else ""
+
+
+def _source(address: str) -> str:
+    """Return whom an address belongs to: itself, or its network /64, whose addresses one computer may all have."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    inner = found.ipv4_mapped
+    return str(inner) if inner is not None else str(ipaddress.ip_network((int(found), 64), strict=False))
 
 
 async def _hide_versions(request: web.Request, response: web.StreamResponse) -> None:
