@@ -57,13 +57,16 @@ async def is_open(link: Link) -> bool:
 
 
 async def test_half_open_connections_are_bounded_for_each_source(tmp_path: Path) -> None:
-    async with places(tmp_path, "alpha") as (alpha,), knocking(alpha, ALONE, 1) as (slow,):
-        async with knocking(alpha, CROWD, HANDSHAKES + 20) as crowd:
-            shaking = alpha.office.doorway._shaking
-            await until(lambda: len(shaking) == HANDSHAKES_EACH + 1)
-            assert await is_open(slow), "it came first, and others are too many"
-            assert not await is_open(crowd[0])
-            assert await is_open(crowd[-1]), "the newest of a source stay"
+    async with (
+        places(tmp_path, "alpha") as (alpha,),
+        knocking(alpha, ALONE, 1) as (slow,),
+        knocking(alpha, CROWD, HANDSHAKES + 20) as crowd,
+    ):
+        shaking = alpha.office.doorway._shaking
+        await until(lambda: len(shaking) == HANDSHAKES_EACH + 1)
+        assert await is_open(slow), "it came first, and others are too many"
+        assert not await is_open(crowd[0])
+        assert await is_open(crowd[-1]), "the newest of a source stay"
 
 
 async def test_guests_are_bounded_for_each_source(tmp_path: Path) -> None:
