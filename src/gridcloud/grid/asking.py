@@ -13,6 +13,7 @@ from gridcloud.federation.encoding import milliseconds
 from gridcloud.federation.leases import Ask, Offers, read_message, write_message
 from gridcloud.federation.wishes import Wish
 from gridcloud.grid.neighbours import Neighbours
+from gridcloud.grid.prospects import Prospects
 from gridcloud.grid.wishes import (
     ASKED_FOR,
     MEBIBYTE,
@@ -28,8 +29,6 @@ __all__ = ["Enquiries", "Given"]
 
 ANSWER = 6.0
 """Seconds for a peer to say what it offers."""
-MOST = 8
-"""Institutions that are asked for one request: those whose record says that they have room come first."""
 LONGEST = 86_400_000
 """Milliseconds that a lease may at most stay ours after its last renewal: so long it can be claimed after its end."""
 WINDOW = 3_600_000
@@ -55,27 +54,11 @@ class Enquiries:
         self, neighbours: Neighbours, clock: Clock, groups: Groups, currency: Callable[[], str]
     ) -> None:
         self._neighbours = neighbours
+        self._prospects = Prospects(neighbours)
         self._clock = clock
         self._groups = groups
         self._currency = currency
         self._given: dict[tuple[str, str, str], Given] = {}
-
-    def peers(self, terms: Terms) -> list[str]:
-        """Return whom an entry of the configuration asks. Raises NotFound, InvalidSettings for one that is unknown."""
-        if not self._neighbours.initialised:
-            return []
-        members = self._neighbours.members()
-        if terms.institution:
-            found = [self._neighbours.find(terms.institution)]
-        else:
-            profiles = self._neighbours.profiles()
-            roomy = {one for one in profiles if any(room.free.millicores for room in profiles[one].rooms)}
-            found = sorted(members, key=lambda one: (one not in roomy, members[one].name, one))
-        if terms.community:
-            common = {one.community for one in self._neighbours.communities() if one.name == terms.community}
-            common.add(terms.community)
-            found = [one for one in found if self._neighbours.communities_of(one) & common]
-        return found[:MOST]
 
     def name_of(self, institution: str) -> str:
         """Return what an institution is called."""
@@ -103,7 +86,8 @@ class Enquiries:
     async def offers(self, terms: Terms, request: Request, owner: str) -> list[PeerOffer]:
         """Ask all that an entry asks; see `instances.peers.Peers.offers`."""
         wish = await self.wish(terms, request, owner, "offers")
-        answers = await asyncio.gather(*(self._ask_one(one, wish, request) for one in self.peers(terms)))
+        asked = self._prospects.choose(terms, request)
+        answers = await asyncio.gather(*(self._ask_one(one, wish, request) for one in asked))
         return [offer for answer in answers for offer in answer]
 
     async def offer(self, institution: str, wish: Wish, called: str) -> leases.Offer:
@@ -141,7 +125,7 @@ class Enquiries:
 
     async def check(self, terms: Terms) -> list[Finding]:
         """Ask each for a little."""
-        subjects = self.peers(terms)
+        subjects = self._prospects.choose(terms, Request())
         if not subjects:
             remedy = "Invite one, or join a community: gridcloud grid invite"
             return [

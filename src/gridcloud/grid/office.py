@@ -300,9 +300,7 @@ class Office:
 
     def profiles(self) -> Mapping[str, Profile]:
         """Return what other members' newest records say, by id."""
-        return {
-            who: record.read_profile() for who, record in self._circle.records().items() if who != self.me
-        }
+        return self._circle.profiles()
 
     def keys_of(self, institution: str) -> KeyList | None:
         """Return the newest key list of an institution, our own too; None when none is known."""
