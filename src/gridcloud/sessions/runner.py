@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 TRIES = 5
 """Ports tried before a session fails because others listen on them."""
 
+NOT_FOUND = 127
+"""Exit code of a shell that does not find the program."""
+
 
 class Runner:
     """Owns all sessions of a store."""
@@ -349,19 +352,26 @@ class Runner:
                         return
                 if self.clock.monotonic() - looked > 0.5:
                     looked = self.clock.monotonic()
-                    await self._still_runs(connection, program)
+                    await self._still_runs(session.plan.words[0], connection, program)
                 if self.clock.monotonic() > deadline:
                     text = await _last_words(connection, program)
                     raise Rejected(f"It did not answer within {self._up:g} s.", details={"log": text})
                 await self.clock.sleep(pause)
                 pause = min(pause * 1.3, 0.5)
 
-    async def _still_runs(self, connection: Connection, program: programs.Program) -> None:
+    async def _still_runs(self, name: str, connection: Connection, program: programs.Program) -> None:
         status = await programs.status(connection, program)
         if isinstance(status, programs.Exited):
             text = await _last_words(connection, program)
             if "Address already in use" in text or "already in use" in text:
                 raise PortTaken("Somebody else listens on the chosen port.")
+            if status.code == NOT_FOUND and name in text and "not found" in text:
+                raise Rejected(
+                    f"The machine has no program {name!r}.",
+                    remedy="Take an image that has it, or set 'packages' below 'session' in the configuration, as to "
+                    "[jupyterlab]: what a session needs is then installed there when one starts.",
+                    details={"log": text},
+                )
             raise Rejected(
                 f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text}
             )
