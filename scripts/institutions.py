@@ -39,7 +39,7 @@ def _here(**settings: Any) -> dict[str, Any]:
     return {"driver": "local", "allow_root": True, **settings}
 
 
-LENDING = {"providers": ["cloud"], "ttl": "30s", "grace": "30s", "tolerance": "1s"}
+LENDING = {"providers": ["cloud"], "trust_partners": True, "ttl": "30s", "grace": "30s", "tolerance": "1s"}
 SECTIONS: dict[str, dict[str, Any]] = {
     "aarhus": {
         "providers": {"cluster": _here(cpus=1, memory="1GiB"), "partners": {"driver": "peer"}},

@@ -57,6 +57,10 @@ async def opened(folder: Path, town: Town, clock: ManualClock) -> AsyncIterator[
             await books.accounts.close()
 
 
+def offer(before: int) -> Offer:
+    return Offer(capacity=TWO, ttl=300_000, seconds=7200, before=before)
+
+
 def lent(borrower: Town, began: datetime, hours: float) -> Lent:
     start = milliseconds(began)
     return Lent(
@@ -64,6 +68,7 @@ def lent(borrower: Town, began: datetime, hours: float) -> Lent:
         borrower=borrower.me,
         before=start,
         wish=WISH,
+        offer=offer(start),
         state=LentState.ENDED,
         began=start,
         ended=start + round(hours * HOUR),
@@ -72,10 +77,9 @@ def lent(borrower: Town, began: datetime, hours: float) -> Lent:
 
 def borrowed(lender: Town, began: datetime, hours: float) -> Borrowed:
     start = milliseconds(began)
-    offer = Offer(capacity=TWO, ttl=300_000, seconds=7200, before=start)
     return Borrowed(
         lender=lender.me,
-        accept=Accept(lease="i-abc-0", wish=WISH, offer=offer),
+        accept=Accept(lease="i-abc-0", wish=WISH, offer=offer(start)),
         state=BorrowedState.OVER,
         began=start,
         ended=start + round(hours * HOUR),

@@ -50,7 +50,7 @@ class Pair:
         place = f"127.0.0.1:{self.ports[name]}"
         grid: dict[str, Any] = {"listen": place, "addresses": [f"https://{place}"]}
         if name == "Bergen":
-            lending = {"providers": ["lent"], **QUICK}
+            lending = {"providers": ["lent"], "trust_partners": True, **QUICK}
             return open_house(self.folders[name], {"lent": here(cpus=2)}, grid=grid, lending=lending)
         own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
         return open_house(self.folders[name], own, grid=grid, lending=QUICK)

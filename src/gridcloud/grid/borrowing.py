@@ -41,7 +41,7 @@ from gridcloud.grid.neighbours import Neighbours
 from gridcloud.identity.public_keys import read_public_key
 from gridcloud.instances import peers
 from gridcloud.instances.model import Finding, Phase, Request, Spec
-from gridcloud.instances.peers import BorrowedMachine, PeerOffer
+from gridcloud.instances.peers import BorrowedMachine, Looked, PeerOffer
 from gridcloud.store import Store
 
 __all__ = ["BorrowingDesk"]
@@ -142,8 +142,9 @@ class BorrowingDesk:
         """See `instances.peers.Peers`."""
         return await self._enquiries.check(terms)
 
-    async def accept(self, terms: peers.Terms, spec: Spec, institution: str, title: str) -> str:
+    async def accept(self, terms: peers.Terms, spec: Spec, looked: Looked) -> str:
         """Borrow a machine for an instance; see `instances.peers.Peers`."""
+        institution = looked.institution
         async with self._needs.setdefault(spec.id, asyncio.Lock()):
             for one in self._taken.of(spec.id):
                 if one.lease.state in LIVE:
@@ -151,7 +152,7 @@ class BorrowingDesk:
                         raise Conflict(f"{spec.id} has a machine of another institution still.")
                     return one.lease.id
             wish = await self._enquiries.wish(terms, spec.request, spec.owner, spec.id)
-            offer = await self._enquiries.offer(institution, wish, title)
+            offer = await self._enquiries.offer(wish, looked)
             former = await self._taken.former(spec.id)
             message = Accept(lease=f"{spec.id}-{len(former)}", wish=wish, offer=offer)
             step = borrowing.accept(institution, message, [one.lease for one in self._taken.live()])
@@ -161,7 +162,7 @@ class BorrowingDesk:
             await self._say(taken.lease.id, institution, step.say)
             now = await self._taken.find(taken.lease.id)
             if now is not None and now.lease.state is State.OVER:
-                self._enquiries.forget(institution, wish, title)
+                self._enquiries.forget(institution, wish, offer)
                 why = now.lease.why or str(now.lease.reason)
                 raise NoCapacity(f"{self._enquiries.name_of(institution)}: {why}")
             return taken.lease.id
@@ -390,6 +391,7 @@ _ENDINGS = {
     Reason.EXPIRED: "it could not be renewed in time",
     Reason.RECLAIMED: "it was taken back by its owner",
     Reason.REFUSED: "it was refused",
+    Reason.CHANGED: "it was no longer to be had as it was offered",
     Reason.FAILED: "it could not be started",
     Reason.LOST: "its machine died",
     Reason.UNKNOWN: "its owner knows it no longer",

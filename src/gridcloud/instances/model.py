@@ -208,6 +208,9 @@ class Spec(Record):
         default=False,
         description="nobody asked for this id before, not even before a crash: there is nothing to be found yet",
     )
+    guest: bool = Field(
+        default=False, description="the owner is of another institution: nothing of theirs is kept after it"
+    )
 
 
 class Handle(Record):
@@ -335,6 +338,12 @@ class Instance(Record):
     refused: tuple[Offer, ...] = Field(default=(), description="offers taken and refused, with why_not")
     avoid: tuple[Offer, ...] = Field(
         default=(), description="offers that are taken last: machines lost before"
+    )
+    only: Offer | None = Field(
+        default=None, description="the machine that it is made of, at this price, or not at all; None: any"
+    )
+    guest: bool = Field(
+        default=False, description="its owner is of another institution: nothing of theirs is kept after it"
     )
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
     charges: tuple[Charge, ...] = Field(
