@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.agents.sites import wait
-from tests.grid.countries import ARCHIVE, Country, Institution, countries, processes_of
+from tests.agents.sites import processes_of, wait
+from tests.grid.countries import ARCHIVE, Country, Institution, countries
 from tests.grid.visitor import Visitor
 
 __all__ = ["main"]

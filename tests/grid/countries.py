@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,13 +26,13 @@ import yaml
 from platformdirs import user_cache_path
 
 from gridcloud.spawner.proxy_program import install_proxy
-from tests.agents.sites import ROOT, Program, launch, wait
+from tests.agents.sites import ROOT, Program, launch, processes_in, wait
 from tests.grid.landscape import ARCHIVE, CORK, Landscape, lay_networks
 from tests.leftovers import MARK
 from tests.unit.distributions import write_distribution
 from tests.weather import CLEAR, Weather
 
-__all__ = ["ARCHIVE", "Country", "Institution", "countries", "processes_of"]
+__all__ = ["ARCHIVE", "Country", "Institution", "countries"]
 
 GRID_PORT = 8444
 TERMS = {"ttl": "20s", "grace": "20s", "tolerance": "1s"}
@@ -305,26 +305,6 @@ def _end(one: Institution) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.running.process.wait(60)
         one.running.kill(signal.SIGKILL)
-    for pid in _processes_in(one.network):
+    for pid in processes_in(one.network):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _processes_in(network: int) -> Sequence[int]:
-    """Return the processes in a network, its holder apart."""
-    at = os.readlink(f"/proc/{network}/ns/net")
-    return [pid for pid in _processes("ns/net", lambda found: found == at) if pid != network]
-
-
-def processes_of(folder: Path) -> Sequence[int]:
-    """Return the processes that work in a folder."""
-    return _processes("cwd", lambda found: Path(found).is_relative_to(folder))
-
-
-def _processes(what: str, fits: Callable[[str], bool]) -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if fits(os.readlink(place / what)):
-                found.append(int(place.name))
-    return found

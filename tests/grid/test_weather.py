@@ -19,7 +19,7 @@ FAR = Weather(delay=0.05, loss=0.01)
 """On each of two cables between any two of them."""
 SMALL = "--cpus 0.25 --memory 64MiB"
 PATIENCE = 180
-TERMS = {"ttl": "60s", "grace": "10s", "tolerance": "1s"}
+TERMS = {"trust_partners": True, "ttl": "60s", "grace": "10s", "tolerance": "1s"}
 BOTH: dict[str, Any] = {
     "providers": {
         "cloud": {"driver": "local", "allow_root": True, "cpus": 1, "memory": "512MiB"},
