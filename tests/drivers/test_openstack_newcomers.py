@@ -97,7 +97,7 @@ def test_machines_are_not_put_where_only_floating_addresses_come_from(project: O
 
 def test_flavors_that_the_entry_does_not_allow(project: Open) -> None:
     cloud, choices = project(shapes=["c1.*"])
-    with pytest.raises(InvalidSettings, match=r"no shape there is called c1\.\*") as caught:
+    with pytest.raises(InvalidSettings, match=r"No shape there is called c1\.\*") as caught:
         choices.offers(Request(cpus=1), lambda: 0)
     assert "g1.huge, m1.large, m1.small" in caught.value.remedy
     assert [one.subject for one in examine(cloud, choices) if not one.ok] == ["shapes"]

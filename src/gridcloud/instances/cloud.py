@@ -239,7 +239,7 @@ def allowed_shapes(settings: CloudSettings, provider: str, names: Sequence[str])
         listed = sorted(set(names))
         more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         raise InvalidSettings(
-            f"{provider}: no shape there is called {' or '.join(settings.shapes)}.",
+            f"{provider}: No shape there is called {' or '.join(settings.shapes)}.",
             remedy=f"Set 'shapes' to what fits some of those there are: {', '.join(listed[:_LISTED])}{more}.",
         )
     return found

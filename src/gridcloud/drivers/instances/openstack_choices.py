@@ -181,9 +181,9 @@ class Choices:
         closed = ", ".join(sorted(one.name or one.id for one in found if not one.open))
         wanted = self._settings.network
         said = (
-            f"machines cannot be in the network {wanted!r}, which gives floating addresses only"
+            f"Machines cannot be in the network {wanted!r}, which gives floating addresses only"
             if wanted and found
-            else "the project has no network for machines"
+            else "The project has no network for machines"
             + (f" (floating addresses come from {closed})" if closed else "")
         )
         return InvalidSettings(
