@@ -480,6 +480,20 @@ async def test_home_is_kept_when_asked_and_nobody_gets_in(
     await connection.close()
 
 
+async def test_nothing_of_a_guest_is_kept(ssh_machine: Machine, make: Make, keys: Keys) -> None:
+    driver = make(entry(ssh_machine), keep_homes=True)
+    offers = await driver.offers(SMALL)
+    spec = spec_for(offers[0], "ada@partner").model_copy(update={"guest": True})
+    handle = await driver.create(spec)
+    seen = (await driver.observe({spec.id: handle}))[spec.id]
+    assert isinstance(seen.address, SSHAddress)
+    home = f"/var/lib/gridcloud/homes/{seen.address.user}"
+    assert "authorized_keys" in ssh_machine.execute("ls", f"{home}/.ssh")
+    await driver.destroy(spec.id, handle)
+    assert seen.address.user not in ssh_machine.execute("cat", "/etc/passwd")
+    assert seen.address.user not in ssh_machine.execute("ls", "/var/lib/gridcloud/homes")
+
+
 async def test_instance_ends_itself(ssh_machine: Machine, make: Make) -> None:
     driver = make(entry(ssh_machine))
     assert isinstance(driver, Expiring)

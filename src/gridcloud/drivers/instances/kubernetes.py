@@ -127,7 +127,8 @@ class KubernetesDriver(InstanceDriver):
         if why := explain_image(image, self.settings):
             raise InvalidRequest(f"{self.context.provider}: {why}.")
         namespace = await self._namespace()
-        home = await self._home(namespace, spec.owner) if self.settings.home_size else ""
+        kept = self.settings.home_size and not spec.guest
+        home = await self._home(namespace, spec.owner) if kept else ""
         expires = math.ceil(time.time()) + spec.request.time + GRACE if spec.request.time else None
         manifest = render_pod(spec, self.settings, self.context.installation, expires, home)
         try:

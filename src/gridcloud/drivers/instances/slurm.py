@@ -207,8 +207,9 @@ class SlurmDriver(InstanceDriver):
         choice, request = spec.offer.choice, spec.request
         token = await invite(self.context, spec.id, request, self.settings.networks, self.settings.wait)
         folder = names.folder(spec.id)
-        # Who has an account there has a home.
+        # Who has an account there has a home; that of a guest goes with the instance.
         home = facts.home if spec.owner == facts.user else names.home(spec.owner)
+        home = f"{folder}/home" if spec.guest else home
         authorities = await read_authorities(self.settings.ca)
         await self._login.do("prepare", folder, home, input=token.reveal_bytes() + b"\n" + authorities)
         script = render_script(

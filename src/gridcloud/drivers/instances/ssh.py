@@ -103,7 +103,7 @@ class SSHDriver(InstanceDriver):
         host = self._configured()[label]
         facts = await host.facts()
         mode = self._mode(entry, facts)
-        owner = self._account(spec.owner)
+        owner = self._account(spec.owner, guest=spec.guest)
         self._notes.add(spec.id, {label: host.address.model_dump(mode="json")})
         words = self._reserve_words(spec, entry, facts, owner, mode)
         answer = await host.run("reserve", *words, seconds=CHANGE_SECONDS)
@@ -236,10 +236,11 @@ class SSHDriver(InstanceDriver):
     def _keep(self) -> str:
         return "yes" if self.settings.keep_homes else "no"
 
-    def _account(self, owner: str) -> str:
-        """Return the account's name for an owner, whose own name is never used on a host."""
+    def _account(self, owner: str, *, guest: bool) -> str:
+        """Return the account's name for an owner, whose own name is never used on a host. The host keeps no home of a
+        guest's, whose account it knows by its name."""
         words = f"{self.context.installation}:{owner}".encode("utf-8", "surrogatepass")
-        return "gc-" + hashlib.sha256(words).hexdigest()[:12]
+        return ("gc-guest-" if guest else "gc-") + hashlib.sha256(words).hexdigest()[:12]
 
     def _mode(self, entry: SSHHost, facts: Facts) -> Mode:
         able = facts.may_make_accounts and bool(self.context.user_authority)  # as Host.run has it

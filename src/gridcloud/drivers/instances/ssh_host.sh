@@ -306,7 +306,7 @@ remove() {
 
 end_account() {
   account=$1 home=$directory/homes/$1
-  case $account in gc-?*) ;; *) refuse 74 "$account is no account of ours" ;; esac
+  case $account in gc-guest-?*) keep=no ;; gc-?*) ;; *) refuse 74 "$account is no account of ours" ;; esac
   if id -u "$account" >/dev/null 2>&1; then
     if has crontab; then crontab -r -u "$account" 2>/dev/null; fi
     end_processes "$account"
