@@ -188,6 +188,10 @@ async def bootstrap(
     home: Annotated[
         str, typer.Option("--home", metavar="FOLDER", help="Where the owner's own files lie.")
     ] = "",
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="When it is only stopped, go on when it is started again: on a machine."),
+    ] = False,
     as_root: AsRoot = False,
     ca: Authorities = None,
     proxy: Proxy = "",
@@ -208,6 +212,8 @@ async def bootstrap(
     os.umask(0o077)
     with _alone(folder.path):
         known = folder.read() or await _join_patiently(way, _token(token_file, ""), folder)
+        if token_file not in ("", "-"):  # it is worth nothing any more, and nobody else's to read
+            Path(token_file).unlink(missing_ok=True)
         here = Bootstrap(known, folder.path, home)
         tell = error_console().print
         dialler = Dialler(
@@ -219,18 +225,21 @@ async def bootstrap(
             forsaken=FORSAKEN,
             keep=folder.write,
         )
+        ended = False
         try:
             await here.start()
             working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
             try:
                 await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                ended = True
             finally:
                 for work in working:
                     work.cancel()
                 await asyncio.gather(*working, return_exceptions=True)
         finally:
             await here.close()
-            folder.remove()
+            if ended or not stay:
+                folder.remove()
 
 
 @app.command("pack")
