@@ -13,7 +13,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, print_table, until
-from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Transient
+from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Throttled, Transient
 
 if TYPE_CHECKING:
     from gridcloud.agents.dialling import Way
@@ -148,7 +148,6 @@ async def join(
 ) -> None:
     """Join with a token and serve, in the foreground; joined already, go on serving. Ctrl-C ends it."""
     from gridcloud.agents.dialling import Way
-    from gridcloud.agents.dialling import join as join_now
     from gridcloud.agents.membership import MembershipFolder, check_url
 
     if os.geteuid() == 0 and not as_root:
@@ -172,7 +171,7 @@ async def join(
                     f"This machine has not joined {url}: it needs a token.",
                     remedy="Give --token-file FILE; an administrator makes one: gridcloud agent invite NAME",
                 )
-            known = await join_now(way, given, folder, _terms(None, said))
+            known = await _join_patiently(way, given, folder, _terms(None, said), Throttled)
             error_console().print(f"Joined {url} as {known.name}.")
         else:
             known = _go_on(folder, known, url, given, said)
@@ -203,6 +202,7 @@ async def bootstrap(
     from gridcloud.agents.bootstrap import Bootstrap
     from gridcloud.agents.dialling import Dialler, Way
     from gridcloud.agents.membership import MembershipFolder, check_url
+    from gridcloud.agents.model import Terms
 
     if os.geteuid() == 0 and not as_root:
         raise Forbidden("This is root's account.", remedy="Run it as an ordinary user, or say --as-root.")
@@ -211,7 +211,13 @@ async def bootstrap(
     way = Way(url, ca=ca, proxy=proxy, password=_proxy_password(proxy))
     os.umask(0o077)
     with _alone(folder.path):
-        known = folder.read() or await _join_patiently(way, _token(token_file, ""), folder)
+        known = folder.read()
+        if known is None:
+            given = _token(token_file, "")
+            if given is None:
+                raise InvalidRequest("An instance needs its token.", remedy="Give --token-file FILE.")
+            # A service that does not answer is waited for: whoever started us ends us when it is too long.
+            known = await _join_patiently(way, given, folder, Terms(), Transient)
         if token_file not in ("", "-"):  # it is worth nothing any more, and nobody else's to read
             Path(token_file).unlink(missing_ok=True)
         here = Bootstrap(known, folder.path, home)
@@ -349,21 +355,20 @@ async def _serve(membership: Membership, folder: MembershipFolder, way: Way) -> 
     folder.remove()
 
 
-async def _join_patiently(way: Way, token: Secret | None, folder: MembershipFolder) -> Membership:
-    """Join; a service that does not answer is waited for, for whoever started us ends us when it is too long."""
+async def _join_patiently(
+    way: Way, token: Secret, folder: MembershipFolder, terms: Terms, waits: type[Transient]
+) -> Membership:
+    """Join; what is one of ``waits`` is tried again, told once."""
     import asyncio
     import random
 
     from gridcloud.agents.dialling import join as join_now
-    from gridcloud.agents.model import Terms
 
-    if token is None:
-        raise InvalidRequest("An instance needs its token.", remedy="Give --token-file FILE.")
     told = ""
     while True:
         try:
-            return await join_now(way, token, folder, Terms())
-        except Transient as error:
+            return await join_now(way, token, folder, terms)
+        except waits as error:
             if str(error) != told:
                 told = str(error)
                 error_console().print(f"Not joined {way.url}: {told} It is tried again.", highlight=False)
