@@ -25,10 +25,12 @@ from gridcloud.federation.keys import (
     read_key_list,
     spoken,
     unsigned,
+    verify,
 )
 from gridcloud.federation.membership import Membership
 from gridcloud.federation.records import read_record
 from gridcloud.federation.ring import Ring, shard_of
+from gridcloud.federation.rounds import check_round
 from tests.federation.making_vectors import FOLDER, MAKERS, refusal_of, text_of
 
 
@@ -112,6 +114,19 @@ def test_communities() -> None:
         assert refusal_of(partial(check_next, lists[0], wrong)) == one["error"]
     gone = read_leave(decode(found["leave"]["text"].encode()))
     assert Membership(lists[0]).offer_leave(gone)
+
+
+def test_rounds() -> None:
+    found = vectors("rounds")
+    before = read_list(found["before"])
+    for case in found["cases"]:
+        known = [read_list(one) for one in case["known"]]
+        for one in known:
+            for signature in one.signatures:
+                verify(signature.root, signature.signature, "members", one.document())
+        signed = {one.round: one.digest() for one in known if one.digest() in case["signed"]}
+        check = partial(check_round, before, read_list(case["draft"]), known, signed)
+        assert refusal_of(check) == case["error"]
 
 
 def test_invitations() -> None:

@@ -156,6 +156,37 @@ async def test_who_is_put_out_cannot_prevent_it_by_lists_of_its_own(tmp_path: Pa
         assert not alpha.office.community("north").proposals
 
 
+async def test_lists_that_split_the_members_hold_up_nothing(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma", "delta") as (alpha, beta, gamma, delta):
+        everybody = (alpha, beta, gamma, delta)
+        await acquaint(*everybody)
+        assert await alpha.office.change("north", threshold=3) is None
+        await until(lambda: all(one.office.community("north").threshold == 3 for one in everybody))
+        one, other = await asyncio.gather(
+            alpha.office.change("north", threshold=2), gamma.office.change("north", threshold=4)
+        )
+        assert one is not None
+        assert other is not None
+        await until(lambda: all(len(place.office.community("north").proposals) == 2 for place in everybody))
+        assert await beta.office.sign("north", digest=one.digest)
+        with pytest.raises(Conflict, match="was signed here"):
+            await gamma.office.sign("north", digest=one.digest)
+        with pytest.raises(Conflict, match="waits for signatures"):
+            await alpha.office.change("north", threshold=1)
+        assert await delta.office.sign("north", digest=other.digest)
+
+        def signatures(place: Place) -> list[int]:
+            return [len(draft.signed) for draft in place.office.community("north").proposals]
+
+        await until(lambda: all(signatures(place) == [2, 2] for place in everybody))
+        third = await alpha.office.change("north", threshold=1)
+        assert third is not None
+        await until(lambda: all(len(signatures(place)) == 3 for place in everybody))
+        for place in (beta, gamma):
+            await place.office.sign("north", digest=third.digest)
+        await until(lambda: all(place.office.community("north").threshold == 1 for place in everybody))
+
+
 async def test_who_would_take_another_name_is_seen(tmp_path: Path) -> None:
     async with places(tmp_path, "alpha", "beta") as (alpha, beta):
         await acquaint(alpha, beta)
