@@ -56,6 +56,8 @@ LONGEST_PAUSE = 10.0
 """Seconds between two times that something is said again, at most."""
 CERTAIN = 15.0
 """Seconds for which a lease that is given back is waited for to be free at its lender."""
+PRUNE = 86400.0
+"""Seconds between two looks for leases that ended long ago."""
 BLOCK = 256 << 10
 
 State = BorrowedState
@@ -95,10 +97,12 @@ class BorrowingDesk:
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._due: list[Callable[[Borrowing], Awaitable[None]]] = []
         self._loop: asyncio.Task[None] | None = None
+        self._pruned = 0.0
 
     async def load(self) -> None:
         """Take up every lease that is stored: before anybody asks what there is."""
         await self._taken.load()
+        await self._prune()
         for one in self._taken.live():
             await self._see_to_door(one)
 
@@ -262,11 +266,21 @@ class BorrowingDesk:
                     log.warning("lease %s: %s", one.lease.id, error)
                 except Exception:  # a fault of ours at one lease must not leave the others to nobody
                     log.exception("lease %s failed", one.lease.id)
+            if self._clock.monotonic() - self._pruned >= PRUNE:
+                await self._prune()
             self._taken.kept.clear()
             if self._taken.live():
                 await self._clock.sleep(self._every)
             else:  # most services borrow nothing most of the time
                 await self._taken.kept.wait()
+
+    async def _prune(self) -> None:
+        self._pruned = self._clock.monotonic()
+        try:
+            if count := await self._taken.prune(self._clock.now()):
+                log.info("%d leases that ended long ago are forgotten", count)
+        except GridcloudError as error:
+            log.warning("leases that ended long ago: %s", error)
 
     async def _look(self, lease: str) -> None:
         """Do what the time asks for; say again what was not heard, now and then."""

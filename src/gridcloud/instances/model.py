@@ -368,5 +368,8 @@ class Instance(Record):
         default=False,
         description="its owner takes the machine back before its time: what ran there may go elsewhere",
     )
-    deadline: datetime | None = Field(default=None, description="when the present step is given up")
+    deadline: datetime | None = Field(
+        default=None,
+        description="when the present step is given up; of a ready one: when what is run before its end is",
+    )
     version: int = 0

@@ -399,7 +399,10 @@ class Runner:
             await self.watch.arming.arm(ready.id)
 
     async def _destroy(self, instance: Instance) -> None:
-        await say_farewell(self.records, self.links, instance, self.timing.before_end)
+        seconds = self.timing.before_end
+        if instance.deadline is not None:
+            seconds = min(seconds, max(0.0, (instance.deadline - self.clock.now()).total_seconds()))
+        await say_farewell(self.records, self.links, instance, seconds)
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)
