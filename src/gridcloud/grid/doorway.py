@@ -112,6 +112,8 @@ class Doorway:
         self._streams: dict[str, tuple[StreamHandler, Admission | None]] = {}
         self._routes: list[web.RouteDef] = []
         self._guests_handler: GuestHandler | None = None
+        self.visited = False
+        """Whether a member or a guest has come to us since we began."""
         self._allowance = Allowance()
         self._guest_allowance = Allowance(messages=60, per_second=1, bytes_per_second=1 << 16)
         self._runner: web.AppRunner | None = None
@@ -350,8 +352,10 @@ class Doorway:
         if not who:
             if self._guests_handler is None:
                 raise UnknownSigner("guests are not let in here")
+            self.visited = True
             return {"body": await self._guests_handler(data), "content_type": "application/json"}
         envelope = self._mail.open(data, who)
+        self.visited = True
         handler = self._find(envelope.kind)
         answer = await handler(who, envelope.kind, envelope.body)
         if answer is None:

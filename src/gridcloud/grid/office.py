@@ -51,7 +51,8 @@ Capacities: TypeAlias = Callable[[], Awaitable[Sequence[Room]]]
 
 TOLD_SKEW = SKEW.total_seconds() / 2
 """Seconds between two clocks from which on a person is told, before messages are refused."""
-_MILLISECOND = timedelta(milliseconds=1)
+SILENCE = 300.0
+"""Seconds after which a person is told that nobody has come to us: each member talks to some every half minute."""
 
 
 class Office:
@@ -85,6 +86,7 @@ class Office:
         self._tasks: list[asyncio.Task[None]] = []
         self._spreading: set[asyncio.Task[None]] = set()
         self._started = False
+        self._since = clock.monotonic()
         self.caller = Caller(self._links, clock, Destinations(settings))
         """Asks other members."""
         self.doorway = Doorway(self._links, clock)
@@ -273,6 +275,7 @@ class Office:
         `Caller.ask` raise.
         """
         held = await self._joined().join(invitation, _heard(inviter))
+        self._since = self._clock.monotonic()
         self._wake()
         return self._show(held)
 
@@ -532,6 +535,10 @@ class Office:
         found += [
             f"grid.relays: {who} is no member." for who in self._settings().relays if who not in members
         ]
+        unvisited = not self.doorway.visited and self._clock.monotonic() - self._since > SILENCE
+        if unvisited and self._addresses() and any(link.last_heard for link in self._links.links(members)):
+            places = " ".join(self._addresses())
+            found.append(f"Members answer us, and none has come to us yet: is {places} reached from outside?")
         if members and not (self._addresses() or self._attendance.relays()):
             found.append("Nobody can reach us: there is no address, and no relay is attended.")
         return found
