@@ -16,6 +16,7 @@ from gridcloud.cli.printing import ago, error_console, print_table, until
 from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Throttled, Transient
 
 if TYPE_CHECKING:
+    from gridcloud.agents.bootstrap import Bootstrap
     from gridcloud.agents.dialling import Way
     from gridcloud.agents.membership import Membership, MembershipFolder
     from gridcloud.agents.model import Caps, Terms
@@ -197,10 +198,8 @@ async def bootstrap(
     state: StateFolder = None,
 ) -> None:
     """Be one instance, all that is here, until its end: what a provider has a batch job, a pod or a machine run."""
-    import asyncio
-
     from gridcloud.agents.bootstrap import Bootstrap
-    from gridcloud.agents.dialling import Dialler, Way
+    from gridcloud.agents.dialling import Way
     from gridcloud.agents.membership import MembershipFolder, check_url
     from gridcloud.agents.model import Terms
 
@@ -220,32 +219,42 @@ async def bootstrap(
             known = await _join_patiently(way, given, folder, Terms(), Transient)
         if token_file not in ("", "-"):  # it is worth nothing any more, and nobody else's to read
             Path(token_file).unlink(missing_ok=True)
-        here = Bootstrap(known, folder.path, home)
-        tell = error_console().print
-        dialler = Dialler(
-            way,
-            known,
-            await folder.key(),
-            here,
-            tell=lambda text: tell(text, highlight=False),
-            forsaken=FORSAKEN,
-            keep=folder.write,
-        )
         ended = False
         try:
-            await here.start()
-            working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
-            try:
-                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-                ended = True
-            finally:
-                for work in working:
-                    work.cancel()
-                await asyncio.gather(*working, return_exceptions=True)
+            await _be(Bootstrap(known, folder.path, home), known, folder, way)
+            ended = True
         finally:
-            await here.close()
             if ended or not stay:
                 folder.remove()
+
+
+async def _be(here: Bootstrap, known: Membership, folder: MembershipFolder, way: Way) -> None:
+    """Be an instance until its end."""
+    import asyncio
+
+    from gridcloud.agents.dialling import Dialler
+
+    tell = error_console().print
+    dialler = Dialler(
+        way,
+        known,
+        await folder.key(),
+        here,
+        tell=lambda text: tell(text, highlight=False),
+        forsaken=FORSAKEN,
+        keep=folder.write,
+    )
+    try:
+        await here.start()
+        working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
+        try:
+            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for work in working:
+                work.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+    finally:
+        await here.close()
 
 
 @app.command("pack")
