@@ -431,6 +431,8 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
+YEARS = 10**9
+"""Seconds that nobody waits, and by which no clock is off."""
 _SAID = frozenset(
     {
         "Throttled",
@@ -455,7 +457,8 @@ def _told(who: str, status: int, answer: bytes) -> GridcloudError:
         error = GridcloudError(f"HTTP status {status}")
     words = "".join(one if one.isprintable() else "�" for one in error.message)[:300]
     seconds = error.details.get("seconds")
-    details = {"seconds": seconds} if isinstance(seconds, int | float) else {}
+    plausible = isinstance(seconds, int | float) and abs(seconds) < YEARS  # also not what is no number
+    details = {"seconds": seconds} if plausible else {}
     kind = type(error)
     if not (isinstance(error, MessageRefused) or kind.__name__ in _SAID):
         kind = MessageRefused if status == 403 else Unavailable

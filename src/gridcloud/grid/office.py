@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -320,6 +321,10 @@ class Office:
         members = self._circle.members()
         if institution in members:
             return institution
+        digits = any(one.isdigit() for one in institution) and not institution.strip("0123456789 -")
+        with contextlib.suppress(InvalidRequest):  # before the names: one may be another's digits
+            if digits and heard(institution) in members:
+                return heard(institution)
         named = [who for who, name in members.items() if name == institution]
         if len(named) > 1:
             raise InvalidRequest(
@@ -327,10 +332,8 @@ class Office:
             )
         if named:
             return named[0]
-        if any(one.isdigit() for one in institution) and not institution.strip("0123456789 -"):
-            institution = heard(institution)
-            if institution in members:
-                return institution
+        if digits:
+            heard(institution)  # says what is wrong with them
         raise NotFound(f"There is no member {institution!r:.80}.", remedy="gridcloud grid members")
 
     async def change(
