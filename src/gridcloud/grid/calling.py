@@ -108,6 +108,8 @@ class Caller:
         self._seal: Seal | None = None
         self._mail: Mail | None = None
         self._own_relay: Callable[[str], Awaitable[socket.socket]] | None = None
+        self.find: Callable[[str], Awaitable[None]] | None = None
+        """Looks up a member of whom no record is here, which may have moved since there was one."""
         self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
         self._through: dict[tuple[str, str], aiohttp.ClientSession] = {}
         self._carrying: set[asyncio.Task[None]] = set()
@@ -139,6 +141,7 @@ class Caller:
         _, mail = self._ready()
         theirs = mail.keys_for_calling(institution)
         async with _within(institution, timeout):
+            await self._look_up(institution)
             try:
                 return await self._ask(theirs, kind, body)
             except Untrusted as refusal:
@@ -173,6 +176,7 @@ class Caller:
         theirs = mail.keys_for_calling(institution)
         path = f"/grid/1/streams/{quote(name, safe='')}/{quote(id, safe='')}"
         async with _within(institution, timeout):
+            await self._look_up(institution)
             websocket = await self.open_websocket(theirs, path)
         return self._carry(websocket, *await pair())
 
@@ -203,6 +207,11 @@ class Caller:
             self._links.reached(who, attempt.way, attempt.where)
             return websocket
         raise self._unreached(who, failures)
+
+    async def _look_up(self, who: str) -> None:
+        _, mail = self._ready()
+        if self.find is not None and mail.circle.profile(who) is None:
+            await self.find(who)
 
     # One message -----------------------------------------------------------------------------------------------
 
@@ -250,7 +259,7 @@ class Caller:
                 raise
             return envelope.kind, envelope.body
         if refusals:
-            self._links.failed(who, refusals[-1].message)
+            self._links.failed(who, refusals[-1].message, known=False)
             raise refusals[-1]
         raise self._unreached(who, failures)
 
