@@ -272,12 +272,11 @@ async def leave(frame: Frame, community: Name, root: RootFile = None, yes: Yes =
 async def forget(frame: Frame, community: Name, yes: Yes = False) -> None:
     """Forget a community at once, whoever heard of it: after being put out, or for one that no longer answers."""
     async with await frame.connect() as client:
-        name = await _name(client, community)
-        confirm(
-            frame,
-            f"Forget {plain(name)}? To its members, we stay one of them until they hear otherwise.",
-            yes,
-        )
+        known = await client.grid.community(community)
+        name = known.name
+        put_out = "It put us out."
+        stays = "To its members, we stay one of them until they hear otherwise."
+        confirm(frame, f"Forget {plain(name)}? {put_out if known.revoked else stays}", yes)
         await client.grid.forget(community)
     _say(frame, f"{name} is forgotten.", {"community": community, "forgotten": True})
 

@@ -265,10 +265,8 @@ class SlurmDriver(InstanceDriver):
         facts = await self._login.facts()
         if not facts.slurm:
             self._login.forget()
-            raise InvalidSettings(
-                f"sbatch is not found on {self._login.name}.",
-                remedy="Set 'login' to a login node of the cluster.",
-            )
+            wrong, remedy = facts.lacks
+            raise InvalidSettings(f"{self._login.name}: {wrong}", remedy=remedy)
         if not self._command(facts):
             self._login.forget()
             raise InvalidSettings(

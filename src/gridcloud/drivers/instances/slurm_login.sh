@@ -20,8 +20,11 @@ facts)
     echo "uid $(id -u)"
     echo "home $(cd -- "$HOME" && pwd)"
     echo "program $(command -v -- "$1" 2>/dev/null)"
-    echo "slurm $(sbatch --version 2>/dev/null)"
-    if command -v sbatch >/dev/null; then echo "complaint $(sbatch --version 2>&1 >/dev/null | tail -n 1)"; fi
+    if command -v sbatch >/dev/null; then
+        # It may fail for long: once is enough. What it warns of comes before the version.
+        if said=$(sbatch --version 2>&1); then field=slurm; else field=complaint; fi
+        echo "$field $(printf '%s\n' "$said" | tail -n 1)"
+    fi
     ;;
 prepare)
     if [ -L "$1" ]; then # another job of this account may have put it there
