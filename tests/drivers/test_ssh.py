@@ -69,7 +69,9 @@ async def make(keys: Keys, tmp_path: Path) -> AsyncIterator[Make]:
     def make_driver(*hosts: dict[str, Any], installation: str = "test", **settings: Any) -> SSHDriver:
         folder = tmp_path / f"provider-{installation}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        authority = keys.authority.export_public_key().decode()
+        # Two, as while a rotation is prepared: the one that signs is not the first.
+        known = (asyncssh.generate_private_key("ssh-ed25519"), keys.authority)
+        authority = "\n".join(one.export_public_key().decode().strip() for one in known)
         context = Context("pool", installation, folder, keys.connect, authority)
         values = {"driver": "ssh", "hosts": hosts, "keep_homes": False, **settings}
         made.append(SSHDriver(SSHSettings.model_validate(values), context))

@@ -258,7 +258,7 @@ async def open_house(
         store,
         folder / "providers",
         connect,
-        authority.user_authority,
+        lambda: authority.user_authority,
         peers=leasing.borrowing,
     )
 

@@ -229,7 +229,7 @@ class FirstBoot:
     instance_id: str
     host_key: HostKey
     user_authority: str
-    """Public key line of the authority whose user certificates it accepts."""
+    """Public key lines of the authorities whose user certificates it accepts."""
     user: str = "gridcloud"
     """The owner's account, made by the machine."""
     sudo: bool = True

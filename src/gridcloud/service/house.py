@@ -351,7 +351,7 @@ class House:
             self.store,
             self.data / "providers",
             self._connect,
-            self.authority.user_authority,
+            lambda: "\n".join(self.authority.published("user")),
             offer_seconds=settings.limits.offers,
             secret=_read_secret,
             agents=Listing(self.agents, self.switchboard),

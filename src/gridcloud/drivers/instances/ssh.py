@@ -120,7 +120,7 @@ class SSHDriver(InstanceDriver):
         )
         await host.run(
             "install",
-            *(self._tag, spec.id, owner, reservation.mode, _key_of(self.context.user_authority)),
+            *(self._tag, spec.id, owner, reservation.mode, _keys_of(self.context.user_authority)),
             *(render_prepare(limits), render_enter(limits), render_leave(limits)),
             seconds=CHANGE_SECONDS,
         )
@@ -407,6 +407,6 @@ def _by_host(handles: Mapping[str, Handle]) -> dict[str, dict[str, Any]]:
     return {handle.data["host"]: handle.data["address"] for handle in handles.values()}
 
 
-def _key_of(line: str) -> str:
-    """Return the type and data of a public key line, without its comment."""
-    return " ".join(line.split()[:2])
+def _keys_of(lines: str) -> str:
+    """Return the type and data of public key lines, without their comments."""
+    return "\n".join(" ".join(line.split()[:2]) for line in lines.splitlines())

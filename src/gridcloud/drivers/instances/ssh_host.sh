@@ -235,7 +235,9 @@ make_account() {
   if [ ! -d "$home" ]; then mkdir -- "$home" && chown -- "$account:" "$home"; fi
   chmod 700 "$home"
   close_account || refuse 74 "the folder .ssh of the account $account cannot be changed"
-  printf 'cert-authority,principals="%s" %s\n' "$account" "$2" | HOME=$home su -s /bin/sh -c \
+  printf '%s\n' "$2" | while IFS= read -r key; do
+    printf 'cert-authority,principals="%s" %s\n' "$account" "$key"
+  done | HOME=$home su -s /bin/sh -c \
     'umask 077 && mkdir -p "$HOME/.ssh" && chmod 700 "$HOME/.ssh" && cat >"$HOME/.ssh/authorized_keys"' "$account" \
     >/dev/null 2>&1 || refuse 74 "the key of our authority cannot be written for the account $account"
 }
