@@ -36,7 +36,7 @@ FETCH = f"""
 import io, tarfile, urllib.request
 with urllib.request.urlopen("http://{HOST}:PORT/agent.tar", timeout=60) as answer:
     archive = io.BytesIO(answer.read())
-tarfile.open(fileobj=archive).extractall("{PACKAGES}", filter="data")
+tarfile.open(fileobj=archive).extractall("{PACKAGES}")
 """
 
 

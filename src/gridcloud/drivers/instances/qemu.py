@@ -417,20 +417,20 @@ class QEMUDriver(InstanceDriver):
             now = "it has just ended" if look.ran else f"it is being made on {host.name}"
             return Observation(phase=Phase.PENDING, detail=look.progress or now)
         full = survey.disk_free < LITTLE_DISK
-        return Observation(
-            phase=Phase.RUNNING,
-            address=SSHAddress(
+        address = (
+            SSHAddress(
                 host="127.0.0.1",
                 port=look.port,
                 user=self.settings.user,
                 host_keys=(handle.data["host_key"],),
                 principal=principal_of(instance_id),
                 jump=host.address if isinstance(host.address, SSHAddress) else None,
-            ),
-            detail=f"the disk of {host.name} is full: only {format_size(survey.disk_free)} are free"
-            if full
-            else "",
+            )
+            if look.port
+            else None
         )
+        words = f"the disk of {host.name} is full: only {format_size(survey.disk_free)} are free"
+        return Observation(phase=Phase.RUNNING, address=address, detail=words if full else "")
 
 
 def _by_agent(seen: Observation, machine: JoinedMachine | None) -> Observation:
