@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import http.server
@@ -21,7 +20,6 @@ from typing import Any
 
 import asyncssh
 import pytest
-from tests.joined import Agents
 from tests.labs.virtual_machines import image_entry, missing_for_virtual_machines, prepare_image
 
 from gridcloud.connections.driver import Connection
@@ -31,7 +29,7 @@ from gridcloud.connections.ssh import SSHConnection
 from gridcloud.drivers.instances.qemu import QEMUDriver
 from gridcloud.drivers.instances.qemu_settings import QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, NoCapacity, NotFound, Rejected, Untrusted
-from gridcloud.instances.driver import Expiring, Imaging, InstanceDriver, JoinedMachine
+from gridcloud.instances.driver import Expiring, Imaging, InstanceDriver
 from gridcloud.instances.model import Handle, Observation, Phase, Request, Spec
 from gridcloud.testing.instances import InstanceDriverContract, driver_context, read_output
 from gridcloud.testing.sshd import SSHServer
@@ -284,39 +282,6 @@ async def test_machine_that_ends_from_within(make: Make, lab_image: dict[str, An
         assert seen.phase is Phase.FAILED
         assert "panic" in seen.detail
     await driver.destroy(spec.id, handle)
-
-
-async def test_a_machine_that_dials_is_waited_for_and_has_no_port(make: Make, tmp_path: Path) -> None:
-    driver = make(outbound=True, agent={"url": "https://hub.example"})
-    agents = Agents()
-    driver.context = dataclasses.replace(driver.context, agents=agents)
-    (offer,) = await driver.offers(SMALL)
-    spec = Spec(id="t-dials", owner="ada", request=SMALL, offer=offer)
-    handle = await driver.create(spec)
-    async with asyncio.timeout(60):
-        while not (seen := (await driver.observe({spec.id: handle}))[spec.id]).detail.startswith("it runs"):
-            assert seen.phase is Phase.PENDING, seen
-            await asyncio.sleep(0.1)
-    assert seen.detail == "it runs, and its agent has not connected yet"
-    assert await driver.create(spec) == handle
-    assert agents.count == 1
-    assert not any("hostfwd" in words for words in processes(tmp_path / "host").values())
-    agents.joined.append(
-        JoinedMachine(
-            name=spec.id,
-            labels={},
-            host_key="ssh-ed25519 AAAA",
-            socket="/s",
-            instance_of=driver.context.provider,
-            directory="/d",
-        )
-    )
-    seen = (await driver.observe({spec.id: handle}))[spec.id]
-    assert seen.phase is Phase.RUNNING
-    assert isinstance(seen.address, SSHAddress)
-    assert (seen.address.socket, seen.address.principal) == ("/s", "gridcloud-t-dials")
-    await driver.destroy(spec.id, handle)
-    assert agents.forgotten[-1] == spec.id
 
 
 # On a host reached by SSH, machines that start nothing

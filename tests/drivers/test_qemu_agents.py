@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import http.server
 import os
+import subprocess
 import sys
 import tarfile
 import threading
@@ -18,17 +20,22 @@ import pytest
 from packaging.requirements import Requirement
 from tests.agents.machines import until
 from tests.houses import ended, link
+from tests.joined import Agents
 from tests.labs.virtual_machines import image_entry, missing_for_virtual_machines, prepare_image
 from tests.services import Service, free_port, make_certificate, open_service
 from tests.sessions.visit import fetch, home, over, plan_back
 
 from gridcloud.agents.packing import needed, pack
+from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.qemu import QEMUDriver
-from gridcloud.instances.model import Request
-from gridcloud.testing.instances import read_output
+from gridcloud.drivers.instances.qemu_settings import QEMUSettings
+from gridcloud.instances.driver import JoinedMachine
+from gridcloud.instances.model import Handle, Observation, Phase, Request, Spec
+from gridcloud.testing.instances import driver_context, read_output
 
-pytestmark = [pytest.mark.lab, pytest.mark.needs_root, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.needs_root]
 
+SMALL = Request(cpus=1, memory=64 << 20)
 HOST = "10.0.2.2"
 """What a machine calls the computer that it runs on."""
 PACKAGES = "/usr/local/lib/python3.11/dist-packages"
@@ -75,6 +82,51 @@ def packages(tmp_path: Path) -> Iterator[int]:
         thread.join()
 
 
+async def test_a_machine_that_dials_is_waited_for_and_has_no_port(tmp_path: Path) -> None:
+    if missing := missing_for_virtual_machines():
+        pytest.skip(f"NOT TESTED: {missing}")
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "empty.qcow2"), "64M"]
+    await asyncio.to_thread(subprocess.run, words, check=True)
+    settings = {
+        "driver": "qemu",
+        "images": {"empty": {"source": str(tmp_path / "empty.qcow2")}},
+        "directory": str(tmp_path / "host"),
+        "outbound": True,
+        "agent": {"url": "https://hub.example"},
+    }
+    agents = Agents()
+    context = dataclasses.replace(driver_context(tmp_path / "provider"), agents=agents)
+    driver = QEMUDriver(QEMUSettings.model_validate(settings), context)
+    (offer,) = await driver.offers(SMALL)
+    spec = Spec(id="t-dials", owner="ada", request=SMALL, offer=offer)
+    handle = await driver.create(spec)
+    try:
+        async with asyncio.timeout(60):
+            while not (seen := await look(driver, spec, handle)).detail.startswith("it runs"):
+                assert seen.phase is Phase.PENDING, seen
+                await asyncio.sleep(0.1)
+        assert seen.detail == "it runs, and its agent has not connected yet"
+        assert await driver.create(spec) == handle
+        assert agents.count == 1
+        assert "hostfwd" not in words_of_machines(tmp_path)
+        joined = JoinedMachine(spec.id, {}, "ssh-ed25519 AAAA", "/s", instance_of=context.provider)
+        agents.joined.append(joined)
+        seen = await look(driver, spec, handle)
+        assert seen.phase is Phase.RUNNING
+        assert isinstance(seen.address, SSHAddress)
+        assert (seen.address.socket, seen.address.principal) == ("/s", "gridcloud-t-dials")
+    finally:
+        await driver.destroy(spec.id, handle)
+        await driver.close()
+    assert agents.forgotten[-1] == spec.id
+
+
+async def look(driver: QEMUDriver, spec: Spec, handle: Handle) -> Observation:
+    return (await driver.observe({spec.id: handle}))[spec.id]
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(1500)
 async def test_joins_at_its_first_boot_and_serves_a_session_and_commands(
     tmp_path: Path, packages: int
 ) -> None:
