@@ -177,6 +177,8 @@ class Country:
     cork: Institution
     programs: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """What runs in the internet."""
+    lost: set[str] = field(default_factory=set)
+    """Leases that one side lost from its disk."""
 
     @property
     def all(self) -> tuple[Institution, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,11 +25,13 @@ TTL = "180s"
 """More than a service takes to start again, on a computer that does other work besides."""
 
 
-def test_the_scene_that_is_shown() -> None:
-    """The session moves and the books agree: the script ends with 1 where they do not, or something is left."""
+@pytest.mark.parametrize("how", ["", "--delay 100 --loss 2"])
+def test_the_scene_that_is_shown(how: str) -> None:
+    """A session moves from under a running cell, warned and saved, and the books agree: the script ends with 1 where
+    they do not, or something is left."""
     # Asked to end where it takes too long: killed, it could clean nothing up.
     shown = subprocess.Popen(
-        [sys.executable, "-m", "scripts.institutions"],
+        [sys.executable, "-m", "scripts.institutions", *how.split()],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}"},
         stdout=subprocess.PIPE,
@@ -79,7 +82,7 @@ def _nothing_is_borrowed(request: pytest.FixtureRequest) -> Iterator[None]:
         country: Country = request.getfixturevalue("country")
         _stop_all(country.aarhus)
         wait(lambda: not _held(country.bergen), lambda: str(_held(country.bergen)), PATIENCE)
-        _agree(country)
+        _agree(country, but=frozenset(country.lost))
 
 
 @pytest.fixture
@@ -113,14 +116,16 @@ def _works(country: Country, instance: str, seconds: float = 45) -> bool:
     return False
 
 
-def _agree(country: Country) -> None:
+def _agree(country: Country, *, but: frozenset[str] = frozenset()) -> None:
+    """Wait until both books say the same, and all is agreed but what is named."""
+
     def books(one: Institution) -> list[tuple[str, str, str]]:
         records = one.ask("grid/ledger")["records"]
         return sorted((entry["lease"], str(entry["amount"]), entry["standing"]) for entry in records)
 
     def agree() -> bool:
         bought, sold = books(country.aarhus), books(country.bergen)
-        return bought == sold and all(standing == "agreed" for *_, standing in sold)
+        return bought == sold and all(standing == "agreed" or lease in but for lease, _, standing in sold)
 
     wait(agree, lambda: f"{books(country.aarhus)}\n{books(country.bergen)}", PATIENCE)
 
@@ -229,3 +234,28 @@ def test_a_broker_killed_while_it_ends_leaves_nothing(country: Country, instance
     victim.wait()
     wait(lambda: _state(country.aarhus, instance) == "stopped", seconds=PATIENCE)
     wait(lambda: not _live(country.bergen), lambda: str(_live(country.bergen)), PATIENCE)
+
+
+@pytest.mark.keeps("the services of all tests here, begun anew")
+def test_a_borrower_whose_disk_is_lost_holds_nothing(country: Country) -> None:
+    """What it had before comes back from a copy; of the lease it knows nothing. Bergen is free again after the TTL, or
+    as soon as it is told, and both books dispute the lease in the same words."""
+    aarhus, bergen = country.aarhus, country.bergen
+    aarhus.kill()
+    copy = aarhus.folder / "copy"
+    shutil.copytree(aarhus.data, copy, ignore=shutil.ignore_patterns("run"))
+    aarhus.start()
+    aarhus.wait()
+    instance = _start(aarhus)
+    assert _works(country, instance)
+    country.lost.add(f"{instance}-0")
+    aarhus.kill()
+    shutil.rmtree(aarhus.data)
+    copy.rename(aarhus.data)
+    aarhus.start()
+    aarhus.wait()
+    wait(lambda: not _held(bergen) and not _live(bergen), lambda: str(_held(bergen)), PATIENCE + 180)
+    assert not aarhus.ask("instances")["instances"]
+    _agree(country, but=frozenset(country.lost))
+    entries = {entry["lease"]: entry["standing"] for entry in aarhus.ask("grid/ledger")["records"]}
+    assert entries[f"{instance}-0"] == "disputed"
