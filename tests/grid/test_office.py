@@ -21,9 +21,10 @@ from gridcloud.errors import (
 from gridcloud.federation.communities import draft_next, sign_list
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.keys import spoken
+from gridcloud.grid import office
 from gridcloud.grid.model import Way
 from gridcloud.grid.office import Office
-from tests.grid.offices import Place, acquaint, places, until
+from tests.grid.offices import OPEN, Place, acquaint, places, until
 
 
 def _echo(office: Office) -> None:
@@ -91,6 +92,20 @@ async def test_invitation_is_for_its_guest_and_works_once(tmp_path: Path) -> Non
             await gamma.office.join(third, alpha.office.me)
         assert not gamma.office.communities()
         assert given.spent == ""
+
+
+async def test_an_address_at_which_nobody_comes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(office, "SILENCE", 0.0)  # not to wait for five minutes
+    async with places(tmp_path, "alpha", "beta", begin=False) as (alpha, beta):
+        beta.settings = OPEN.model_copy(update={"addresses": ("https://127.0.0.1:1",)})
+        for place in (alpha, beta):
+            await place.office.init(place.name)
+        await acquaint(alpha, beta)
+        (warning,) = beta.office.status().warnings
+        assert "is https://127.0.0.1:1 reached from outside" in warning
+        assert alpha.office.status().warnings == ()
 
 
 async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
