@@ -249,6 +249,10 @@ class Gossip:
             del self.sought[min(self.sought, key=lambda who: self.sought[who].serial)]
         return {**self.sought, **self.records} != before
 
+    def hear(self, peer: str, document: Json, now: int) -> None:
+        """Take a record that came another way than by gossip, checked as what gossip brings; `peer`: which way."""
+        self._take(peer, [Item(kind="record", content=document)], now, sought=True)
+
     def known(self) -> dict[str, Record]:
         """Return all records that are here, kept or sought."""
         return {**self.sought, **self.records} if self.sought else self.records

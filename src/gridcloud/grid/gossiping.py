@@ -16,9 +16,11 @@ from gridcloud.federation.keys import check_service_key
 from gridcloud.federation.records import Profile, Record, make_record, next_serial
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
+from gridcloud.grid.finding import Finding
 from gridcloud.grid.links import LinkBook
 from gridcloud.grid.seal import Seal
 from gridcloud.grid.seeking import Seeking
+from gridcloud.settings.grid import DiscoverySettings
 
 __all__ = ["Gossiping"]
 
@@ -53,7 +55,9 @@ class Gossiping:
         look: Callable[[], Awaitable[None]],
         after: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
+        discovery: Callable[[], DiscoverySettings],
     ) -> None:
+        self._finding = Finding(circle, links, clock, discovery, self._hear_found)
         self._seeking = Seeking(circle, caller, links, clock, self._hear_sought)
         caller.find = self._seeking.find
         self._circle = circle
@@ -82,8 +86,10 @@ class Gossiping:
     async def run(self) -> None:
         """Go on until cancelled."""
         try:
+            await self._finding.open()
             await self._run()
         finally:
+            await self._finding.close()
             talks = list(self._talking.values())
             for talk in talks:
                 talk.cancel()
@@ -100,6 +106,7 @@ class Gossiping:
                     await self.refresh()
                 elif any(self._lacks_ours(held) for held in self._circle.held.values()):
                     await self.refresh()
+                await self._finding.look()
                 quiet = 0 if await self.round(quiet) else quiet + 1
                 await self._after()
             except GridcloudError as error:
@@ -190,6 +197,10 @@ class Gossiping:
         if self._hear_of(held, before) or changed:
             self.wake()
         return ("gossip.give", given.document()) if given is not None else None
+
+    def _hear_found(self, held: Held) -> None:
+        self._hear_sought(held)
+        self.wake()
 
     def _hear_sought(self, held: Held) -> None:
         self._tell_refusals(held)

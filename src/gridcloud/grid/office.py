@@ -16,11 +16,7 @@ from gridcloud.federation import communities as lists
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.envelopes import SKEW, Signers
 from gridcloud.federation.gossip import Gossip
-from gridcloud.federation.keys import (
-    KeyList,
-    PrivateKey,
-    heard,
-)
+from gridcloud.federation.keys import KeyList, PrivateKey, heard
 from gridcloud.federation.membership import Membership, communities_of
 from gridcloud.federation.records import Profile, Room
 from gridcloud.grid.assenting import Assent
@@ -103,6 +99,7 @@ class Office:
             self._look,
             self._after_round,
             self.doorway.cut_strangers,
+            lambda: settings().discovery,
         )
         self._relay = Relay(self._circle, self.doorway, lambda: settings().relays_others)
         self._attendance = Attendance(

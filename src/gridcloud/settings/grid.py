@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridSettings"]
+__all__ = ["DiscoverySettings", "GridSettings"]
 
 Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$", max_length=256)]
 Institution = Annotated[str, Field(pattern=r"^[0-9a-hjkmnp-tv-z]{32}$")]
@@ -30,6 +30,20 @@ def _check_network(text: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_check_network)]
+
+
+class DiscoverySettings(BaseModel):
+    """A plug-in that finds members' records besides gossip; off unless one is named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver: str = Field(default="", max_length=64, description="the plug-in, such as ipv8; empty: none")
+    listen: Annotated[str, AfterValidator(_check_place)] = Field(
+        default="", description="HOST:PORT on which it listens, for ipv8 of UDP"
+    )
+    contacts: tuple[Annotated[str, Field(min_length=1), AfterValidator(_check_place)], ...] = Field(
+        default=(), max_length=32, description="HOST:PORT of members to begin at, where they listen for it"
+    )
 
 
 class GridSettings(BaseModel):
@@ -70,6 +84,8 @@ class GridSettings(BaseModel):
         description="networks in which members are called though they are forbidden; so they are in networks of"
         " our own `addresses`",
     )
+
+    discovery: DiscoverySettings = DiscoverySettings()
 
     @model_validator(mode="after")
     def _is_reached_where_it_listens(self) -> Self:
