@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from gridcloud.clock import SystemClock
-from gridcloud.errors import ClockSkew, Revoked, UnknownSigner, Unreachable, Untrusted
+from gridcloud.errors import ClockSkew, Revoked, Unavailable, UnknownSigner, Unreachable, Untrusted
 from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
 from gridcloud.federation.envelopes import sign
@@ -331,6 +331,20 @@ def test_what_a_member_says_of_time_is_plausible_or_not_heard(seconds: object) -
     error = _told("beta", 403, said.encode())
     assert isinstance(error, ClockSkew)
     assert abs(float(error.details.get("seconds", 0))) <= 1
+
+
+async def test_a_fault_of_ours_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+
+        async def faulty(sender: str, kind: str, body: Json) -> None:
+            raise KeyError(kind)
+
+        alpha.office.doorway.handle("test", faulty)
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="Something is wrong here"):
+                await beta.office.caller.ask(alpha.office.me, "test.say", {})
+        assert len([one for one in caplog.records if one.exc_info]) == 1
 
 
 async def test_flood_stays_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

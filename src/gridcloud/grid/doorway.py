@@ -27,6 +27,7 @@ from gridcloud.errors import (
     NotFound,
     PortTaken,
     Throttled,
+    Unavailable,
     UnknownSigner,
 )
 from gridcloud.federation.allowances import Allowance
@@ -73,6 +74,8 @@ READ = 30.0
 """Seconds for a message to come in."""
 SHAKE = 15.0
 """Seconds for TLS."""
+FAULTS = 60.0
+"""Seconds between two faults of ours that are written down in full."""
 GRACE = 5.0
 """Seconds for the second end of a stream to be done after the first."""
 
@@ -123,6 +126,7 @@ class Doorway:
         self._open: dict[str, list[asyncio.Transport]] = {}
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._streaming: dict[str, set[asyncio.Task[Any]]] = {}
+        self._faulty = -FAULTS
 
     def handle(self, prefix: str, handler: MessageHandler) -> None:
         """Have messages whose kind is `prefix` or begins with `prefix.` go to `handler`; a longer prefix goes first."""
@@ -333,6 +337,12 @@ class Doorway:
             return web.Response(**await self._answer(request, who))
         except GridcloudError as error:
             return self.refuse(error, who)
+        except Exception:  # a fault of ours, which a member may have found and send again and again
+            now = self._clock.monotonic()
+            if now - self._faulty >= FAULTS:
+                self._faulty = now
+                log.exception("a message of %s is not answered", who or "a guest")
+            return self.refuse(Unavailable("Something is wrong here."), who)
 
     async def _answer(self, request: web.Request, who: str) -> dict[str, Any]:
         size = request.content_length
