@@ -15,7 +15,7 @@ from typing import Any
 from gridcloud.errors import Conflict, MessageRefused
 from gridcloud.federation.communities import MemberList, draft_next, leave, sign_list
 from gridcloud.federation.encoding import decode, digest, encode, to_text
-from gridcloud.federation.gossip import Gossip
+from gridcloud.federation.gossip import Gossip, Seek
 from gridcloud.federation.invitations import JOIN, InvitationBook, write_join
 from gridcloud.federation.keys import institution_of, revoke_service_key, rotate_service_key, spoken
 from gridcloud.federation.membership import Membership
@@ -261,6 +261,8 @@ def gossip() -> Json:
     assert give is not None
     back = other.receive(a.institution, give, a.now)
     assert back is not None
+    seek = Seek(community=first.community, shard=str(shard_of(b.institution)), known={})
+    told = other.tell(a.institution, seek)
     members = [Place(f"place {number}").institution for number in range(120)]
     ring = Ring(members)
     return {
@@ -276,8 +278,10 @@ def gossip() -> Json:
         "ring": {
             "members": members,
             "shards": {who: shard_of(who) for who in members[:10]},
-            "keepers": {str(shard): list(ring.keepers(shard)) for shard in range(0, SHARDS, 8)},
+            "keepers": {str(shard): list(ring.keepers(shard)) for shard in range(0, SHARDS, 7)},
+            "guides": sorted(ring.guides),
         },
+        "look-up": {"seek": seek.document(), "give": told.document()},
     }
 
 

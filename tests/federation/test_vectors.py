@@ -15,7 +15,7 @@ from gridcloud.errors import Malformed
 from gridcloud.federation.communities import check_first, check_next, read_leave, read_list
 from gridcloud.federation.encoding import decode, digest, encode, from_text
 from gridcloud.federation.envelopes import CONTEXT, Receiver, ReplayCache, Signers
-from gridcloud.federation.gossip import Compare, Give, Gossip, Greet
+from gridcloud.federation.gossip import Compare, Give, Gossip, Greet, Seek
 from gridcloud.federation.invitations import read_invitation
 from gridcloud.federation.keys import (
     PrivateKey,
@@ -165,7 +165,15 @@ def test_gossip() -> None:
     other.receive(a, Give.of(talk["back"]), found["at"])
     assert one.greet(b).records == other.greet(a).records
     assert Greet.of(talk["greet"]).number == Compare.of(talk["compare"]).number == 1
+    seeker, shard = Gossip(a, Membership(first)), shard_of(b)
+    seeker.keys = other.keys | one.keys | {b: one.keys[b]}
+    seek, told = Seek.of(found["look-up"]["seek"]), Give.of(found["look-up"]["give"])
+    assert seek == seeker.seek(shard)
+    assert other.tell(a, seek) == told
+    assert seeker.find(b, shard, told, found["at"])
+    assert other.tell(a, seeker.seek(shard)).items == ()
     ring = Ring(found["ring"]["members"])
+    assert sorted(ring.guides) == found["ring"]["guides"]
     assert {who: shard_of(who) for who in found["ring"]["shards"]} == found["ring"]["shards"]
     for shard, keepers in found["ring"]["keepers"].items():
         assert list(ring.keepers(int(shard))) == keepers
