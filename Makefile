@@ -3,6 +3,8 @@
 
 BIN := .venv/bin
 ARGS ?=
+# Three on two cores: many tests wait for what they started.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run debian labs run demo test test-labs bench lint format docs reference examples clean
@@ -29,7 +31,7 @@ labs: setup debian
 	@$(BIN)/python -m tests.labs
 
 test: setup debian labs ## all tests but the labs, docs included
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-labs: setup ## the heavy scenes on real parts (builds what they need the first time)
 	@scripts/debian-packages labs

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.agents.sites import wait
-from tests.grid.countries import ARCHIVE, Country, Institution, countries, processes_of
+from tests.agents.sites import processes_of, wait
+from tests.grid.countries import ARCHIVE, Country, Institution, countries
 from tests.grid.visitor import Visitor
+from tests.weather import CLEAR, Weather
 
 __all__ = ["main"]
 
@@ -30,7 +31,18 @@ RESTORE = f"""
 import io, json, pathlib, tarfile, urllib.request
 archive = io.BytesIO(urllib.request.urlopen("{PLACE}", timeout=20).read())
 tarfile.open(fileobj=archive).extractall(pathlib.Path.home(), filter="data")
-print(next(pathlib.Path.home().glob("gridcloud-demo-*/foam.json")).read_text())
+(folder,) = pathlib.Path.home().glob("gridcloud-demo-*")
+steps = (folder / "steps").read_text().splitlines()
+print(json.dumps([json.loads((folder / "foam.json").read_text()), len(steps)]))
+"""
+CELL = """
+import pathlib, time
+with next(pathlib.Path.home().glob("gridcloud-demo-*")).joinpath("steps").open("w") as steps:
+    for step in range(3000):
+        print(step, file=steps, flush=True)
+        if step == 0:
+            print("the cell runs", flush=True)
+        time.sleep(0.2)
 """
 WIDE = 110
 
@@ -39,7 +51,7 @@ def _here(**settings: Any) -> dict[str, Any]:
     return {"driver": "local", "allow_root": True, **settings}
 
 
-LENDING = {"providers": ["cloud"], "ttl": "30s", "grace": "30s", "tolerance": "1s"}
+LENDING = {"providers": ["cloud"], "trust_partners": True, "ttl": "30s", "grace": "30s", "tolerance": "1s"}
 SECTIONS: dict[str, dict[str, Any]] = {
     "aarhus": {
         "providers": {"cluster": _here(cpus=1, memory="1GiB"), "partners": {"driver": "peer"}},
@@ -72,16 +84,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show the scene; return 0 when all went as it should."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--output", type=Path, help="where the executed notebooks go; nowhere if left out")
+    parser.add_argument("--delay", type=float, default=0, help="ms that packets take from one to another")
+    parser.add_argument("--loss", type=float, default=0, help="percent of them that are lost on the way")
     chosen = parser.parse_args(arguments)
+    # Each has a cable to the internet: two lie between any of them.
+    weather = Weather(chosen.delay / 2000, chosen.loss / 200)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clean up on the way
     folder = Path(tempfile.mkdtemp(prefix="gridcloud-institutions-"))
     narrator = Narrator()
     try:
         narrator.head("Three gridclouds start, each in a network of its own")
         narrator.tell("Aarhus", "has a cluster of one core behind a symmetric NAT, and a hub for its people.")
-        narrator.tell("Bergen", "has a cloud behind a firewall: no UDP, and nothing that begins outside.")
+        narrator.tell(
+            "Bergen", "has a cloud behind another, and a firewall: no UDP, nothing that begins outside."
+        )
         narrator.tell("Cork", "has a cloud and an address, and relays for those who have none.")
-        with countries(folder, SECTIONS, hub=True, tell=narrator.tell) as country:
+        if weather != CLEAR:
+            lost = f"{chosen.loss:g} % of them are lost"
+            narrator.tell("", f"Packets from one to another take {chosen.delay:g} ms, and {lost}.")
+        with countries(folder, SECTIONS, hub=True, tell=narrator.tell, weather=weather) as country:
             _show(country, narrator, folder, chosen.output or folder / "output")
             for one in country.all:
                 wait(lambda one=one: not one.ask("instances")["instances"], seconds=60)
@@ -110,19 +131,24 @@ def _show(country: Country, narrator: Narrator, folder: Path, output: Path) -> N
         _expect(_lender(aarhus), "Bergen")
         first = person.order(do="notebook", output=str(output / "bergen"))
         narrator.tell("Aarhus", f"  {first['found_pores']} pores found, {first['true_pores']} true")
-        narrator.head(
-            "Bergen needs its cloud for exams: it warns, the work is saved, and the session moves to Cork"
-        )
+        narrator.head("A cell runs when Bergen needs its cloud: it warns, and the session moves to Cork")
+        _expect(person.order(do="begin", text=CELL), "the cell runs\n")
         session = aarhus.ask("sessions")["sessions"][-1]
         bergen.run("grid leases")
         bergen.run("grid drain --in 24s --yes --why", "exam week")
+        notice = _wait_for_notice(aarhus, session["instance_id"])
+        narrator.tell("Aarhus", f"  the page of the hub says: {notice}")
         moved = _wait_for_move(aarhus, session)
         for subject in (session["instance_id"], moved["instance_id"]):
             for line in filter(_matters, _story(aarhus, subject)):
                 narrator.tell("Aarhus", f"  {line}")
         _expect(_lender(aarhus), "Cork")
-        _expect(json.loads(person.order(do="code", text=RESTORE)), first)
-        narrator.tell("Aarhus", "  what was found in Bergen is there; the notebook runs on")
+        _expect(str(person.order(do="ended")).partition(":")[0], "broken off")
+        found, steps = json.loads(person.order(do="code", text=RESTORE))
+        _expect((found, steps > 0), (first, True))
+        narrator.tell(
+            "Aarhus", f"  what was found in Bergen is there, {steps} steps of the cell too; it runs on"
+        )
         again = person.order(do="notebook", output=str(output / "cork"))
         _expect(again, first)
         person.order(do="stop")
@@ -162,6 +188,17 @@ def _lender(aarhus: Institution) -> str:
 def _story(one: Institution, subject: str) -> list[str]:
     said = one.run(f"instance events {subject}", quiet=True)
     return [line.rstrip() for line in said.splitlines()]
+
+
+def _wait_for_notice(aarhus: Institution, instance: str) -> str:
+    """Return what the owner of an instance is warned of."""
+
+    def notice() -> str:
+        return str(aarhus.ask(f"instances/{instance}").get("notice") or "")
+
+    wait(notice, seconds=60)
+    _expect("takes its machine back" in notice(), True)
+    return notice()
 
 
 def _wait_for_move(aarhus: Institution, session: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -39,6 +40,9 @@ for _variable in [name for name in os.environ if name.startswith(("GRIDCLOUD_", 
 
 pytest_plugins = ["tests.labs.fixtures"]
 
+USUAL = 2
+"""Seconds that a test without a limit of its own counts for where files are sorted; a limit counts in full."""
+
 _leftovers = pytest.StashKey[Leftovers]()
 
 
@@ -51,13 +55,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # after those that are not to be run are out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        _put_long_files_first(items)
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root: run `sudo make test`")
     for item in items:
         if item.get_closest_marker("needs_root"):
             item.add_marker(skip)
+
+
+def _put_long_files_first(items: list[pytest.Item]) -> None:
+    """Sort files by how long they may take, so that no worker is left with one when the others have finished."""
+    longest: Counter[Path] = Counter()
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        longest[item.path] += int(own.args[0]) if own else USUAL
+    items.sort(key=lambda item: (-longest[item.path], item.path))
 
 
 @pytest.fixture(autouse=True)

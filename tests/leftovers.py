@@ -10,7 +10,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 __all__ = ["Leftovers"]
@@ -42,6 +41,8 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex
+        self._others = _running()
+        """What ran before: none of it is ours, and reading it anew for each test would take longer than many tests."""
         os.environ[MARK] = self._run
         self._tasks: list[str] = []
         self._before: dict[str, dict[Any, str]] | None = None
@@ -79,7 +80,24 @@ class Leftovers:
         self._original(loop)
 
     def _look(self) -> dict[str, dict[Any, str]]:
-        return {"thread": _threads(), "file": _files(), "process": _processes(self._run)}
+        return {"thread": _threads(), "file": _files(), "process": self._processes()}
+
+    def _processes(self) -> dict[Any, str]:
+        mark = f"{MARK}={self._run}".encode()
+        found: dict[Any, str] = {}
+        there = _running()
+        self._others &= there
+        for entry in there - self._others:
+            try:
+                with open(f"/proc/{entry}/environ", "rb") as environment:
+                    if mark not in environment.read().split(b"\0"):
+                        continue
+                with open(f"/proc/{entry}/cmdline", "rb") as line:
+                    words = line.read().replace(b"\0", b" ").decode(errors="replace").strip()
+                found[entry] = f"{entry} ({words[:120]})"
+            except OSError:
+                continue  # ended meanwhile, or somebody else's
+        return found
 
     def _beyond(self, before: dict[str, dict[Any, str]]) -> list[str]:
         return [
@@ -110,19 +128,5 @@ def _files() -> dict[Any, str]:
     return found
 
 
-def _processes(run: str) -> dict[Any, str]:
-    mark = f"{MARK}={run}".encode()
-    found: dict[Any, str] = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal() or int(entry) == os.getpid():
-            continue
-        folder = Path("/proc", entry)
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                words = (
-                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                )
-                found[entry] = f"{entry} ({words[:120]})"
-        except OSError:
-            continue  # ended meanwhile, or somebody else's
-    return found
+def _running() -> set[str]:
+    return {entry for entry in os.listdir("/proc") if entry.isdecimal()} - {str(os.getpid())}

@@ -27,7 +27,7 @@ from gridcloud.service.process import owning
 from gridcloud.settings import socket_path
 from tests.houses import configure
 
-__all__ = ["FAKE", "SMALL", "Service", "make_certificate", "open_service"]
+__all__ = ["FAKE", "SMALL", "Service", "free_port", "make_certificate", "open_service"]
 
 SMALL = Request(cpus=0.25, memory=64 << 20)
 
@@ -82,7 +82,7 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Run a service with both doors, over a data folder that it may find as an earlier one left it."""
     certificate, key = make_certificate(folder)
-    port = _free_port()
+    port = free_port()
     door = {"host": "127.0.0.1", "port": port, "certificate": str(certificate), "key": str(key)}
     data = folder / "data"
     data.mkdir(mode=0o700, exist_ok=True)
@@ -124,7 +124,8 @@ def make_certificate(folder: Path, name: str = "localhost", address: str = "127.
     return certificate, key
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 where nobody listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

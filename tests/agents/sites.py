@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,28 @@ import yaml
 from tests.services import make_certificate
 from tests.unit.distributions import write_distribution
 
-__all__ = ["HUB", "PORT", "Program", "Site", "launch", "make_network", "run_within", "sites", "wait", "wire"]
+__all__ = [
+    "ELSEWHERE",
+    "HUB",
+    "NAT",
+    "PORT",
+    "Program",
+    "Site",
+    "launch",
+    "make_network",
+    "processes_in",
+    "processes_of",
+    "run_within",
+    "sites",
+    "wait",
+    "wire",
+]
 
 HUB, PORT = "192.0.2.1", 8443
+NAT = "192.0.2.2"
+"""What the service sees of the machines behind the router."""
+ELSEWHERE = "198.51.100.2"
+"""The address of a machine that has nothing to do with them."""
 INSIDE = "10.99.0.2"
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +65,7 @@ class Program:
 
 @dataclass
 class Site:
-    """A folder with a service's files, and two networks."""
+    """A folder with a service's files, and the networks."""
 
     folder: Path
     hub: int = 0
@@ -55,6 +74,8 @@ class Site:
     """Process whose network is the machine's."""
     router: int = 0
     """Process whose network lies between."""
+    elsewhere: int = 0
+    """Process whose network is that of a machine which is not behind the router."""
     programs: list[Program] = field(default_factory=list)
 
     @property
@@ -106,8 +127,10 @@ class Site:
         assert program.process.poll() is None, program.said()
         return program
 
-    def join(self, name: str, token: str = "", *more: str) -> Program:
-        """Start a machine of that name."""
+    def join(
+        self, name: str, token: str = "", *more: str, network: int = 0, before: Sequence[str] = ()
+    ) -> Program:
+        """Start a machine of that name: behind the router where no other network is named."""
         home = self.folder / name
         home.mkdir(exist_ok=True)
         environment = {key: value for key, value in self.environment.items() if key != "GRIDCLOUD_CONFIG"} | {
@@ -117,12 +140,18 @@ class Site:
         words = ["agent", "join", self.url, "--ca", str(self.folder / "hub.crt"), "--as-root", *more]
         if token:
             words += ["--token-file", "-"]
-        return self.start(name, self.machine, words, environment, f"{token}\n")
+        return self.start(name, network or self.machine, words, environment, f"{token}\n", before)
 
     def start(
-        self, name: str, network: int, words: Sequence[str], environment: Mapping[str, str], input: str = ""
+        self,
+        name: str,
+        network: int,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        input: str = "",
+        before: Sequence[str] = (),
     ) -> Program:
-        program = launch(self.folder / f"{name}.log", network, words, environment, input)
+        program = launch(self.folder / f"{name}.log", network, words, environment, input, before)
         self.programs.append(program)
         return program
 
@@ -150,12 +179,22 @@ def wait(true: Any, told: Any = str, seconds: float = 60) -> float:
 
 
 def launch(
-    log: Path, network: int, words: Sequence[str], environment: Mapping[str, str], input: str = ""
+    log: Path,
+    network: int,
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    input: str = "",
+    before: Sequence[str] = (),
 ) -> Program:
-    """Start gridcloud in a network."""
+    """Start gridcloud in a network. ``before``: words of a program that starts it."""
     with log.open("ab") as out:
         process = subprocess.Popen(
-            ["nsenter", "--net", "--target", str(network), sys.executable, "-m", "gridcloud", *words],
+            [
+                *("nsenter", "--net", "--target", str(network)),
+                *before,
+                *(sys.executable, "-m", "gridcloud"),
+                *words,
+            ],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
@@ -172,18 +211,22 @@ def launch(
 def sites(folder: Path) -> Iterator[Site]:
     """Make the networks and the service's files; end all that was started. Needs root."""
     with contextlib.ExitStack() as stack:
-        hub, router, machine = (make_network(stack) for _ in range(3))
+        hub, router, machine, elsewhere = (make_network(stack) for _ in range(4))
         wire(hub, "gchub", router, "gcout")
         wire(machine, "gcpc", router, "gcin")
+        wire(hub, "gcfar", elsewhere, "gcpc")
         for network, card, address in (
             (hub, "gchub", f"{HUB}/24"),
-            (router, "gcout", "192.0.2.2/24"),
+            (hub, "gcfar", "198.51.100.1/30"),
+            (elsewhere, "gcpc", f"{ELSEWHERE}/30"),
+            (router, "gcout", f"{NAT}/24"),
             (router, "gcin", "10.99.0.1/24"),
             (machine, "gcpc", f"{INSIDE}/24"),
         ):
             run_within(network, "ip", "addr", "add", address, "dev", card)
             run_within(network, "ip", "link", "set", card, "up")
         run_within(machine, "ip", "route", "add", "default", "via", "10.99.0.1")
+        run_within(elsewhere, "ip", "route", "add", "default", "via", "198.51.100.1")
         run_within(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         for rule in (
             "-t nat -A POSTROUTING -o gcout -j MASQUERADE --random",
@@ -198,7 +241,7 @@ def sites(folder: Path) -> Iterator[Site]:
         door = {"host": HUB, "port": PORT, "certificate": str(certificate), "key": str(key)}
         entry = {"machines": {"driver": "agent"}}
         (folder / "config.yaml").write_text(yaml.safe_dump({"providers": entry, "service": door}))
-        site = Site(folder, hub, machine, router)
+        site = Site(folder, hub, machine, router, elsewhere)
         try:
             yield site
         finally:
@@ -208,7 +251,7 @@ def sites(folder: Path) -> Iterator[Site]:
 
 def make_network(stack: contextlib.ExitStack) -> int:
     """Make a network with nothing but its loopback; return the process that holds it."""
-    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "600"])
+    holder = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"])
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     ours = os.readlink("/proc/self/ns/net")
@@ -226,3 +269,23 @@ def wire(one: int, card: str, other: int, far: str) -> None:
 def run_within(network: int, *words: str) -> None:
     """Run a program in a network."""
     subprocess.run(["nsenter", "--net", "--target", str(network), *words], check=True, timeout=20)
+
+
+def processes_in(network: int) -> Sequence[int]:
+    """Return the processes in a network, its holder apart."""
+    at = os.readlink(f"/proc/{network}/ns/net")
+    return [pid for pid in _processes("ns/net", lambda found: found == at) if pid != network]
+
+
+def processes_of(folder: Path) -> Sequence[int]:
+    """Return the processes that work in a folder."""
+    return _processes("cwd", lambda found: Path(found).is_relative_to(folder))
+
+
+def _processes(what: str, fits: Callable[[str], bool]) -> list[int]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if fits(os.readlink(place / what)):
+                found.append(int(place.name))
+    return found

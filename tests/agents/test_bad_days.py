@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from gridcloud.instances.model import State
 from tests.agents.machines import Little, admit, dialling, until
 from tests.houses import ended
 from tests.proxies import connect_proxy
-from tests.services import Service, open_service
+from tests.services import Service, free_port, open_service
 from tests.sessions.visit import begin, fetch, home, over, plan_back
 from tests.unit.distributions import write_distribution
 
@@ -67,7 +66,7 @@ async def _fetched(session: object, pid: bytes) -> bool:
 
 
 async def test_a_service_returns_under_many_machines(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     door = {
         "host": "127.0.0.1",
         "port": port,
@@ -167,9 +166,3 @@ async def test_a_certificate_of_somebody_else_is_not_believed(tmp_path: Path) ->
         assert not service.house.switchboard.present()
         with pytest.raises(Unreachable):
             await service.house.switchboard.call("lab-pc", "look", {})
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -256,3 +256,15 @@ def test_mistakes(call: Caller, words: list[str], said: str) -> None:
     call("grid", *words, code=3 if said.startswith("There is no") else 2)
     assert said in call.err
     assert "Traceback" not in call.err
+
+
+def test_where_no_service_runs_the_verbs_say_that_nobody_can_come(tmp_path: Path) -> None:
+    alone = Institution(tmp_path / "a", "Uni Alone")
+    alone.say("members")
+    assert "in no community" in alone.told
+    alone.say("init", alone.name)
+    assert "gridcloud up" in alone.told
+    alone.say("status")
+    assert "No service runs here" in alone.told
+    assert "warnings" in alone.json("status")
+    assert alone.told == ""

@@ -198,12 +198,14 @@ async def test_what_an_owner_is_called_never_reaches_the_name_of_a_home(
     assert labels["gridcloud.owner"].isprintable()
 
 
+@pytest.mark.parametrize("guest", [False, True])
 async def test_without_kept_homes_a_home_goes_with_its_container(
-    container_engine: Engine, tmp_path: Path
+    container_engine: Engine, tmp_path: Path, guest: bool
 ) -> None:
-    driver = make_driver(container_engine, tmp_path, keep_homes=False)
+    """Nor is one kept of a guest, whatever is kept of others."""
+    driver = make_driver(container_engine, tmp_path, keep_homes=guest)
     for _ in range(2):
-        spec = make_spec()
+        spec = make_spec().model_copy(update={"guest": guest})
         _, seen = await running(driver, spec)
         assert (
             await says(seen, 'cd; ls -A; stat -c "%a %u %n" "$PWD"; touch x') == "700 1000 /gridcloud/home\n"

@@ -330,8 +330,12 @@ async def test_a_role_in_one_namespace_is_enough(
     findings = [finding for finding in await driver.check() if not finding.ok]
     assert len(findings) == 1
     assert "do not allow: create pods, get pods" in findings[0].message
+    refused = make_spec()
     with pytest.raises(Forbidden):
-        await driver.create(make_spec())
+        await driver.create(refused)
+    await driver.destroy(refused.id, None)  # not to be made is not to be waited for
+    with pytest.raises(Forbidden):
+        await driver.destroy("t-another", None)
     kubernetes_cluster.allow_tenant(namespace, role_of_the_guide())
     await asyncio.sleep(1)  # the API server takes roles in from its own watch
     findings = list(await driver.check())

@@ -27,7 +27,7 @@ from gridcloud.drivers.instances.kubernetes_manifests import (
 from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_image
 from gridcloud.drivers.instances.kubernetes_quantities import format_cpus, parse_amount, parse_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
-from gridcloud.drivers.instances.kubernetes_status import has_stopped, phase_of, worst_event
+from gridcloud.drivers.instances.kubernetes_status import has_stopped, phase_of, why_not_pulled, worst_event
 from gridcloud.errors import (
     Conflict,
     Forbidden,
@@ -431,6 +431,16 @@ def test_the_newest_warning_is_told() -> None:
     ]
     assert worst_event(events) == "FailedMount: no volume"
     assert worst_event([]) == ""
+
+
+def test_why_an_image_was_not_pulled_is_told_and_not_that_it_is_tried_less_often() -> None:
+    said = 'Failed to pull image "none/such:1": not found'
+    events = [
+        {"type": "Warning", "reason": "Failed", "message": said, "lastTimestamp": "2026-01-01T00:00:01Z"},
+        {"type": "Warning", "message": "Error: ImagePullBackOff", "lastTimestamp": "2026-01-01T00:00:02Z"},
+    ]
+    assert why_not_pulled(events) == said
+    assert why_not_pulled(events[1:]) == ""
 
 
 def test_a_pod_has_stopped_when_its_node_says_so() -> None:

@@ -368,6 +368,14 @@ async def test_several_networks_and_no_telling_which(
     assert await held(driver) == []
 
 
+async def test_a_new_project_without_a_network(open_driver: OpenDriver, openstack_cloud: OpenStack) -> None:
+    # Neutron shows everybody the outer network, and lets nobody's machine into it.
+    project = openstack_cloud.make_project(network=False)
+    for words in ({}, {"network": "outside"}):
+        with pytest.raises(InvalidSettings, match=r"network for machines.*outside|'outside', which gives"):
+            await best(open_driver(project, **words))
+
+
 async def test_check_tries_everything_and_starts_nothing(open_driver: OpenDriver, project: Project) -> None:
     driver = open_driver(project)
     findings = {one.subject: one for one in await driver.check()}

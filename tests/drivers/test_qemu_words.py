@@ -158,6 +158,15 @@ half t-5
 """
 
 
+def test_a_machine_that_dials_has_no_port() -> None:
+    dials = settings(outbound=True, agent={"url": "https://hub.example"})
+    words = " ".join(machine_words(dials, dials.images["debian"], "i-abc", "kvm", 1, 1024**3))
+    assert "-netdev user,id=net,ipv6=off,restrict=off " in words
+    assert "@PORT@" not in words
+    with pytest.raises(ValidationError, match="outbound"):
+        settings(agent={"url": "https://hub.example"})
+
+
 def test_answers_of_the_host() -> None:
     facts = parse_facts("h", PROBE)
     assert (facts.cpus, facts.memory, facts.root) == (16, 33554432000, True)
@@ -166,7 +175,7 @@ def test_answers_of_the_host() -> None:
     survey = parse_survey("h", SURVEY)
     assert [one.instance_id for one in survey.live()] == ["t-1"]
     assert survey.reservations[1].gpus == ("0000:41:00.0", "0000:42:00.0")
-    assert survey.looks["t-1"] == Look(supervised=True, port=20017, console="login:")
+    assert survey.looks["t-1"] == Look(supervised=True, running=True, port=20017, console="login:")
     assert survey.looks["t-2"] == Look(panicked=True, ended="1 QEMU ended with 1")
     assert survey.looks["t-5"].half
     assert survey.reservations[3].cpus == 0

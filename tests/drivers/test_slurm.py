@@ -211,6 +211,8 @@ async def test_a_job_that_fails_says_why(make: Make, tmp_path: Path) -> None:
 
 
 async def test_check_tells_what_is_missing(make: Make, tmp_path: Path) -> None:
+    empty = tmp_path / "slurm.conf"
+    empty.touch()
     said = {one.message: one.ok for one in await make().check()}
     assert all(said.values()), said
     assert any("slurm-wlm" in one for one in said)
@@ -219,6 +221,7 @@ async def test_check_tells_what_is_missing(make: Make, tmp_path: Path) -> None:
         ({"command": ("/nowhere/gridcloud",)}, "does not run"),
         ({"partitions": ("gone",)}, "There is no such partition."),
         ({"allow_root": False}, "The account is root."),
+        ({"environment": {"SLURM_CONF": str(empty)}}, "sbatch does not work there: "),
     ):
         # What says the version without the seconds that gridcloud takes to start.
         quick = {"command": ("/bin/echo", gridcloud.__version__)} | settings

@@ -69,7 +69,9 @@ async def make(keys: Keys, tmp_path: Path) -> AsyncIterator[Make]:
     def make_driver(*hosts: dict[str, Any], installation: str = "test", **settings: Any) -> SSHDriver:
         folder = tmp_path / f"provider-{installation}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        authority = keys.authority.export_public_key().decode()
+        # Two, as while a rotation is prepared: the one that signs is not the first.
+        known = (asyncssh.generate_private_key("ssh-ed25519"), keys.authority)
+        authority = "\n".join(one.export_public_key().decode().strip() for one in known)
         context = Context("pool", installation, folder, keys.connect, authority)
         values = {"driver": "ssh", "hosts": hosts, "keep_homes": False, **settings}
         made.append(SSHDriver(SSHSettings.model_validate(values), context))
@@ -478,6 +480,20 @@ async def test_home_is_kept_when_asked_and_nobody_gets_in(
         == "authorized_keys\nid_mine\n"
     )
     await connection.close()
+
+
+async def test_nothing_of_a_guest_is_kept(ssh_machine: Machine, make: Make, keys: Keys) -> None:
+    driver = make(entry(ssh_machine), keep_homes=True)
+    offers = await driver.offers(SMALL)
+    spec = spec_for(offers[0], "ada@partner").model_copy(update={"guest": True})
+    handle = await driver.create(spec)
+    seen = (await driver.observe({spec.id: handle}))[spec.id]
+    assert isinstance(seen.address, SSHAddress)
+    home = f"/var/lib/gridcloud/homes/{seen.address.user}"
+    assert "authorized_keys" in ssh_machine.execute("ls", f"{home}/.ssh")
+    await driver.destroy(spec.id, handle)
+    assert seen.address.user not in ssh_machine.execute("cat", "/etc/passwd")
+    assert seen.address.user not in ssh_machine.execute("ls", "/var/lib/gridcloud/homes")
 
 
 async def test_instance_ends_itself(ssh_machine: Machine, make: Make) -> None:

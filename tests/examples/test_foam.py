@@ -1,26 +1,34 @@
 """The foam example: the same seed gives the same foam, found agrees with true, mistakes get one clear line."""
 
+from __future__ import annotations
+
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip(
-    "skimage", reason="needs the foam packages: pip install scikit-image scikit-learn matplotlib"
-)
-pytest.importorskip(
-    "sklearn", reason="needs the foam packages: pip install scikit-image scikit-learn matplotlib"
-)
+if TYPE_CHECKING:
+    import foam
+    import numpy as np
 
 FOLDER = Path(__file__).parents[2] / "examples" / "foam"
-sys.path.insert(0, str(FOLDER))
 
-import foam  # noqa: E402
-import numpy as np  # noqa: E402
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages() -> None:
+    """Import them for these tests alone: they take seconds, also of those who only collect."""
+    for name in ("skimage", "sklearn"):
+        pytest.importorskip(
+            name, reason="needs the foam packages: pip install scikit-image scikit-learn matplotlib"
+        )
+    sys.path.insert(0, str(FOLDER))
+    globals().update({"foam": importlib.import_module("foam"), "np": importlib.import_module("numpy")})
+
 
 SMALL: dict[str, Any] = {"size": 64, "porosity": 0.4, "pore_radius": 8.0}
 

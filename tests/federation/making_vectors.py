@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gridcloud.errors import MessageRefused
-from gridcloud.federation.communities import draft_next, leave, sign_list
+from gridcloud.errors import Conflict, MessageRefused
+from gridcloud.federation.communities import MemberList, draft_next, leave, sign_list
 from gridcloud.federation.encoding import decode, digest, encode, to_text
-from gridcloud.federation.gossip import Gossip
+from gridcloud.federation.gossip import Gossip, Seek
 from gridcloud.federation.invitations import JOIN, InvitationBook, write_join
 from gridcloud.federation.keys import institution_of, revoke_service_key, rotate_service_key, spoken
 from gridcloud.federation.membership import Membership
 from gridcloud.federation.records import Price, Profile, Room, make_record
 from gridcloud.federation.ring import SHARDS, Ring, shard_of
+from gridcloud.federation.rounds import check_round
 from gridcloud.federation.wishes import Capacity
 from tests.federation.scenes import MINUTE, YEAR, Place, community, key
 from tests.federation.test_attacks import ATTACKS, Scene
@@ -129,6 +131,9 @@ def communities() -> Json:
         for place in by:
             found = sign_list(found, place.root)
         lists.append(found)
+    # Two waited and neither can pass: a further one of the next round, signed by those who signed each.
+    further = draft_next(lists[-1], a.now + 9 * MINUTE, threshold=2).model_copy(update={"round": 1})
+    lists.append(sign_list(sign_list(further, a.root), b.root))
     lacking = sign_list(draft_next(lists[0], a.now, threshold=1), a.root)
     stranger = sign_list(sign_list(draft_next(lists[0], a.now, threshold=1), a.root), d.root)
     return {
@@ -140,6 +145,56 @@ def communities() -> Json:
             {"document": lists[2].document(), "error": "Malformed"},
         ],
         "leave": _signed(leave(lists[0].community, c.root, a.now + MINUTE).document()),
+    }
+
+
+def rounds() -> Json:
+    """What six members know of the drafts of one number, and whether who signed some of them may sign a further one.
+
+    Four must sign. An empty error: it may be signed.
+    """
+    places = [Place(name) for name in ("Copenhagen", "Aarhus", "Odense", "Roskilde", "Ribe", "Viborg")]
+    before = community(*places, threshold=4)
+    who = [place.institution for place in places]
+
+    def draft(turn: int, signed: tuple[int, ...] = (), **changes: Any) -> MemberList:
+        found = draft_next(before, before.issued + MINUTE, **changes).model_copy(update={"round": turn})
+        for number in signed:
+            found = sign_list(found, places[number].root)
+        return found
+
+    split = [draft(0, (0, 1, 2), ends=YEAR * 90), draft(0, (3, 4, 5), ends=YEAR * 91)]
+    out: Json = {"revoke": {who[5]: "two lists"}}
+    cases: list[tuple[list[MemberList], list[int], MemberList]] = [
+        ([], [], draft(0)),
+        (split[:1], [0], draft(1)),
+        (split, [0], draft(1)),
+        (split, [0], draft(0)),
+        (split, [1], draft(1, **out)),
+        ([draft(0, (0, 1, 2), ends=YEAR * 90), draft(0, (3, 5), ends=YEAR * 91)], [0], draft(1)),
+        ([draft(0, (0, 1), ends=YEAR * 90), draft(0, (2, 3, 5), ends=YEAR * 91)], [0], draft(1, **out)),
+        ([*split, draft(1, (0, 1, 2), **out)], [0, 2], draft(1)),
+        ([*split, draft(1, (0, 1, 2), **out)], [2], draft(0)),
+    ]
+    return {
+        "before": before.document(),
+        "cases": [
+            {
+                "known": [one.document() for one in known],
+                "signed": [known[place].digest() for place in signed],
+                "draft": further.document(),
+                "error": refusal_of(
+                    partial(
+                        check_round,
+                        before,
+                        further,
+                        known,
+                        {known[one].round: known[one].digest() for one in signed},
+                    )
+                ),
+            }
+            for known, signed, further in cases
+        ],
     }
 
 
@@ -206,6 +261,8 @@ def gossip() -> Json:
     assert give is not None
     back = other.receive(a.institution, give, a.now)
     assert back is not None
+    seek = Seek(community=first.community, shard=str(shard_of(b.institution)), known={})
+    told = other.tell(a.institution, seek)
     members = [Place(f"place {number}").institution for number in range(120)]
     ring = Ring(members)
     return {
@@ -221,8 +278,10 @@ def gossip() -> Json:
         "ring": {
             "members": members,
             "shards": {who: shard_of(who) for who in members[:10]},
-            "keepers": {str(shard): list(ring.keepers(shard)) for shard in range(0, SHARDS, 8)},
+            "keepers": {str(shard): list(ring.keepers(shard)) for shard in range(0, SHARDS, 7)},
+            "guides": sorted(ring.guides),
         },
+        "look-up": {"seek": seek.document(), "give": told.document()},
     }
 
 
@@ -235,7 +294,7 @@ def refusal_of(call: Callable[[], object]) -> str:
     """Return the name of the error that a call is refused with; empty when it is not."""
     try:
         call()
-    except MessageRefused as error:
+    except (MessageRefused, Conflict) as error:
         return type(error).__name__
     return ""
 
@@ -249,6 +308,7 @@ MAKERS: dict[str, Callable[[], Json]] = {
     "keys": keys,
     "envelopes": envelopes,
     "communities": communities,
+    "rounds": rounds,
     "invitations": invitations,
     "records": records,
     "gossip": gossip,

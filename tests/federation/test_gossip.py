@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gridcloud.errors import Forged, Malformed, Throttled, UnknownSigner
+from gridcloud.federation import gossip as gossip_module
 from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.communities import draft_next, leave, sign_list
 from gridcloud.federation.encoding import decode, encode
@@ -16,6 +17,7 @@ from gridcloud.federation.gossip import Compare, Give, Gossip, Greet, Item, paus
 from gridcloud.federation.keys import revoke_service_key
 from gridcloud.federation.membership import Membership
 from gridcloud.federation.records import Profile, make_record
+from gridcloud.federation.ring import shard_of
 from tests.federation.scenes import Place, community
 
 
@@ -148,6 +150,72 @@ def test_a_large_community_shares_its_records_out() -> None:
     held = [len(gossip.records) for gossip in town.gossips.values()]
     assert sum(held) / len(held) < 30
     assert all(not gossip.refusals for gossip in town.gossips.values())
+
+
+def test_who_is_kept_elsewhere_is_looked_up() -> None:
+    town = Town(120)
+    for gossip in town.gossips.values():
+        for place in town.places:
+            gossip.keys[place.institution] = place.keys
+    town.rounds(town.knows_all, most=12)
+    asks = town.of(7)
+    wanted = next(who for who in town.gossips if who not in asks.records)
+    shard = shard_of(wanted)
+    guide = asks.ring.keepers(shard)[0]
+    assert guide in asks.records, "everybody knows whom to ask"
+    seek = town.carry(asks.seek(shard), asks.me, guide)
+    given = town.carry(town.gossips[guide].tell(asks.me, seek), guide, asks.me)
+    assert asks.find(guide, shard, given, town.now)
+    assert wanted in asks.sought
+    assert wanted not in asks.records
+    assert wanted in asks.known()
+    assert town.gossips[guide].tell(asks.me, asks.seek(shard)).items == (), "what is known is not told again"
+    before = asks.greet(guide)
+    asks.forget(town.now)
+    assert asks.greet(guide) == before
+    assert wanted in asks.sought
+    asks.forget(town.now + 3_600_001)
+    assert not asks.sought
+
+
+def test_a_keeper_cannot_make_up_records_nor_tell_what_was_not_asked() -> None:
+    town = Town(120)
+    asks, liar = town.of(0), town.of(1)
+    for place in town.places:
+        asks.keys[place.institution] = place.keys
+    kept_elsewhere = [place for place in town.places if not asks.ring.keeps(asks.me, place.institution)]
+    true, forged = kept_elsewhere[:2]
+    stranger = Place("Nobody")
+    wrong = town.record(forged).document() | {"profile": Profile(name="a lie").document()}
+    items = [Item(kind="record", content=one) for one in (wrong, town.record(true).document())]
+    for shard, found in ((shard_of(forged.institution), False), (shard_of(true.institution), True)):
+        asks.refusals.clear()
+        assert asks.find(liar.me, shard, give(asks, *items), town.now) is found
+        assert {refusal.details["who"] for refusal in asks.refusals} == {liar.me}
+    shard = shard_of(stranger.institution)
+    asks.refusals.clear()
+    assert not asks.find(
+        liar.me, shard, give(asks, Item(kind="record", content=town.record(stranger).document())), town.now
+    )
+    assert [type(one).__name__ for one in asks.refusals] == ["UnknownSigner"]
+    assert set(asks.sought) == {true.institution}
+    with pytest.raises(UnknownSigner):
+        asks.tell(stranger.institution, asks.seek(shard))
+
+
+def test_what_is_looked_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A bound that is reached by a hundred members, in place of a thousand.
+    monkeypatch.setattr(gossip_module, "MAXIMUM_SOUGHT", 5)
+    town = Town(120)
+    asks = town.of(0)
+    for place in town.places:
+        asks.keys[place.institution] = place.keys
+    for place in town.places[1:40]:
+        item = Item(kind="record", content=town.record(place).document())
+        asks.find(town.places[1].institution, shard_of(place.institution), give(asks, item), town.now)
+    assert len(asks.sought) == 5
+    kept = {who for who in town.gossips if asks.ring.keeps(asks.me, who)}
+    assert set(asks.records) <= kept
 
 
 def test_a_leave_is_passed_on() -> None:
@@ -290,8 +358,8 @@ def test_records_of_a_revoked_key_go_with_it() -> None:
 
 
 def test_pauses_grow_while_nothing_is_new() -> None:
-    assert [pause(quiet) for quiet in (0, 1, 2, 3)] == [0.25, 0.5, 1.0, 2.0]
-    assert pause(7) == pause(10_000) == 30.0
+    assert [pause(quiet) for quiet in (0, 1, 2, 3)] == [0.25, 0.75, 2.25, 6.75]
+    assert pause(7) == pause(10_000) == 120.0
 
 
 def test_each_member_has_its_own_allowance() -> None:

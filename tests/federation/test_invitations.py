@@ -207,12 +207,24 @@ async def test_the_guest_reads_it_in_time_and_only_from_a_good_key() -> None:
         scene.read(host=keys.document())
 
 
+def test_whose_fingerprint_was_typed_by_mistake_is_told() -> None:
+    scene = Scene()
+    document = scene.invitation.document()
+    with pytest.raises(UnknownSigner, match="our own"):
+        read_invitation(document, scene.guest.institution, scene.guest.institution, scene.guest.now)
+    with pytest.raises(
+        UnknownSigner, match=f"from {scene.host.institution}.*that of {scene.other.institution}"
+    ):
+        read_invitation(document, scene.guest.institution, scene.other.institution, scene.guest.now)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"lifetime": timedelta(days=31)}, "30 days"),
         ({"lifetime": timedelta(0)}, "30 days"),
-        ({"guest": Place("Aarhus").institution}, "is or was a member"),
+        ({"guest": Place("Aarhus").institution}, "is a member of .* already"),
+        ({"guest": Place("Copenhagen").institution}, "our own"),
         ({"guest": "nobody"}, "guest"),
         ({"id": "v-1"}, "before"),
         ({"addresses": ("ftp://x",)}, "addresses"),

@@ -21,6 +21,7 @@ from gridcloud.federation.leases import (
     Message,
     Offer,
     Offers,
+    Reason,
     Renew,
     Status,
     read_message,
@@ -48,7 +49,12 @@ WISH = Wish(
     gpu_model="H100",
 )
 OFFER = Offer(
-    shape="gpu.small", capacity=CAPACITY, ttl=300_000, seconds=7200, price="", before=1_772_409_900_000
+    shape="virtual_machine gpu.small",
+    capacity=Capacity(millicores=8000, memory=32768, gpus=1),
+    ttl=300_000,
+    seconds=7200,
+    price="1.2 EUR",
+    before=1_772_409_900_000,
 )
 CLAIM = Claim(
     lease="x-1",
@@ -56,7 +62,8 @@ CLAIM = Claim(
     lender=institution_of(LENDER.public),
     borrower=institution_of(BORROWER.public),
     user="ada",
-    capacity=CAPACITY,
+    capacity=OFFER.capacity,
+    price=OFFER.price,
     began=1_772_409_660_000,
     ended=1_772_413_260_000,
 )
@@ -80,6 +87,15 @@ BODIES: tuple[Message, ...] = (
         deadline=1_772_410_500_000,
         why="exams begin",
         connection={"path": "/leases/x-1"},
+    ),
+    Status(
+        lease="x-2",
+        serial=1,
+        state=LentState.ENDED,
+        before=1_772_409_900_000,
+        reason=Reason.CHANGED,
+        why="the offer has changed",
+        offer=OFFER.model_copy(update={"price": "1.5 EUR"}),
     ),
 )
 LEDGER = (

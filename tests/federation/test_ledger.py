@@ -41,7 +41,7 @@ KEYS = {name: PrivateKey(bytes([number]) * 32) for number, name in enumerate("ab
 A, B, C = (institution_of(KEYS[name].public) for name in "abc")
 HOUR = 3_600_000
 CAPACITY = Capacity(millicores=2500, memory=4096, gpus=1)
-WISH = Wish(need="s-1", capacity=CAPACITY, seconds=90 * 86400, user="ada")
+WISH = Wish(need="s-1", capacity=Capacity(millicores=1), seconds=90 * 86400, user="ada")
 TERMS = Terms()
 
 
@@ -49,16 +49,20 @@ def when(*parts: int) -> int:
     return milliseconds(datetime(*parts, tzinfo=UTC))  # type: ignore[misc, arg-type]
 
 
+def offer(before: int) -> Offer:
+    """Return an offer of more than was wished, for money."""
+    return Offer(capacity=CAPACITY, price="2 EUR", ttl=TERMS.ttl, seconds=90 * 86400, before=before)
+
+
 def lend(began: int, ended: int = 0) -> Lent:
     state = LentState.ENDED if ended else LentState.HELD
-    return Lent(id="x-1", borrower=B, before=began, wish=WISH, state=state, began=began, ended=ended)
+    lent = Lent(id="x-1", borrower=B, before=began, wish=WISH, offer=offer(began), state=state)
+    return lent.model_copy(update={"began": began, "ended": ended})
 
 
 def borrow(began: int, ended: int = 0, lender: str = A) -> Borrowed:
-    offer = Offer(capacity=CAPACITY, ttl=TERMS.ttl, seconds=90 * 86400, before=began)
-    return Borrowed(
-        lender=lender, accept=Accept(lease="x-1", wish=WISH, offer=offer), began=began, ended=ended
-    )
+    accept = Accept(lease="x-1", wish=WISH, offer=offer(began))
+    return Borrowed(lender=lender, accept=accept, began=began, ended=ended)
 
 
 def agree(lender: str, borrower: str, hours: int, lease: str = "x-1", began: int = when(2026, 3, 1)) -> Entry:
@@ -129,6 +133,7 @@ def test_review() -> None:
     assert "no such lease" in review(claim, borrow(start, end, C), TERMS, end)
     more = claim.model_copy(update={"capacity": Capacity(millicores=64_000)})
     assert "capacity" in review(more, borrow(start, end), TERMS, end)
+    assert "price" in review(claim.model_copy(update={"price": "3 EUR"}), borrow(start, end), TERMS, end)
     assert "user" in review(claim.model_copy(update={"user": "eve"}), borrow(start, end), TERMS, end)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from gridcloud.errors import InvalidSettings
-from gridcloud.federation.limits import Limit, Rules, judge
+from gridcloud.federation.limits import Held, Limit, Rules, judge
 from gridcloud.federation.policy import NAMES, Question, read_policy
 from gridcloud.federation.wishes import Capacity, Wish
 
@@ -131,26 +131,40 @@ def test_what_is_read_never_fails(words: list[str]) -> None:
 
 
 FREE = Capacity(millicores=8000, memory=32768, gpus=2)
+HAS = WISH.capacity
+
+
+def held(institution: str, capacity: Capacity = HAS) -> Held:
+    return Held(institution, WISH, capacity)
 
 
 def test_limits_count_what_is_lent() -> None:
     rules = Rules(read_policy("True"), (Limit(gpus=2), Limit(institution="uni-b", leases=0)))
-    assert judge(rules, ASKED, [("uni-b", WISH), ("uni-c", WISH)], FREE) == ""
-    assert judge(rules, ASKED, [("uni-a", WISH)], FREE) == ""
-    assert "2 GPUs" in judge(rules, ASKED, [("uni-a", WISH)] * 2, FREE)
-    assert "leases" in judge(rules, Question("uni-b", WISH), [], FREE)
+    assert judge(rules, ASKED, [held("uni-b"), held("uni-c")], FREE, HAS) == ""
+    assert judge(rules, ASKED, [held("uni-a")], FREE, HAS) == ""
+    assert "2 GPUs" in judge(rules, ASKED, [held("uni-a")] * 2, FREE, HAS)
+    assert "leases" in judge(rules, Question("uni-b", WISH), [], FREE, HAS)
+
+
+def test_limits_and_room_count_what_machines_have() -> None:
+    rules = Rules(read_policy("cpus <= 4"), (Limit(millicores=9000),))
+    large = Capacity(millicores=6000, memory=16384, gpus=1)
+    assert judge(rules, ASKED, [], FREE, large) == ""
+    assert "it would be 10000" in judge(rules, ASKED, [held("uni-a", large)], FREE, HAS)
+    assert "it would be 10000" in judge(rules, ASKED, [held("uni-a")], FREE, large)
+    assert judge(rules, ASKED, [], HAS, large) == "there is no room now"
 
 
 def test_limits_of_groups() -> None:
     rules = Rules(read_policy("True"), (Limit(group="students", millicores=6000, seconds=24 * 3600),))
     staff = WISH.model_copy(update={"groups": ("staff",)})
-    assert judge(rules, ASKED, [("uni-a", staff)], FREE) == ""
-    assert "group students" in judge(rules, ASKED, [("uni-a", WISH)], FREE)
+    assert judge(rules, ASKED, [Held("uni-a", staff, HAS)], FREE, HAS) == ""
+    assert "group students" in judge(rules, ASKED, [held("uni-a")], FREE, HAS)
     long = Question("uni-a", WISH.model_copy(update={"seconds": 25 * 3600}))
-    assert "seconds for one lease" in judge(rules, long, [], FREE)
+    assert "seconds for one lease" in judge(rules, long, [], FREE, HAS)
 
 
 def test_own_users_come_first() -> None:
     rules = Rules(read_policy("True"), reserve=Capacity(gpus=2))
-    assert judge(rules, ASKED, [], FREE) == "there is no room now"
-    assert "the policy" in judge(Rules(read_policy("hours < 1")), ASKED, [], FREE)
+    assert judge(rules, ASKED, [], FREE, HAS) == "there is no room now"
+    assert "the policy" in judge(Rules(read_policy("hours < 1")), ASKED, [], FREE, HAS)

@@ -15,7 +15,7 @@ from gridcloud.errors import Malformed
 from gridcloud.federation.communities import check_first, check_next, read_leave, read_list
 from gridcloud.federation.encoding import decode, digest, encode, from_text
 from gridcloud.federation.envelopes import CONTEXT, Receiver, ReplayCache, Signers
-from gridcloud.federation.gossip import Compare, Give, Gossip, Greet
+from gridcloud.federation.gossip import Compare, Give, Gossip, Greet, Seek
 from gridcloud.federation.invitations import read_invitation
 from gridcloud.federation.keys import (
     PrivateKey,
@@ -25,10 +25,12 @@ from gridcloud.federation.keys import (
     read_key_list,
     spoken,
     unsigned,
+    verify,
 )
 from gridcloud.federation.membership import Membership
 from gridcloud.federation.records import read_record
 from gridcloud.federation.ring import Ring, shard_of
+from gridcloud.federation.rounds import check_round
 from tests.federation.making_vectors import FOLDER, MAKERS, refusal_of, text_of
 
 
@@ -114,6 +116,19 @@ def test_communities() -> None:
     assert Membership(lists[0]).offer_leave(gone)
 
 
+def test_rounds() -> None:
+    found = vectors("rounds")
+    before = read_list(found["before"])
+    for case in found["cases"]:
+        known = [read_list(one) for one in case["known"]]
+        for one in known:
+            for signature in one.signatures:
+                verify(signature.root, signature.signature, "members", one.document())
+        signed = {one.round: one.digest() for one in known if one.digest() in case["signed"]}
+        check = partial(check_round, before, read_list(case["draft"]), known, signed)
+        assert refusal_of(check) == case["error"]
+
+
 def test_invitations() -> None:
     found = vectors("invitations")
     document = decode(found["invitation"]["text"].encode())
@@ -150,7 +165,15 @@ def test_gossip() -> None:
     other.receive(a, Give.of(talk["back"]), found["at"])
     assert one.greet(b).records == other.greet(a).records
     assert Greet.of(talk["greet"]).number == Compare.of(talk["compare"]).number == 1
+    seeker, shard = Gossip(a, Membership(first)), shard_of(b)
+    seeker.keys = other.keys | one.keys | {b: one.keys[b]}
+    seek, told = Seek.of(found["look-up"]["seek"]), Give.of(found["look-up"]["give"])
+    assert seek == seeker.seek(shard)
+    assert other.tell(a, seek) == told
+    assert seeker.find(b, shard, told, found["at"])
+    assert other.tell(a, seeker.seek(shard)).items == ()
     ring = Ring(found["ring"]["members"])
+    assert sorted(ring.guides) == found["ring"]["guides"]
     assert {who: shard_of(who) for who in found["ring"]["shards"]} == found["ring"]["shards"]
     for shard, keepers in found["ring"]["keepers"].items():
         assert list(ring.keepers(int(shard))) == keepers

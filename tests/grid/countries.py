@@ -1,7 +1,7 @@
 """Three institutions as real processes, each in a network of its own, and an internet between them.
 
-Aarhus has a cluster behind a symmetric NAT: nobody reaches it. Bergen's firewall drops UDP and whatever begins outside.
-Cork has an address of its own and relays for the others. Needs root.
+Nobody reaches Aarhus and Bergen from outside; Cork has an address of its own and relays for them: see `landscape`.
+Needs root.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,18 +26,15 @@ import yaml
 from platformdirs import user_cache_path
 
 from gridcloud.spawner.proxy_program import install_proxy
-from tests.agents.sites import ROOT, Program, launch, make_network, run_within, wait, wire
+from tests.agents.sites import ROOT, Program, launch, processes_in, wait
+from tests.grid.landscape import ARCHIVE, CORK, Landscape, lay_networks
 from tests.leftovers import MARK
 from tests.unit.distributions import write_distribution
+from tests.weather import CLEAR, Weather
 
-__all__ = ["ARCHIVE", "Country", "Institution", "countries", "processes_of"]
+__all__ = ["ARCHIVE", "Country", "Institution", "countries"]
 
 GRID_PORT = 8444
-CORK = "203.0.113.2"
-"""Where others reach Cork."""
-ARCHIVE = "198.51.100.65"
-"""An address in the internet that belongs to none of the three."""
-
 TERMS = {"ttl": "20s", "grace": "20s", "tolerance": "1s"}
 
 
@@ -53,6 +50,8 @@ class Institution:
     """Hears each command that a person there types, and what it answers."""
     extra: str = ""
     """A folder for its import path."""
+    proxy: str = ""
+    """The HTTP proxy that its service goes through."""
     running: Program | None = None
     sections: dict[str, Any] = field(default_factory=dict)
     _said: int = 0
@@ -62,6 +61,8 @@ class Institution:
         kept = {name: os.environ[name] for name in ("LANG", MARK) if name in os.environ}
         programs = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
         paths = [str(ROOT / "src"), *filter(None, [self.extra])]
+        if self.proxy:
+            kept["HTTPS_PROXY"] = self.proxy
         return kept | {
             "PATH": os.pathsep.join(programs),
             "PYTHONPATH": os.pathsep.join(paths),
@@ -170,12 +171,14 @@ class Country:
     """The three, and the internet."""
 
     folder: Path
-    internet: int
+    land: Landscape
     aarhus: Institution
     bergen: Institution
     cork: Institution
     programs: list[subprocess.Popen[bytes]] = field(default_factory=list)
     """What runs in the internet."""
+    lost: set[str] = field(default_factory=set)
+    """Leases that one side lost from its disk."""
 
     @property
     def all(self) -> tuple[Institution, ...]:
@@ -183,13 +186,11 @@ class Country:
 
     def cut(self, one: Institution) -> None:
         """Let every packet between an institution and the internet vanish, both ways, without a word."""
-        run_within(self.internet, "iptables", "-w", "-I", "FORWARD", "-i", _card(one), "-j", "DROP")
-        run_within(self.internet, "iptables", "-w", "-I", "FORWARD", "-o", _card(one), "-j", "DROP")
+        self.land.cut(one.name.lower())
 
     def heal(self, one: Institution) -> None:
         """Undo `cut`."""
-        run_within(self.internet, "iptables", "-w", "-D", "FORWARD", "-i", _card(one), "-j", "DROP")
-        run_within(self.internet, "iptables", "-w", "-D", "FORWARD", "-o", _card(one), "-j", "DROP")
+        self.land.heal(one.name.lower())
 
     def serve_archive(self, port: int) -> None:
         """Have a place in the internet where sessions save their work."""
@@ -197,7 +198,9 @@ class Country:
         place.mkdir()
         words = [sys.executable, "-m", "tests.grid.archive", str(place), ARCHIVE, str(port)]
         archive = subprocess.Popen(
-            ["nsenter", "--net", "--target", str(self.internet), *words], stdout=subprocess.PIPE, cwd=ROOT
+            ["nsenter", "--net", "--target", str(self.land.internet), *words],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
         )
         self.programs.append(archive)
         assert archive.stdout is not None
@@ -235,38 +238,36 @@ def countries(
     *,
     hub: bool = False,
     tell: Callable[[str, str], None] = lambda _, __: None,
+    weather: Weather = CLEAR,
+    proxied: Collection[str] = (),
 ) -> Iterator[Country]:
     """Make the networks and start the three; end all that was started. Needs root.
 
     ``sections`` are their configurations by name, beside what the grid needs. ``hub``: Aarhus has one. ``tell`` hears
-    who types what.
+    who types what. ``weather`` and ``proxied``: see `lay_networks`.
     """
     if hub:  # it cannot be fetched from within the networks
         asyncio.run(install_proxy())
     with contextlib.ExitStack() as stack:
-        internet = make_network(stack)
-        run_within(internet, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        run_within(internet, "ip", "addr", "add", f"{ARCHIVE}/32", "dev", "lo")
-        inside = {name: make_network(stack) for name in ("aarhus", "bergen", "cork")}
-        routers = {name: make_network(stack) for name in ("aarhus", "bergen")}
-        _lay_networks(internet, inside, routers)
+        land = lay_networks(stack, weather, proxied)
         extra = _peer_driver(folder)
         made = [
             Institution(
                 name.capitalize(),
                 folder / name,
-                inside[name],
+                network,
                 "up" if hub and name == "aarhus" else "serve",
                 lambda line, name=name: tell(name.capitalize(), line),  # type: ignore[misc]
                 extra,
+                land.proxies.get(name, ""),
             )
-            for name in inside
+            for name, network in land.inside.items()
         ]
         for one in made:
             grid = GRID if one.name == "Cork" else {"location": one.name}
             one.configure({"grid": grid, "lending": TERMS, **sections.get(one.name.lower(), {})})
         aarhus, bergen, cork = made
-        country = Country(folder, internet, aarhus, bergen, cork)
+        country = Country(folder, land, aarhus, bergen, cork)
         try:
             for one in made:
                 one.start()
@@ -292,47 +293,6 @@ GRID = {
 }
 
 
-def _lay_networks(internet: int, inside: Mapping[str, int], routers: Mapping[str, int]) -> None:
-    for number, (name, router) in enumerate(routers.items(), 1):
-        outside = f"198.51.100.{4 * number}"
-        _join(internet, f"to-{name}", f"{_next(outside, 1)}/30", router, "outside", f"{_next(outside, 2)}/30")
-        run_within(router, "ip", "route", "add", "default", "via", _next(outside, 1))
-        _join(router, "inside", f"10.{number}.0.1/24", inside[name], "lan", f"10.{number}.0.2/24")
-        run_within(inside[name], "ip", "route", "add", "default", "via", f"10.{number}.0.1")
-        run_within(router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        rules = [
-            # A port of its own for each connection, wherever it leads to: what makes a NAT symmetric.
-            "-t nat -A POSTROUTING -o outside -j MASQUERADE --random-fully",
-            "-P FORWARD DROP",
-        ]
-        if name == "bergen":
-            rules.append("-A FORWARD -p udp -j DROP")
-        rules += [
-            "-A FORWARD -i inside -j ACCEPT",
-            "-A FORWARD -m state --state ESTABLISHED -j ACCEPT",
-        ]
-        for rule in rules:
-            run_within(router, "iptables", "-w", *rule.split())
-    _join(internet, "to-cork", "203.0.113.1/30", inside["cork"], "wan", f"{CORK}/30")
-    run_within(inside["cork"], "ip", "route", "add", "default", "via", "203.0.113.1")
-
-
-def _join(one: int, card: str, address: str, other: int, far: str, there: str) -> None:
-    wire(one, card, other, far)
-    for network, name, place in ((one, card, address), (other, far, there)):
-        run_within(network, "ip", "addr", "add", place, "dev", name)
-        run_within(network, "ip", "link", "set", name, "up")
-
-
-def _next(address: str, by: int) -> str:
-    head, _, last = address.rpartition(".")
-    return f"{head}.{int(last) + by}"
-
-
-def _card(one: Institution) -> str:
-    return f"to-{one.name.lower()}"
-
-
 def _peer_driver(folder: Path) -> str:
     """Return a folder that brings the driver `peer`, where the installed gridcloud is older than it."""
     if "peer" in entry_points(group="gridcloud.instances").names:
@@ -347,26 +307,6 @@ def _end(one: Institution) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             one.running.process.wait(60)
         one.running.kill(signal.SIGKILL)
-    for pid in _processes_in(one.network):
+    for pid in processes_in(one.network):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _processes_in(network: int) -> Sequence[int]:
-    """Return the processes in a network, its holder apart."""
-    at = os.readlink(f"/proc/{network}/ns/net")
-    return [pid for pid in _processes("ns/net", lambda found: found == at) if pid != network]
-
-
-def processes_of(folder: Path) -> Sequence[int]:
-    """Return the processes that work in a folder."""
-    return _processes("cwd", lambda found: Path(found).is_relative_to(folder))
-
-
-def _processes(what: str, fits: Callable[[str], bool]) -> list[int]:
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            if fits(os.readlink(place / what)):
-                found.append(int(place.name))
-    return found

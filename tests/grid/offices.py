@@ -16,7 +16,7 @@ from gridcloud.store import Store, open_store
 
 OPEN = GridSettings(listen="127.0.0.1:0", addresses=("https://127.0.0.1:0",))
 """Reached on loopback."""
-CLOSED = GridSettings()
+CLOSED = GridSettings(allowed_addresses=("127.0.0.0/8",))
 """Listens nowhere."""
 
 

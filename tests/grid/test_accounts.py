@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -56,6 +57,10 @@ async def opened(folder: Path, town: Town, clock: ManualClock) -> AsyncIterator[
             await books.accounts.close()
 
 
+def offer(before: int) -> Offer:
+    return Offer(capacity=TWO, ttl=300_000, seconds=7200, before=before)
+
+
 def lent(borrower: Town, began: datetime, hours: float) -> Lent:
     start = milliseconds(began)
     return Lent(
@@ -63,6 +68,7 @@ def lent(borrower: Town, began: datetime, hours: float) -> Lent:
         borrower=borrower.me,
         before=start,
         wish=WISH,
+        offer=offer(start),
         state=LentState.ENDED,
         began=start,
         ended=start + round(hours * HOUR),
@@ -71,10 +77,9 @@ def lent(borrower: Town, began: datetime, hours: float) -> Lent:
 
 def borrowed(lender: Town, began: datetime, hours: float) -> Borrowed:
     start = milliseconds(began)
-    offer = Offer(capacity=TWO, ttl=300_000, seconds=7200, before=start)
     return Borrowed(
         lender=lender.me,
-        accept=Accept(lease="i-abc-0", wish=WISH, offer=offer),
+        accept=Accept(lease="i-abc-0", wish=WISH, offer=offer(start)),
         state=BorrowedState.OVER,
         began=start,
         ended=start + round(hours * HOUR),
@@ -191,3 +196,26 @@ async def test_what_is_claimed_of_nothing_or_twice_fills_no_books(
         standings = [one.standing for one in theirs.accounts.entries()]
         assert standings.count(Standing.DISPUTED) == 3
         assert theirs.accounts.entries()[-1].standing is Standing.AGREED
+
+
+async def test_who_says_much_that_its_books_differ_has_us_say_claims_once_a_pause(tmp_path: Path) -> None:
+    bergen, oslo = found("Bergen", "Oslo")
+    clock = ManualClock(datetime(2026, 3, 9, 20, tzinfo=UTC))
+    said = 0
+
+    async def never_seal(sender: str, kind: str, body: Json) -> tuple[str, Json] | None:
+        nonlocal said
+        said += 1
+        return None
+
+    async with opened(tmp_path / "b", bergen, clock) as ours:
+        oslo.handle("ledger", never_seal)
+        oslo.open = True
+        await ours.accounts.claim(lent(oslo, datetime(2026, 3, 9, 12, tzinfo=UTC), 1))
+        other = {"month": "2026-03", "agreed": 7, "contents": "a" * 43}
+        for _ in range(200):
+            answer = await ours.accounts.answer(oslo.me, "ledger.books", other)
+            assert answer is not None
+            assert answer[1]["agreed"] == 0
+            await asyncio.sleep(0.002)
+        assert 1 <= said <= 3, "by the claim itself, at the start, and by the first that differed"

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from gridcloud.clock import SystemClock
-from gridcloud.errors import Revoked, UnknownSigner, Unreachable, Untrusted
+from gridcloud.errors import ClockSkew, Revoked, Unavailable, UnknownSigner, Unreachable, Untrusted
 from gridcloud.federation.allowances import Allowance
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
 from gridcloud.federation.envelopes import sign
 from gridcloud.federation.keys import PrivateKey, RevokedKey, institution_of, make_key_list
 from gridcloud.federation.records import Profile, make_record
+from gridcloud.grid.calling import _told
 from gridcloud.grid.certificates import client_context, host_name, issue
 from gridcloud.grid.links import LINES
 from gridcloud.grid.office import Office
@@ -310,6 +311,40 @@ async def test_an_address_that_is_none_is_one_that_does_not_answer(tmp_path: Pat
             await alpha.office.caller.ask(beta.office.me, "test.say", {})
         with pytest.raises(Unreachable):
             await alpha.office.caller.open_stream(beta.office.me, "test", "x")
+
+
+async def test_a_name_that_is_anothers_digits_is_not_taken_for_it(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma", begin=False) as (alpha, beta, gamma):
+        await alpha.office.init("alpha")
+        digits = (await beta.office.init("beta")).fingerprint
+        await gamma.office.init(digits)
+        await acquaint(alpha, beta, gamma)
+        assert alpha.office.find(digits) == beta.office.me
+
+
+@pytest.mark.parametrize("seconds", [1e400, -(10**400), 10**12, True, "9", float("nan")])
+def test_what_a_member_says_of_time_is_plausible_or_not_heard(seconds: object) -> None:
+    """The seconds of a refusal become a wait, and how far a clock is off."""
+    said = json.dumps(
+        {"type": "urn:gridcloud:error:ClockSkew", "detail": "late", "details": {"seconds": seconds}}
+    )
+    error = _told("beta", 403, said.encode())
+    assert isinstance(error, ClockSkew)
+    assert abs(float(error.details.get("seconds", 0))) <= 1
+
+
+async def test_a_fault_of_ours_fills_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with places(tmp_path, "alpha", "beta") as (alpha, beta):
+        await acquaint(alpha, beta)
+
+        async def faulty(sender: str, kind: str, body: Json) -> None:
+            raise KeyError(kind)
+
+        alpha.office.doorway.handle("test", faulty)
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="Something is wrong here"):
+                await beta.office.caller.ask(alpha.office.me, "test.say", {})
+        assert len([one for one in caplog.records if one.exc_info]) == 1
 
 
 async def test_flood_stays_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

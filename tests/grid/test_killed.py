@@ -1,4 +1,5 @@
-"""Lender or borrower is killed by the system at any moment of a lease; the next one goes on, and nothing is left."""
+"""Lender or borrower is killed by the system at each step of a lease and at any moment; the next one goes on, and
+nothing is left."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,18 +24,29 @@ from gridcloud.testing.instances import read_output
 from tests.grid.offices import until
 from tests.grid.test_houses import NOTHING, QUICK
 from tests.houses import ended, here, link, open_house
+from tests.services import free_port
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 POINTS = int(os.environ.get("KILL_POINTS", "4"))
 CHANCE = random.Random(int(os.environ.get("KILL_SEED", "20")))
 MOMENTS = [CHANCE.uniform(0, 1.5) for _ in range(POINTS)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+TO_LENDER, TO_BORROWER = ("lease.ask", "lease.accept", "lease.end"), ("lease.status", "ledger.claims")
+HEARD, SENT = ("comes", "taken"), ("goes", "answered")
+STEPS = {
+    "Bergen": [
+        f"{at} {kind}"
+        for ats, kinds in ((HEARD, TO_LENDER), (SENT, TO_BORROWER))
+        for kind in kinds
+        for at in ats
+    ],
+    "Oslo": [
+        f"{at} {kind}"
+        for ats, kinds in ((SENT, TO_LENDER), (HEARD, TO_BORROWER))
+        for kind in kinds
+        for at in ats
+    ],
+}
 
 
 class Pair:
@@ -50,7 +62,7 @@ class Pair:
         place = f"127.0.0.1:{self.ports[name]}"
         grid: dict[str, Any] = {"listen": place, "addresses": [f"https://{place}"]}
         if name == "Bergen":
-            lending = {"providers": ["lent"], **QUICK}
+            lending = {"providers": ["lent"], "trust_partners": True, **QUICK}
             return open_house(self.folders[name], {"lent": here(cpus=2)}, grid=grid, lending=lending)
         own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
         return open_house(self.folders[name], own, grid=grid, lending=QUICK)
@@ -135,4 +147,35 @@ async def test_the_borrower_is_killed(tmp_path: Path, moment: float) -> None:
         async with pair.open("Oslo") as oslo:
             with contextlib.suppress(GridcloudError):
                 await use_and_end(oslo, "i-abcdefgh")
+            await pair.conclude(oslo, bergen)
+
+
+async def _killed(victim: asyncio.subprocess.Process) -> None:
+    async with asyncio.timeout(90):
+        assert await victim.wait() == -signal.SIGKILL, "it never came to that step"
+
+
+@pytest.mark.parametrize("step", STEPS["Bergen"])
+async def test_the_lender_is_killed_at_a_step(tmp_path: Path, step: str) -> None:
+    pair = Pair(tmp_path)
+    await pair.acquaint()
+    async with pair.open("Oslo") as oslo:
+        async with pair.victim("Bergen", "", step) as victim:
+            instance = await oslo.instances.submit("ada", Request(cpus=0.25, memory=64 << 20))
+            using = asyncio.create_task(use_and_end(oslo, instance.id))
+            await _killed(victim)
+        async with pair.open("Bergen") as bergen:
+            await using
+            await pair.conclude(oslo, bergen)
+
+
+@pytest.mark.parametrize("step", STEPS["Oslo"])
+async def test_the_borrower_is_killed_at_a_step(tmp_path: Path, step: str) -> None:
+    pair = Pair(tmp_path)
+    await pair.acquaint()
+    async with pair.open("Bergen") as bergen:
+        async with pair.victim("Oslo", "i-abcdefgh", step) as victim:
+            await _killed(victim)
+        async with pair.open("Oslo") as oslo:
+            await use_and_end(oslo, "i-abcdefgh")
             await pair.conclude(oslo, bergen)

@@ -152,6 +152,21 @@ async def test_what_is_wanted_back_is_warned_of_saved_and_left(tmp_path: Path) -
         assert bergen.leasing.lending.loans()[0].lent.reason.value == "returned"
 
 
+async def test_what_is_run_before_the_end_is_given_up_by_a_limit_of_its_own(tmp_path: Path) -> None:
+    async with two(tmp_path) as (bergen, oslo):
+        instance = await oslo.runner.submit("ada", SMALL, before_end=("sleep", "60"))
+        instance = await oslo.runner.wait(instance.id)
+        loan = bergen.leasing.lending.loans()[0]
+        await bergen.leasing.lending.reclaim(*loan.key, "an exam")
+        await oslo.ended(instance.id)
+        story = await oslo.story(instance.id)
+        order = [story.index(one) for one in ("reclaimed:", "stopping:", "saving:", "saved:", "stopped:")]
+        assert order == sorted(order)
+        assert "came to nothing: It was not done within 1 s" in story
+        await until(lambda: lent(bergen) == [LentState.ENDED])
+        assert bergen.leasing.lending.loans()[0].lent.reason.value == "returned"
+
+
 async def test_a_borrower_that_vanishes_loses_it_when_its_time_is_over(tmp_path: Path) -> None:
     async with two(tmp_path) as (bergen, oslo):
         instance = await oslo.obtain()

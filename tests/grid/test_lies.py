@@ -31,6 +31,7 @@ from tests.grid.towns import House, found, open_house
 
 ONE = Capacity(millicores=1000, memory=64)
 HUGE = Capacity(millicores=1_000_000, memory=1_000_000)
+MORE = Capacity(millicores=8000, memory=65536)
 
 
 def accept(lease: str = "x-lease", **changes: Any) -> Accept:
@@ -140,7 +141,7 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str, hos
         if isinstance(message, Ask):
             offer = Offer(
                 shape="container \u00e9",
-                capacity=HUGE,
+                capacity=MORE,
                 ttl=3000,
                 seconds=60,
                 before=now + 5000,
@@ -149,7 +150,9 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str, hos
             # Of the first, a year could be claimed after its end; the second would be waited for until the year 9999.
             far = offer.model_copy(update={"shape": "container far", "ttl": 366 * 86_400_000})
             never = offer.model_copy(update={"shape": "container far", "before": 253_402_300_799_999})
-            return write_message(Offers(need=message.wish.need, offers=(far, never, *(offer,) * 62)))
+            # A year of the third would be owed for an hour of a core.
+            huge = offer.model_copy(update={"shape": "container far", "capacity": HUGE})
+            return write_message(Offers(need=message.wish.need, offers=(far, never, huge, *(offer,) * 61)))
         if isinstance(message, Accept):
             told = {"host_key": host_key, "directory": "../../../etc"}
             status = Status(
@@ -169,7 +172,7 @@ async def test_a_lender_that_lies_is_passed_over(tmp_path: Path, price: str, hos
     async with open_house(tmp_path / "o", oslo, BORROWER) as house:
         offers = [one for one in await house.runner.providers.offers(SMALL) if one.available]
         assert offers
-        assert all(one.shape.cpus == 1 for one in offers), "as much as was asked for, whatever is claimed"
+        assert all(one.shape.cpus == 8 for one in offers), "what would be owed, as it is claimed"
         assert all(not one.priced for one in offers)
         assert all("far" not in one.shape.name for one in offers)
         with pytest.raises(GridcloudError):

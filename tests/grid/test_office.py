@@ -21,9 +21,10 @@ from gridcloud.errors import (
 from gridcloud.federation.communities import draft_next, sign_list
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.keys import spoken
+from gridcloud.grid import office
 from gridcloud.grid.model import Way
 from gridcloud.grid.office import Office
-from tests.grid.offices import Place, acquaint, places, until
+from tests.grid.offices import OPEN, Place, acquaint, places, until
 
 
 def _echo(office: Office) -> None:
@@ -93,6 +94,20 @@ async def test_invitation_is_for_its_guest_and_works_once(tmp_path: Path) -> Non
         assert given.spent == ""
 
 
+async def test_an_address_at_which_nobody_comes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(office, "SILENCE", 0.0)  # not to wait for five minutes
+    async with places(tmp_path, "alpha", "beta", begin=False) as (alpha, beta):
+        beta.settings = OPEN.model_copy(update={"addresses": ("https://127.0.0.1:1",)})
+        for place in (alpha, beta):
+            await place.office.init(place.name)
+        await acquaint(alpha, beta)
+        (warning,) = beta.office.status().warnings
+        assert "is https://127.0.0.1:1 reached from outside" in warning
+        assert alpha.office.status().warnings == ()
+
+
 async def test_lists_need_as_many_signatures_as_agreed(tmp_path: Path) -> None:
     async with places(tmp_path, "alpha", "beta", "gamma", "delta") as (alpha, beta, gamma, delta):
         await acquaint(alpha, beta, gamma)
@@ -154,6 +169,37 @@ async def test_who_is_put_out_cannot_prevent_it_by_lists_of_its_own(tmp_path: Pa
         assert await beta.office.sign("north", digest=revoking.digest) is None
         await until(lambda: gamma.office.me not in alpha.office.members())
         assert not alpha.office.community("north").proposals
+
+
+async def test_lists_that_split_the_members_hold_up_nothing(tmp_path: Path) -> None:
+    async with places(tmp_path, "alpha", "beta", "gamma", "delta") as (alpha, beta, gamma, delta):
+        everybody = (alpha, beta, gamma, delta)
+        await acquaint(*everybody)
+        assert await alpha.office.change("north", threshold=3) is None
+        await until(lambda: all(one.office.community("north").threshold == 3 for one in everybody))
+        one, other = await asyncio.gather(
+            alpha.office.change("north", threshold=2), gamma.office.change("north", threshold=4)
+        )
+        assert one is not None
+        assert other is not None
+        await until(lambda: all(len(place.office.community("north").proposals) == 2 for place in everybody))
+        assert await beta.office.sign("north", digest=one.digest)
+        with pytest.raises(Conflict, match="was signed here"):
+            await gamma.office.sign("north", digest=one.digest)
+        with pytest.raises(Conflict, match="waits for signatures"):
+            await alpha.office.change("north", threshold=1)
+        assert await delta.office.sign("north", digest=other.digest)
+
+        def signatures(place: Place) -> list[int]:
+            return [len(draft.signed) for draft in place.office.community("north").proposals]
+
+        await until(lambda: all(signatures(place) == [2, 2] for place in everybody))
+        third = await alpha.office.change("north", threshold=1)
+        assert third is not None
+        await until(lambda: all(len(signatures(place)) == 3 for place in everybody))
+        for place in (beta, gamma):
+            await place.office.sign("north", digest=third.digest)
+        await until(lambda: all(place.office.community("north").threshold == 1 for place in everybody))
 
 
 async def test_who_would_take_another_name_is_seen(tmp_path: Path) -> None:

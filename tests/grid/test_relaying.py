@@ -126,6 +126,7 @@ async def test_relay_that_goes_is_told_and_comes_again(tmp_path: Path) -> None:
         await until(lambda: "Nobody can reach us" in str(beta.office.status().warnings))
         await alpha.open()
         await until(lambda: alpha.office._relay.attending == (beta.office.me,))
+        await until(lambda: gamma.office.profiles()[beta.office.me].relays == (alpha.office.me,))
         await gamma.office.caller.ask(beta.office.me, "test.say", {})
         assert _link(gamma, beta).way is Way.RELAYED
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
-from gridcloud.clock import SystemClock
+from gridcloud.clock import ManualClock, SystemClock
 from gridcloud.federation.borrowing import Borrowed, BorrowedState
 from gridcloud.federation.leases import Accept, LentState, Offer
 from gridcloud.federation.lending import Lent
@@ -47,3 +48,34 @@ async def test_who_is_called_off_has_stored_it(tmp_path: Path) -> None:
         await anew.load()
         assert again.live() == borrowings.live() == [held]
         assert anew.all() == loans.all() == [lent]
+
+
+async def test_what_ended_half_a_year_ago_is_forgotten(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with await open_store(tmp_path / "store.sqlite", clock) as store:
+        borrowings = Borrowings(store)
+
+        async def take(need: str, number: int, state: BorrowedState = BorrowedState.OVER) -> None:
+            wish = WISH.model_copy(update={"need": need})
+            accept = Accept(lease=f"{need}-{number}", wish=wish, offer=OFFER)
+            lease = Borrowed(lender="l", accept=accept, state=state)
+            await borrowings.put(Borrowing(lease=lease, provider="partners", owner="ada"))
+
+        await take("i-old", 0)
+        await take("i-old", 1)
+        await take("i-busy", 0)
+        await take("i-busy", 1, BorrowedState.HELD)
+        await take("i-late", 0)
+        await clock.advance(100 * 86400)
+        await take("i-late", 1)
+        assert await borrowings.prune(clock.now()) == 0
+        await clock.advance(100 * 86400)
+        again = Borrowings(store)
+        await again.load()
+        assert await again.prune(clock.now()) == 2
+        assert await again.former("i-old") == []
+        assert len(await again.former("i-busy")) == 2, "a lease that lives keeps its number"
+        assert len(await again.former("i-late")) == 2, "as does one that ended since"
+        await clock.advance(100 * 86400)
+        assert await again.prune(clock.now()) == 2
+        assert await again.find("i-late-1") is None

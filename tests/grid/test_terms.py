@@ -57,6 +57,20 @@ def test_only_own_providers_are_lent() -> None:
         lent_providers(settings("  providers: [local, cloud]\n"))
 
 
+@pytest.mark.parametrize("setting", ["allow_root", "share_account"])
+def test_what_shares_our_own_account_is_lent_to_trusted_partners_only(setting: str) -> None:
+    entry = f"providers: {{mine: {{driver: local, {setting}: true}}}}\nlending:\n  providers: [mine]\n"
+    found = parse_settings(entry, "config.yaml", {})
+    with pytest.raises(
+        InvalidSettings, match=rf"lending\.providers\.0: on machines of mine .*{setting}"
+    ) as told:
+        lent_providers(found)
+    assert "lending.trust_partners" in str(told.value.remedy)
+    assert len(lending_problems(found)) == 1
+    trusting = parse_settings(f"{entry}  trust_partners: true\n", "config.yaml", {})
+    assert lent_providers(trusting) == ("mine",)
+
+
 def test_a_wrong_key_is_shown_with_its_place() -> None:
     with pytest.raises(
         InvalidSettings, match=r"config.yaml:2:13: lending.limits.0.cpu: .*did you mean 'cpus'"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gridcloud.errors import Expired, GridcloudError, StorageFull
+from gridcloud.errors import Expired, GridcloudError, MessageRefused, StorageFull
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.envelopes import sign
 from gridcloud.grid.replays import Journal
@@ -31,6 +31,25 @@ async def test_clocks_that_differ_are_told(tmp_path: Path) -> None:
             await beta.office.caller.ask(alpha.office.me, "gossip.greet", _greeting(beta))
         beta.clock.seconds = 0.0
         assert await alpha.office.caller.ask(beta.office.me, "gossip.greet", _greeting(alpha))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"), [(45.0, ""), (-45.0, ""), (3600.0, "ahead of ours"), (-3600.0, "is a clock wrong")]
+)
+async def test_whose_clock_was_wrong_from_the_beginning_is_told(
+    tmp_path: Path, seconds: float, why: str
+) -> None:
+    async with places(tmp_path, "alpha", "beta", begin=False) as (alpha, beta):
+        beta.clock.seconds = seconds
+        for place in (alpha, beta):
+            await place.office.init(place.name)
+        if not why:
+            await acquaint(alpha, beta)
+            return
+        await alpha.office.found("north")
+        _, invitation = await alpha.office.invite("north", beta.office.me)
+        with pytest.raises(MessageRefused, match=why):
+            await beta.office.join(invitation, alpha.office.me)
 
 
 async def test_service_keys_are_made_anew_before_they_end(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ async def two(tmp_path: Path) -> AsyncIterator[tuple[Service, Service]]:
     folders = [tmp_path / name for name in ("b", "o")]
     for folder in folders:
         folder.mkdir()
-    lending = {"providers": ["lent"], **QUICK}
+    lending = {"providers": ["lent"], "trust_partners": True, **QUICK}
     own: dict[str, dict[str, Any]] = {"own": NOTHING, "partners": {"driver": "peer"}}
     async with (
         open_service(folders[0], {"lent": here(cpus=2)}, grid=GRID, lending=lending) as bergen,

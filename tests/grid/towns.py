@@ -42,7 +42,7 @@ __all__ = ["FAST", "House", "Roads", "Town", "found", "open_house"]
 
 ALWAYS = 253_402_300_799_999
 FAST = Terms(ttl=3000, tolerance=200, window=5000, flight=500, grace=2500)
-TIMING = Timing(poll=0.05, watch=0.2, first_pause=0.1, longest_pause=0.5, before_end=0.5, warning=600)
+TIMING = Timing(poll=0.05, watch=0.2, first_pause=0.1, longest_pause=0.5, before_end=1.0, warning=600)
 
 
 class Roads:
@@ -258,7 +258,7 @@ async def open_house(
         store,
         folder / "providers",
         connect,
-        authority.user_authority,
+        lambda: authority.user_authority,
         peers=leasing.borrowing,
     )
 

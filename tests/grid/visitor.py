@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import aiohttp
+
 from gridcloud.cli.demo import example_folder
 from gridcloud.cli.demo_hub import HubClient
 from gridcloud.cli.demo_notebook import Kernel, Notebook, NotebookServer, read_result
@@ -35,6 +37,7 @@ class _Visit:
     def __init__(self, client: HubClient) -> None:
         self._client = client
         self._server = NotebookServer(client.session, client.server_url)
+        self._cell: asyncio.Task[str] | None = None
 
     async def start(self, options: dict[str, Any]) -> None:
         """Start a session, telling each step that the page shows."""
@@ -64,6 +67,32 @@ class _Visit:
         async with await self._server.start_kernel("home.ipynb") as kernel:
             await kernel.execute(text, lambda message: said.append(_text(message)))
         return "".join(said)
+
+    async def begin(self, text: str) -> str:
+        """Begin code that goes on; return what it printed first."""
+        printed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def take(message: dict[str, Any]) -> None:
+            if not printed.done() and (words := _text(message)):
+                printed.set_result(words)
+
+        async def execute() -> str:
+            try:
+                async with await self._server.start_kernel("long.ipynb") as kernel:
+                    await kernel.execute(text, take)
+            except (GridcloudError, aiohttp.ClientError) as error:
+                return f"broken off: {error}"
+            return "it came to its end"
+
+        self._cell = asyncio.create_task(execute())
+        await asyncio.wait({self._cell, printed}, return_when=asyncio.FIRST_COMPLETED)
+        return printed.result() if printed.done() else await self._cell
+
+    async def ended(self) -> str:
+        """Return how the code that was begun ended."""
+        assert self._cell is not None
+        async with asyncio.timeout(90):
+            return await self._cell
 
     async def stopped(self) -> bool:
         """Tell whether the hub knows that the session is gone."""

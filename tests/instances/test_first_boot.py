@@ -11,7 +11,10 @@ import asyncssh
 import pytest
 import yaml
 
+from gridcloud.identity.credentials import Secret
 from gridcloud.instances import first_boot
+from gridcloud.instances.agent_boot import AgentBoot
+from gridcloud.instances.bootstraps import AgentDoor
 from gridcloud.instances.first_boot import FirstBoot, HostKey, HostKeys, render_user_data
 
 GOLDEN = Path(__file__).parent / "golden" / "user-data.yaml"
@@ -32,6 +35,32 @@ def test_user_data_is_as_it_was() -> None:
         GOLDEN.write_text(text)
         pytest.fail(f"{GOLDEN} was written; look at it")
     assert text == GOLDEN.read_text()
+
+
+def test_a_machine_that_nobody_reaches_is_told_whom_to_dial() -> None:
+    door = AgentDoor(url="https://hub.example:8443", proxy="http://proxy:3128", command=("/opt/grid cloud",))
+    boot = FirstBoot(
+        instance_id="i-abc123",
+        host_key=HostKey(private="PRIVATE\nKEY\n", public="ssh-ed25519 AAAA"),
+        user_authority=AUTHORITY,
+        user="ada",
+        run=("echo first",),
+        agent=AgentBoot(door, Secret("gct-secret"), b"AUTHORITIES\n"),
+    )
+    assert "gct-secret" not in repr(boot)
+    document = yaml.safe_load(render_user_data(boot))
+    files = {one["path"]: one for one in document["write_files"]}
+    token = files["/var/lib/gridcloud-agent/token"]
+    assert (token["content"], token["permissions"], token["owner"]) == ("gct-secret\n", "0600", "root:root")
+    words = (
+        "exec '/opt/grid cloud' agent bootstrap https://hub.example:8443 --token-file "
+        '/var/lib/gridcloud-agent/token --state /var/lib/gridcloud-agent/state --home "$HOME" --stay '
+        "--ca /var/lib/gridcloud-agent/ca.pem --proxy http://proxy:3128\n"
+    )
+    assert files["/usr/local/sbin/gridcloud-agent"]["content"].endswith(words)
+    assert "User=ada\n" in files["/etc/systemd/system/gridcloud-agent.service"]["content"]
+    assert document["runcmd"][-2] == "echo first", "what brings gridcloud comes before it is begun"
+    assert "gct-secret" not in str(document["runcmd"])
 
 
 def test_host_keys_are_the_same_for_an_id_and_differ_between_ids(tmp_path: Path) -> None:

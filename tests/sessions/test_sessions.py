@@ -98,6 +98,13 @@ async def test_a_program_that_ends_is_told_with_its_last_words(tmp_path: Path) -
         assert await house.providers.get("here").holdings() == []
 
 
+async def test_a_machine_without_the_program_is_told_as_such_with_what_mends_it(tmp_path: Path) -> None:
+    async with open_house(tmp_path, {"here": here()}) as house:
+        session = await house.sessions.submit("ada", SMALL, Plan(words=("jupyterhub-nobody",)))
+        with pytest.raises(Rejected, match=r"no program 'jupyterhub-nobody'.*'packages' below 'session'"):
+            await house.sessions.wait(session.id)
+
+
 async def test_a_plans_files_lie_beside_its_program(tmp_path: Path) -> None:
     text = "as it is: $HOME {files} 'x'\n\\n%s"
     plan = Plan(

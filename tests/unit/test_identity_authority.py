@@ -238,6 +238,25 @@ async def test_a_real_server_lets_in_whom_the_certificate_names(
     assert await server.log_in(await credentials.user_certificate(server.user)) == "hello\n"
 
 
+async def test_a_server_that_was_told_of_the_next_key_outlives_the_rotation(
+    server: Server, authority: Authority
+) -> None:
+    credentials = SSHCredentials(authority)
+    present, following = authority.user_authority, authority.prepare("user")
+    assert authority.prepare("user") == following
+    assert authority.published("user") == [present, following]
+    (server.folder / "trusted").write_text("\n".join(authority.published("user")) + "\n")  # and never again
+    assert await server.log_in(await credentials.user_certificate(server.user)) == "hello\n"
+    assert authority.rotate("user") == following == authority.user_authority
+    assert await server.log_in(await credentials.user_certificate(server.user)) == "hello\n"
+    assert authority.published("user") == [following]
+    assert authority.prepared("user") is None
+    assert present in authority.authorities("user")
+    assert authority.rotate("user") != following, "nothing was prepared"
+    with pytest.raises(asyncssh.PermissionDenied):
+        await server.log_in(await credentials.user_certificate(server.user))
+
+
 async def test_a_server_without_our_host_certificate_is_not_believed(
     server: Server, authority: Authority
 ) -> None:

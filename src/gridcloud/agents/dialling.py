@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import random
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +26,9 @@ from gridcloud.agents.exchange import BEAT, SILENCE, Exchange
 from gridcloud.agents.invitations import Token, key_of, prove, read_token
 from gridcloud.agents.membership import Answer, Membership, MembershipFolder, Trust
 from gridcloud.agents.model import Report, Terms, principal_of
+from gridcloud.agents.outward import Redirected, environment_proxy, kept_alive, stay
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.agents.splicing import MESSAGE, pair, splice
-from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import (
     ConnectionLost,
     GridcloudError,
@@ -66,7 +65,7 @@ class Way:
         self, url: str, *, ca: Path | None = None, proxy: str = "", password: Secret | None = None
     ) -> None:
         self.url = url
-        self._proxy = _checked_proxy(proxy, password)
+        self._proxy = _checked_proxy(proxy, password) or environment_proxy(url)
         try:
             self._ssl = ssl.create_default_context(cafile=ca)
         except (OSError, ssl.SSLError) as error:
@@ -76,10 +75,11 @@ class Way:
         """Return what connects; the caller closes it."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=self._ssl, limit=0, socket_factory=_kept_alive, resolver=aiohttp.ThreadedResolver()
+                ssl=self._ssl, limit=0, socket_factory=kept_alive, resolver=aiohttp.ThreadedResolver()
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-            trust_env=self._proxy is None,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(stay,),
             proxy=self._proxy,
         )
 
@@ -381,6 +381,8 @@ async def _failed(url: str, error: Exception) -> GridcloudError:
     if isinstance(error, aiohttp.WSServerHandshakeError):
         kind = NotAuthenticated if error.status in (401, 403) else Unreachable
         return kind(f"{url} does not let this machine connect ({error.status}).")
+    if isinstance(error, Redirected):
+        return Unreachable(f"{url}: {error}.", remedy="Give the address of the service itself.")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Unreachable(f"The proxy refuses to connect to {url}: {error.status} {error.message}.")
     if not isinstance(error, _NOT_SENT) and await _speaks_tls(url):
@@ -422,10 +424,3 @@ def _checked_proxy(text: str, password: Secret | None) -> URL | None:
     if password is not None and url.user and not url.password:
         return url.with_password(password.reveal())
     return url
-
-
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    connection = socket.socket(family, kind, protocol)
-    keep_alive(connection)
-    return connection

@@ -19,8 +19,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gridcloud.errors import NotAuthenticated, Untrusted
+from gridcloud.errors import InvalidRequest, NotAuthenticated, Untrusted
 from gridcloud.identity.credentials import Secret
+from gridcloud.identity.public_keys import read_public_key
 
 __all__ = ["Token", "fingerprint", "key_of", "make_token", "prove", "read_token", "verify"]
 
@@ -106,8 +107,8 @@ def _request(id: str, authority: str, line: str) -> bytes:
 
 def _key(line: str) -> asyncssh.SSHKey:
     try:
-        return asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
+        return read_public_key(line)
+    except InvalidRequest as error:
         raise Untrusted("This is no public key line.") from error
 
 

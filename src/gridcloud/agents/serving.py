@@ -24,6 +24,7 @@ from gridcloud.agents.files import open_files
 from gridcloud.agents.ports import Ports
 from gridcloud.connections.driver import Command, Connection, Process, Resizable, TerminalSize
 from gridcloud.connections.model import Port, Socket
+from gridcloud.connections.trust import understood
 from gridcloud.errors import GridcloudError, Rejected
 
 __all__ = ["Account", "Serving", "serve"]
@@ -71,22 +72,23 @@ async def serve(link: socket.socket, serving: Serving) -> None:
     """
     server = _Server(serving)
     try:
-        connection = await asyncssh.run_server(
-            link,
-            config=(),
-            server_factory=lambda: server,
-            server_host_keys=[serving.host_key],
-            encoding=None,
-            password_auth=False,
-            kbdint_auth=False,
-            gss_host=None,
-            agent_forwarding=False,
-            x11_forwarding=False,
-            login_timeout=LOGIN,
-            keepalive_interval=15,
-            keepalive_count_max=3,
-            line_editor=False,
-        )
+        with understood():
+            connection = await asyncssh.run_server(
+                link,
+                config=(),
+                server_factory=lambda: server,
+                server_host_keys=[serving.host_key],
+                encoding=None,
+                password_auth=False,
+                kbdint_auth=False,
+                gss_host=None,
+                agent_forwarding=False,
+                x11_forwarding=False,
+                login_timeout=LOGIN,
+                keepalive_interval=15,
+                keepalive_count_max=3,
+                line_editor=False,
+            )
         try:
             await connection.wait_closed()
         except asyncio.CancelledError:

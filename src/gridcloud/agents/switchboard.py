@@ -34,7 +34,7 @@ from gridcloud.connections.batching import Direct
 from gridcloud.connections.driver import Credentials
 from gridcloud.connections.model import Socket, SSHAddress
 from gridcloud.connections.relay import listen_here
-from gridcloud.connections.trust import Witness, host_key_kinds, known_hosts, untrusted
+from gridcloud.connections.trust import Witness, host_key_kinds, known_hosts, understood, untrusted
 from gridcloud.errors import (
     ConnectionLost,
     GridcloudError,
@@ -256,7 +256,8 @@ class Switchboard:
             login_timeout=LOGIN,
         )
         try:
-            return await asyncssh.connect(agent.name, tunnel=Direct(link=link), options=options)
+            with understood():
+                return await asyncssh.connect(agent.name, tunnel=Direct(link=link), options=options)
         except asyncssh.HostKeyNotVerifiable as error:
             raise untrusted(place, witness.seen, error.reason) from error
         except asyncssh.PermissionDenied as error:

@@ -36,6 +36,7 @@ class _Verbs(typer.core.TyperGroup):
         "cluster": "cluster",
         "provider": "provider",
         "agent": "agent",
+        "authority": "authority",
         "grid": "grid",
         "budget": "budget",
         "config": "config",

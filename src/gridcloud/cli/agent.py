@@ -13,9 +13,10 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, print_table, until
-from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Transient
+from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, Throttled, Transient
 
 if TYPE_CHECKING:
+    from gridcloud.agents.bootstrap import Bootstrap
     from gridcloud.agents.dialling import Way
     from gridcloud.agents.membership import Membership, MembershipFolder
     from gridcloud.agents.model import Caps, Terms
@@ -148,7 +149,6 @@ async def join(
 ) -> None:
     """Join with a token and serve, in the foreground; joined already, go on serving. Ctrl-C ends it."""
     from gridcloud.agents.dialling import Way
-    from gridcloud.agents.dialling import join as join_now
     from gridcloud.agents.membership import MembershipFolder, check_url
 
     if os.geteuid() == 0 and not as_root:
@@ -172,7 +172,7 @@ async def join(
                     f"This machine has not joined {url}: it needs a token.",
                     remedy="Give --token-file FILE; an administrator makes one: gridcloud agent invite NAME",
                 )
-            known = await join_now(way, given, folder, _terms(None, said))
+            known = await _join_patiently(way, given, folder, _terms(None, said), Throttled)
             error_console().print(f"Joined {url} as {known.name}.")
         else:
             known = _go_on(folder, known, url, given, said)
@@ -188,17 +188,20 @@ async def bootstrap(
     home: Annotated[
         str, typer.Option("--home", metavar="FOLDER", help="Where the owner's own files lie.")
     ] = "",
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="When it is only stopped, go on when it is started again: on a machine."),
+    ] = False,
     as_root: AsRoot = False,
     ca: Authorities = None,
     proxy: Proxy = "",
     state: StateFolder = None,
 ) -> None:
     """Be one instance, all that is here, until its end: what a provider has a batch job, a pod or a machine run."""
-    import asyncio
-
     from gridcloud.agents.bootstrap import Bootstrap
-    from gridcloud.agents.dialling import Dialler, Way
+    from gridcloud.agents.dialling import Way
     from gridcloud.agents.membership import MembershipFolder, check_url
+    from gridcloud.agents.model import Terms
 
     if os.geteuid() == 0 and not as_root:
         raise Forbidden("This is root's account.", remedy="Run it as an ordinary user, or say --as-root.")
@@ -207,30 +210,51 @@ async def bootstrap(
     way = Way(url, ca=ca, proxy=proxy, password=_proxy_password(proxy))
     os.umask(0o077)
     with _alone(folder.path):
-        known = folder.read() or await _join_patiently(way, _token(token_file, ""), folder)
-        here = Bootstrap(known, folder.path, home)
-        tell = error_console().print
-        dialler = Dialler(
-            way,
-            known,
-            await folder.key(),
-            here,
-            tell=lambda text: tell(text, highlight=False),
-            forsaken=FORSAKEN,
-            keep=folder.write,
-        )
+        known = folder.read()
+        if known is None:
+            given = _token(token_file, "")
+            if given is None:
+                raise InvalidRequest("An instance needs its token.", remedy="Give --token-file FILE.")
+            # A service that does not answer is waited for: whoever started us ends us when it is too long.
+            known = await _join_patiently(way, given, folder, Terms(), Transient)
+        if token_file not in ("", "-"):  # it is worth nothing any more, and nobody else's to read
+            Path(token_file).unlink(missing_ok=True)
+        ended = False
         try:
-            await here.start()
-            working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
-            try:
-                await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for work in working:
-                    work.cancel()
-                await asyncio.gather(*working, return_exceptions=True)
+            await _be(Bootstrap(known, folder.path, home), known, folder, way)
+            ended = True
         finally:
-            await here.close()
-            folder.remove()
+            if ended or not stay:
+                folder.remove()
+
+
+async def _be(here: Bootstrap, known: Membership, folder: MembershipFolder, way: Way) -> None:
+    """Be an instance until its end."""
+    import asyncio
+
+    from gridcloud.agents.dialling import Dialler
+
+    tell = error_console().print
+    dialler = Dialler(
+        way,
+        known,
+        await folder.key(),
+        here,
+        tell=lambda text: tell(text, highlight=False),
+        forsaken=FORSAKEN,
+        keep=folder.write,
+    )
+    try:
+        await here.start()
+        working = [asyncio.ensure_future(work) for work in (dialler.run(), here.wait_ended())]
+        try:
+            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for work in working:
+                work.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+    finally:
+        await here.close()
 
 
 @app.command("pack")
@@ -340,21 +364,20 @@ async def _serve(membership: Membership, folder: MembershipFolder, way: Way) -> 
     folder.remove()
 
 
-async def _join_patiently(way: Way, token: Secret | None, folder: MembershipFolder) -> Membership:
-    """Join; a service that does not answer is waited for, for whoever started us ends us when it is too long."""
+async def _join_patiently(
+    way: Way, token: Secret, folder: MembershipFolder, terms: Terms, waits: type[Transient]
+) -> Membership:
+    """Join; what is one of ``waits`` is tried again, told once."""
     import asyncio
     import random
 
     from gridcloud.agents.dialling import join as join_now
-    from gridcloud.agents.model import Terms
 
-    if token is None:
-        raise InvalidRequest("An instance needs its token.", remedy="Give --token-file FILE.")
     told = ""
     while True:
         try:
-            return await join_now(way, token, folder, Terms())
-        except Transient as error:
+            return await join_now(way, token, folder, terms)
+        except waits as error:
             if str(error) != told:
                 told = str(error)
                 error_console().print(f"Not joined {way.url}: {told} It is tried again.", highlight=False)

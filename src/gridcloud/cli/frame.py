@@ -103,6 +103,8 @@ class Frame:
         import logging
         from logging.handlers import RotatingFileHandler
 
+        from gridcloud.service.logs import DATED, LineFormatter
+
         root = logging.getLogger()
         if root.handlers:
             return
@@ -115,7 +117,7 @@ class Frame:
                 handler = RotatingFileHandler(
                     folder / "command.log", maxBytes=2**20, backupCount=1, delay=True
                 )
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LineFormatter(DATED))
         handler.setLevel(logging.WARNING)
         root.addHandler(handler)
 

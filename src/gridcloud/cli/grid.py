@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,7 @@ async def init(
     """Make the keys of this institution, and print the fingerprint that others know it by."""
     async with await frame.connect() as client:
         standing = await client.grid.init(name)
+        alone = client.embedded
     if frame.json:
         frame.show(standing)
         return
@@ -42,6 +44,7 @@ async def init(
     tell = error_console().print
     tell("\nRead the fingerprint to whoever invites you, over the telephone, and let theirs be read to you.")
     tell("To begin a community of your own: gridcloud grid found NAME")
+    grid_communities.tell_alone(alone)
 
 
 @app.command("status")
@@ -55,6 +58,7 @@ async def status(
     """Show who this institution is, its communities, and the links to their members."""
     async with await frame.connect() as client:
         found = await client.grid.status()
+        alone = client.embedded
     if frame.json:
         frame.show(found)
         return
@@ -70,6 +74,7 @@ async def status(
         _print_refusals(found.refusals)
     for warning in found.warnings:
         error_console().print(f"! {plain(warning)}")
+    grid_communities.tell_alone(alone)
 
 
 for group in (grid_communities, grid_leases, grid_ledger):
@@ -145,17 +150,24 @@ def _print_invitations(found: Status) -> None:
     if not found.invitations:
         return
     names = {one.community: one.name for one in found.communities}
+    names |= {member.institution: member.name for one in found.communities for member in one.members}
     print()
     rows = [
         (
             one.id,
             names.get(one.community, one.community),
+            names.get(one.guest, ""),
             one.guest,
-            one.spent or f"expires {until(one.expires)}",
+            one.spent.removeprefix(f"{one.guest} ") or _describe_expiry(one.expires),
         )
         for one in found.invitations
     ]
-    print_table(("INVITATION", "COMMUNITY", "GUEST", ""), rows, whole=["INVITATION", "GUEST"])
+    print_table(("INVITATION", "COMMUNITY", "GUEST", "ID", ""), rows, whole=["INVITATION", "ID"])
+
+
+def _describe_expiry(moment: datetime) -> str:
+    over = moment <= datetime.now(UTC)
+    return f"expired {ago(moment)}" if over else f"expires {until(moment)}"
 
 
 def _print_refusals(refusals: Sequence[Refusal]) -> None:

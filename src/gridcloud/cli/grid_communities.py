@@ -40,6 +40,7 @@ __all__ = [
     "read_root",
     "revoke",
     "sign",
+    "tell_alone",
     "withdraw",
 ]
 
@@ -103,7 +104,7 @@ async def invite(
         raise InvalidRequest(f"--time: {error}.") from None
     async with await frame.connect() as client:
         made = await client.grid.invite(community, " ".join(guest), time=seconds)
-        standing = (await client.grid.status()).standing
+        standing, alone = (await client.grid.status()).standing, client.embedded
     text = json.dumps(made.document)
     if output is not None:
         _write(output, text)
@@ -119,6 +120,7 @@ async def invite(
     if standing is not None:
         tell("There, with it in a file, and our fingerprint as it is read to them:")
         tell(f"gridcloud grid join FILE {standing.fingerprint}", soft_wrap=True)
+    tell_alone(alone)
 
 
 @framed
@@ -141,9 +143,11 @@ async def join(
     document = _read_document(invitation, "invitation", "gridcloud grid invite")
     async with await frame.connect() as client:
         joined = await _await_list(client, await client.grid.join(document, " ".join(inviter)))
+        alone = client.embedded
     if frame.json:
         frame.show(joined)
-    elif joined.joining:
+        return
+    if joined.joining:
         error_console().print(
             f"{plain(joined.name)} was asked. We are a member once {joined.threshold} of its members signed: "
             "gridcloud grid status shows it."
@@ -152,6 +156,7 @@ async def join(
         error_console().print(
             f"We are a member of {plain(joined.name)}, with {count_members(joined)} members."
         )
+    tell_alone(alone)
 
 
 @framed
@@ -166,6 +171,11 @@ async def members(
         shown = [await client.grid.community(community)] if community else await client.grid.communities()
     if frame.json:
         frame.show({"communities": [one.model_dump(mode="json") for one in shown]})
+        return
+    if not shown:
+        error_console().print(
+            "This gridcloud is in no community: found one, or join by an invitation. gridcloud grid --help"
+        )
         return
     rows = [
         (
@@ -262,12 +272,11 @@ async def leave(frame: Frame, community: Name, root: RootFile = None, yes: Yes =
 async def forget(frame: Frame, community: Name, yes: Yes = False) -> None:
     """Forget a community at once, whoever heard of it: after being put out, or for one that no longer answers."""
     async with await frame.connect() as client:
-        name = await _name(client, community)
-        confirm(
-            frame,
-            f"Forget {plain(name)}? To its members, we stay one of them until they hear otherwise.",
-            yes,
-        )
+        known = await client.grid.community(community)
+        name = known.name
+        put_out = "It put us out."
+        stays = "To its members, we stay one of them until they hear otherwise."
+        confirm(frame, f"Forget {plain(name)}? {put_out if known.revoked else stays}", yes)
         await client.grid.forget(community)
     _say(frame, f"{name} is forgotten.", {"community": community, "forgotten": True})
 
@@ -363,6 +372,14 @@ def confirm(frame: Frame, question: str, yes: bool) -> None:
         raise InvalidRequest(f"{question} Nobody is here to be asked.", remedy="Say --yes.")
     if not typer.confirm(question, err=True):
         raise Conflict("Nothing was done.")
+
+
+def tell_alone(alone: bool) -> None:
+    """Say what is missing where no service runs, but this command by itself."""
+    if alone:
+        error_console().print(
+            "! No service runs here: other institutions reach this one only while one does. gridcloud up"
+        )
 
 
 def read_root(file: Path | None) -> Secret | None:

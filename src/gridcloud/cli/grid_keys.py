@@ -10,7 +10,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.grid_communities import RootFile, confirm, read_root
-from gridcloud.cli.printing import error_console, print_table
+from gridcloud.cli.printing import count, error_console, print_table
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -43,11 +43,16 @@ async def list_(frame: Frame) -> None:
 @app.command("rotate")
 @framed
 async def rotate(frame: Frame, root: RootFile = None) -> None:
-    """Make a new key for daily use; the one before stays good for two days."""
+    """Make a new key for daily use. It signs once the others had five days to hear of it; those before stay good.
+
+    For a key that was lost or seen by somebody, `key revoke` is the verb.
+    """
     key = read_root(root)
     async with await frame.connect() as client:
         standing = await client.grid.rotate(root=key)
     _show(frame, standing)
+    if not frame.json:
+        error_console().print("The new key signs in five days at most, when the others have heard of it.")
 
 
 @app.command("revoke")
@@ -154,4 +159,4 @@ def _show(frame: Frame, standing: Standing) -> None:
     ]
     print_table(("KEY", "FROM (UTC)", "UNTIL", ""), rows, whole=["KEY"])
     root = "here" if standing.root_here else "kept elsewhere"
-    print(f"The root key is {root}; {standing.revoked} keys were revoked.")
+    print(f"The root key is {root}; {count(standing.revoked, 'key')} revoked.")

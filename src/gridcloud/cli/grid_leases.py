@@ -9,7 +9,7 @@ import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.grid_communities import confirm
-from gridcloud.cli.printing import ago, error_console, plain, print_table, until
+from gridcloud.cli.printing import ago, count, error_console, plain, print_table, until
 from gridcloud.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ async def leases(
 @framed
 async def reclaim(
     frame: Frame,
-    lease: Annotated[str, typer.Argument(metavar="LEASE", help="Its id, as `leases` shows it.")],
+    lease: Annotated[
+        str, typer.Argument(metavar="LEASE", help="Its id, or its instance's, as `leases` shows them.")
+    ],
     why: Why = "",
     time: In = None,
     yes: Yes = False,
@@ -56,9 +58,8 @@ async def reclaim(
     """Ask for a machine back that is lent: its user is warned, its work saved, and then it ends."""
     seconds = _seconds(time)
     async with await frame.connect() as client:
-        lent = [
-            one for one in (await client.grid.leases()).leases if one.way == "lent" and one.lease == lease
-        ]
+        leases = (await client.grid.leases()).leases
+        lent = [one for one in leases if one.way == "lent" and lease in (one.lease, one.instance)]
         if not lent:
             raise NotFound(f"Nothing is lent as {lease!r:.80}.", remedy="gridcloud grid leases")
         if len(lent) > 1:
@@ -87,9 +88,9 @@ async def drain(
             await client.grid.resume()
             found = await client.grid.leases()
         else:
-            count = sum(one.way == "lent" for one in (await client.grid.leases()).leases)
-            if count:
-                confirm(frame, f"Ask for {count} lent machines back?", yes)
+            lent = sum(one.way == "lent" for one in (await client.grid.leases()).leases)
+            if lent:
+                confirm(frame, f"Ask for {count(lent, 'lent machine')} back?", yes)
             found = await client.grid.drain(why, time=seconds)
     if frame.json:
         frame.show(found)
@@ -106,7 +107,8 @@ VERBS: dict[str, Callable[..., Any]] = {"leases": leases, "reclaim": reclaim, "d
 def _row(one: Lease) -> tuple[object, ...]:
     from gridcloud.settings import format_size
 
-    size = [f"{one.cpus:g} cores", format_size(one.memory)] + ([f"{one.gpus} GPUs"] if one.gpus else [])
+    cores = f"{one.cpus:g} core{'' if one.cpus == 1 else 's'}"
+    size = [cores, format_size(one.memory)] + ([count(one.gpus, "GPU")] if one.gpus else [])
     state = ", ".join(filter(None, (one.state, one.reason, one.why)))
     return (
         one.lease,

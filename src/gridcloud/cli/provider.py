@@ -175,7 +175,7 @@ def _discovered(
         ]
     rows: list[Sequence[object]] = [
         (
-            one.id,
+            (one.shape.name if one.shape else "") or one.id,  # as the provider's settings name it
             describe(one.shape) if one.shape else one.name,
             "?" if one.price is None else f"{one.price.normalize():f} {currency}",
             one.detail,

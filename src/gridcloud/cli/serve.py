@@ -37,6 +37,10 @@ def log_here(verbose: bool) -> None:
     """
     import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    from gridcloud.service.logs import LineFormatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     if verbose:
         logging.getLogger("gridcloud").setLevel(logging.DEBUG)

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from pydantic import BaseModel, ValidationError
 
 from gridcloud.client.agents import Agents
+from gridcloud.client.authority import AuthorityKeys
 from gridcloud.client.grid import Grid
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
@@ -82,6 +83,8 @@ class AsyncClient:
         self._closing = closing
         self.agents = Agents(wire)
         """The machines that dial out, for administrators."""
+        self.authority = AuthorityKeys(wire)
+        """The SSH authority that lets the service into machines, for administrators."""
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
         self._processes: WeakSet[RemoteProcess] = WeakSet()

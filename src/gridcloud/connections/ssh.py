@@ -24,7 +24,7 @@ from gridcloud.connections.model import Endpoint, Port, Socket, SSHAddress
 from gridcloud.connections.relay import Reader, Writer, carry, dial_here, relay
 from gridcloud.connections.ssh_files import SFTPSide, download, upload
 from gridcloud.connections.ssh_process import Keeper, SSHProcess, open_keeper, open_process
-from gridcloud.connections.trust import Witness, host_key_kinds, known_hosts, untrusted
+from gridcloud.connections.trust import Witness, host_key_kinds, known_hosts, understood, untrusted
 from gridcloud.errors import ConnectionLost, Forbidden, GridcloudError, PortTaken, Unreachable
 
 __all__ = ["SSHConnection", "Timing"]
@@ -380,12 +380,13 @@ async def _connect(address: SSHAddress, credentials: Credentials, timing: Timing
     )
     try:
         async with asyncio.timeout(timing.connect):
-            connection = await asyncssh.connect(
-                address.host,
-                address.port,
-                tunnel=through.connection if through is not None else Direct(address.socket),
-                options=options,
-            )
+            with understood():
+                connection = await asyncssh.connect(
+                    address.host,
+                    address.port,
+                    tunnel=through.connection if through is not None else Direct(address.socket),
+                    options=options,
+                )
     except BaseException as error:
         if through is not None:
             await through.close()

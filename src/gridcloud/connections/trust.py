@@ -5,12 +5,16 @@ No file of the machine or the user is read (``known_hosts``, ``ssh_config``), an
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import asyncssh
 
 from gridcloud.connections.model import SSHAddress
-from gridcloud.errors import InvalidSettings, Untrusted
+from gridcloud.errors import InvalidRequest, InvalidSettings, Untrusted
+from gridcloud.identity.public_keys import read_public_key
 
-__all__ = ["Witness", "host_key_kinds", "known_hosts", "untrusted"]
+__all__ = ["Witness", "host_key_kinds", "known_hosts", "understood", "untrusted"]
 
 _ED25519 = ["ssh-ed25519"]
 _ECDSA = ["ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"]
@@ -36,6 +40,22 @@ class Witness(asyncssh.SSHClient):
         """Called for an authority that is not named in the address: never believed."""
         self.seen = key
         return False
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Open an SSH connection within: what the other side says can make asyncssh raise anything (ValueError,
+    OverflowError, UnicodeDecodeError); outside it is asyncssh.Error or OSError, its words on one line."""
+    try:
+        yield
+    except OSError:
+        raise
+    except asyncssh.Error as error:
+        error.reason = _plain(error.reason)
+        error.args = (error.reason,)
+        raise
+    except Exception as error:  # see above
+        raise asyncssh.ProtocolError(_plain(f"it speaks no SSH that we know: {error}")) from error
 
 
 def known_hosts(address: SSHAddress) -> KnownHosts:
@@ -81,12 +101,16 @@ def untrusted(address: SSHAddress, seen: asyncssh.SSHKey | None, cause: str) -> 
 
 def _read(address: SSHAddress, line: str) -> asyncssh.SSHKey:
     try:
-        return asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
+        return read_public_key(line)
+    except InvalidRequest as error:
         raise InvalidSettings(
-            f"{line[:60]!r} is no public key of {address.host}: {error}.",
+            f"{line[:60]!r} is no public key of {address.host}: {error.message}",
             remedy="Write host keys as in a .pub file: 'ssh-ed25519 AAAA…'.",
         ) from error
+
+
+def _plain(text: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text)[:300]
 
 
 def _kind(key: asyncssh.SSHKey) -> str:

@@ -17,7 +17,10 @@ __all__ = ["CREDENTIALS", "PATIENCE", "another_project", "read_cloud", "status_o
 PATIENCE = 20
 """Seconds that one answer may take."""
 
-CREDENTIALS = "Look at the cloud's entry in clouds.yaml: 'openstack --os-cloud NAME token issue' tries it."
+CREDENTIALS = (
+    "Look at the cloud's entry in clouds.yaml, and whether the application credential is still there and not expired: "
+    "'openstack --os-cloud NAME token issue' (pip install python-openstackclient) tries it."
+)
 """What to do when a cloud does not know who is asking."""
 
 
@@ -34,7 +37,28 @@ def read_cloud(label: str, cloud: str, clouds_file: Path | None, region: str) ->
     words: dict[str, Any] = {"cloud": cloud, "api_timeout": PATIENCE, "app_name": "gridcloud"}
     if region:
         words["region_name"] = region
-    return OpenStackConfig(config_files=files, app_name="gridcloud").get_one(**words)
+    known = OpenStackConfig(config_files=files, app_name="gridcloud")
+    there = sorted(known.get_cloud_names())
+    if cloud not in there:
+        raise _unknown_cloud(label, cloud, [one for one in there if one != "defaults"], known.config_filename)
+    return known.get_one(**words)
+
+
+def _unknown_cloud(label: str, cloud: str, there: list[str], file: str | None) -> InvalidSettings:
+    if cloud == "envvars":
+        return InvalidSettings(
+            f"{label}: the environment that gridcloud runs in has no OS_… variables.",
+            remedy="Start gridcloud where they are set, or set 'cloud' to a name in clouds.yaml.",
+        )
+    if not file:
+        return InvalidSettings(
+            f"{label}: there is no clouds.yaml in {Path.cwd()}, ~/.config/openstack or /etc/openstack.",
+            remedy="Put it into ~/.config/openstack (Horizon gives one under API access), or set 'clouds_file'.",
+        )
+    return InvalidSettings(
+        f"{label}: {file} has no cloud {cloud!r}.",
+        remedy=f"Set 'cloud' to one of: {', '.join(there) or '(none)'}; or 'clouds_file' to another clouds.yaml.",
+    )
 
 
 def another_project(provider: str, here: str, made_in: str, what: str) -> InvalidSettings:

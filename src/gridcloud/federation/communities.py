@@ -99,6 +99,8 @@ class MemberList(Document):
     name: Title
     number: Annotated[Count, Field(ge=1)]
     """1 for the first list, then one more each."""
+    round: Annotated[Count, Field(le=1_000_000)]
+    """0, or a later one where lists of this number were signed that cannot pass any more: see `rounds`."""
     previous: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_-]{43})?$")]
     """The digest of the list before, without its signatures; empty in the first."""
     issued: Time
@@ -145,6 +147,7 @@ def draft_first(
             "type": "members",
             "name": name,
             "number": 1,
+            "round": 0,
             "previous": "",
             "issued": issued,
             "ends": ends,
@@ -189,6 +192,7 @@ def draft_next(
         unsigned(before.document())
         | {
             "number": before.number + 1,
+            "round": 0,
             "previous": before.digest(),
             "issued": max(issued, before.issued),
             "ends": before.ends if ends is None else ends,
@@ -202,7 +206,7 @@ def draft_next(
 def sign_list(draft: MemberList, root: PrivateKey) -> MemberList:
     """Return the list with the signature of one more root key; one that signed already signs nothing new.
 
-    Sign at most one list of each number: see `membership.Membership.may_sign`.
+    Sign at most one list of each round of a number: see `membership.Membership.may_sign`.
     """
     others = {one.root: one for one in draft.signatures if one.root != root.public}
     mine = ListSignature(root=root.public, signature=root.sign("members", unsigned(draft.document())))
@@ -238,7 +242,7 @@ def check_first(found: MemberList) -> None:
 
     Raises Malformed, Forged, UnknownSigner.
     """
-    if found.number != 1 or found.previous or found.revoked:
+    if found.number != 1 or found.round or found.previous or found.revoked:
         raise Malformed(f"list {found.number} of {found.community} is not a first list")
     if found.community != _fingerprint(unsigned(found.document())):
         raise Forged(f"this is not the first list of {found.community}: the id is not its fingerprint")

@@ -41,6 +41,9 @@ MAXIMUM_DEPTH = 32
 MAXIMUM_NUMBER = (1 << 53) - 1
 """The largest whole number, and its negative the smallest: what every implementation of JSON keeps exactly."""
 
+_CANONICAL = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -53,10 +56,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     """
     _check(document, "the document", 1)
     try:
-        text = json.dumps(
-            document, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
-        return text.encode("utf-8")
+        return _CANONICAL.encode(document).encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidRequest("the document holds text that is not Unicode: half a surrogate pair") from error
 
@@ -130,16 +130,17 @@ def moment(count: int) -> datetime:
         raise Malformed(f"{count} is no time in milliseconds since 1970") from error
 
 
-def _check(value: object, place: str, depth: int) -> None:
-    if value is None or isinstance(value, bool | str):
+def _check(value: Any, place: str, depth: int) -> None:
+    kind = type(value)  # most values are of these kinds themselves, and asking for a Mapping takes long
+    if kind is str or value is None or kind is bool or isinstance(value, str):
         return
     if isinstance(value, int):
         if abs(value) > MAXIMUM_NUMBER:
             raise InvalidRequest(f"{place} is a number of more than 53 bits")
-    elif isinstance(value, Mapping | list | tuple):
+    elif kind is dict or kind is list or isinstance(value, list | tuple | Mapping):
         if depth > MAXIMUM_DEPTH:
             raise InvalidRequest(f"the document is nested more than {MAXIMUM_DEPTH} levels deep")
-        if isinstance(value, Mapping):
+        if kind is dict or (kind is not list and isinstance(value, Mapping)):
             for key, inner in value.items():
                 if not isinstance(key, str) or not key.isascii():
                     raise InvalidRequest(f"a key in {place} is not ASCII text: {key!r:.80}")

@@ -16,22 +16,39 @@ from gridcloud.errors import Conflict, GridcloudError, Malformed, MessageRefused
 from gridcloud.federation.communities import read_leave, read_list
 from gridcloud.federation.encoding import Json, digest
 from gridcloud.federation.envelopes import Signers
-from gridcloud.federation.gossip_messages import MAXIMUM_ITEMS, Compare, Give, Greet, Item, Table, bounded
+from gridcloud.federation.gossip_messages import (
+    MAXIMUM_ITEMS,
+    Compare,
+    Give,
+    Greet,
+    Item,
+    Seek,
+    Table,
+    bounded,
+)
 from gridcloud.federation.keys import KeyList, newer_key_list, read_key_list
-from gridcloud.federation.membership import Membership, signers
+from gridcloud.federation.membership import Membership, signer, signers
 from gridcloud.federation.records import Record, newer_record, read_record
 from gridcloud.federation.ring import Ring, ring_of, shard_of
 
-__all__ = ["FAN_OUT", "Compare", "Give", "Gossip", "Greet", "Item", "pause"]
+__all__ = ["FAN_OUT", "Compare", "Give", "Gossip", "Greet", "Item", "Seek", "pause"]
 
-FAN_OUT = 3
-"""Members that are greeted in each round."""
+FRIENDS = 4
+"""Members to whom news is told. Few, so that connections to them are kept; and so that each member is one of them, of
+others who are near and far on a circle: news reaches everybody, which it does not where they are chosen by chance."""
+FAN_OUT = 2
+"""Of these are greeted in each round with news, the others in the next; one more where records are sharded."""
+CALM = 2
+"""Rounds without news after which a member by chance is greeted: nobody misses for long what a friend kept back."""
 SHORTEST_PAUSE = 0.25
-LONGEST_PAUSE = 30.0
-"""Seconds between two rounds: short while there is news, long while there is none."""
+LONGEST_PAUSE = 120.0
+LONGER = 3.0
+"""Seconds between two rounds: short while there is news, so many times as long after each round without."""
 MAXIMUM_REFUSALS = 4
 """Wrong things in one message after which the rest of it is not looked at."""
 MAXIMUM_KEPT_REFUSALS = 256
+MAXIMUM_SOUGHT = 1024
+"""Records of shards that others keep; the oldest go first."""
 SHORTEST_LIFE = 2_000
 """Milliseconds before a member's record is replaced by another one: who makes more is heard less."""
 
@@ -47,12 +64,16 @@ class Gossip:
         self.membership = membership
         self.keys: dict[str, KeyList] = {}
         self.records: dict[str, Record] = {}
+        self.sought: dict[str, Record] = {}
+        """Records that others keep and that we asked for: never passed on by gossip."""
         self.refusals: list[GridcloudError] = []
         self._replaced: dict[str, int] = {}
         self._shown: set[tuple[str, str]] = set()
         self._serials: dict[str, int] = {}
         self._tabled: tuple[Ring | None, dict[str, Table]] = (None, {})
         self._key_digests: dict[str, str] = {}
+        self._digested: tuple[dict[str, Table], dict[str, str]] = ({}, {})
+        self._turn = 0
         self._heard_ours: set[str] = set()
         self._serial_told = -1
         self._ring: tuple[str, Ring] = ("", ring_of(frozenset()))
@@ -86,6 +107,10 @@ class Gossip:
         """Return whose messages are accepted in this community."""
         return signers([self.membership], self.keys, now)
 
+    def signer(self, who: str, now: int) -> Signers:
+        """Return what `signers` says of one institution."""
+        return signer([self.membership], self.keys.get(who), who, now)
+
     def learn(self, *found: KeyList | Record) -> None:
         """Take what is known to be true: our own, and the keys that a guest brought."""
         for one in found:
@@ -94,19 +119,25 @@ class Gossip:
             else:
                 self.records[one.institution] = newer_record(self.records.get(one.institution), one)
 
-    def partners(self, now: int, chance: random.Random, away: Iterable[str] = ()) -> list[str]:
-        """Return whom to greet in this round: `FAN_OUT` members by chance.
+    def partners(
+        self, now: int, chance: random.Random, away: Iterable[str] = (), quiet: int = 0
+    ) -> list[str]:
+        """Return whom to greet in this round, after so many without news: `FAN_OUT` of our friends, and later on one
+        member by chance.
 
         In a large community all but one of them keep what we keep, those first who have yet to hear of our own record.
         """
         others = set(self.membership.members(now)) - {self.me} - set(away)
         if self.ring.whole:
-            return self._pick(others, FAN_OUT, chance)
-        chosen = self._pick(self._yet_to_hear() & others, FAN_OUT - 1, chance)
+            return self._pick(others, 1, chance) if quiet >= CALM else self._next_friends(others, now)
+        if quiet >= CALM and not self._yet_to_hear():
+            near = self.ring.neighbours(self.me) & others
+            return self._pick(near if near and chance.random() < 0.75 else others, 1, chance)
+        chosen = self._pick(self._yet_to_hear() & others, FAN_OUT, chance)
         near = self.ring.neighbours(self.me) & others - set(chosen)
-        chosen += self._pick(near, FAN_OUT - 1 - len(chosen), chance)
+        chosen += self._pick(near, FAN_OUT - len(chosen), chance)
         self._heard_ours |= set(chosen)
-        return chosen + self._pick(others - set(chosen), FAN_OUT - len(chosen), chance)
+        return chosen + self._pick(others - set(chosen), FAN_OUT + 1 - len(chosen), chance)
 
     def greet(self, peer: str) -> Greet:
         """Return the body of a greeting to a member."""
@@ -117,7 +148,7 @@ class Gossip:
             members=self.membership.digest,
             left=tuple(sorted(one.institution for one in self.membership.leaves)),
             keys=self._digests_of_keys(),
-            records=_digests(self._record_tables(peer)),
+            records=self._digests_of(self._record_tables(peer)),
         )
 
     def compare(self, peer: str, greet: Greet) -> Compare:
@@ -135,7 +166,7 @@ class Gossip:
             number=self.membership.current.number,
             left=tuple(sorted(one.institution for one in self.membership.leaves)),
             keys=_differing(self._key_tables(), self._digests_of_keys(), greet.keys),
-            records=_differing(records, _digests(records), greet.records),
+            records=_differing(records, self._digests_of(records), greet.records),
             items=bounded(items),
         )
 
@@ -186,6 +217,46 @@ class Gossip:
             return None
         return Give(community=given.community, items=bounded(items), want_keys=(), want_records=())
 
+    def seek(self, shard: int) -> Seek:
+        """Return the body that asks a keeper for the records of a shard."""
+        known = {**self.sought, **self.records}
+        serials = {who: one.serial for who, one in known.items() if shard_of(who) == shard}
+        return Seek(community=self.membership.community, shard=str(shard), known=serials)
+
+    def tell(self, peer: str, seek: Seek) -> Give:
+        """Return what we keep of a shard that a member asks for, and it does not have."""
+        self._require(peer, seek.community)
+        items = [
+            Item(kind="record", content=one.document())
+            for who, one in sorted(self.records.items())
+            if shard_of(who) == int(seek.shard) and one.serial > seek.known.get(who, -1)
+        ]
+        return Give(community=seek.community, items=bounded(items), want_keys=(), want_records=())
+
+    def find(self, peer: str, shard: int, given: Give, now: int) -> bool:
+        """Take what a keeper answered about a shard, each record checked as if its author had sent it; say whether
+        there was anything new."""
+        self._require(peer, given.community)
+        before = {**self.sought, **self.records}
+        strange = [one for one in given.items if one.kind != "record" or not _is_of(one, shard)]
+        if strange:
+            refusal = Malformed(
+                f"it was asked for shard {shard} and gave something else", details={"who": peer}
+            )
+            self.refusals = [*self.refusals, refusal][-MAXIMUM_KEPT_REFUSALS:]
+        self._take(peer, [one for one in given.items if one not in strange], now, sought=True)
+        while len(self.sought) > MAXIMUM_SOUGHT:
+            del self.sought[min(self.sought, key=lambda who: self.sought[who].serial)]
+        return {**self.sought, **self.records} != before
+
+    def hear(self, peer: str, document: Json, now: int) -> None:
+        """Take a record that came another way than by gossip, checked as what gossip brings; `peer`: which way."""
+        self._take(peer, [Item(kind="record", content=document)], now, sought=True)
+
+    def known(self) -> dict[str, Record]:
+        """Return all records that are here, kept or sought."""
+        return {**self.sought, **self.records} if self.sought else self.records
+
     def forget(self, now: int) -> None:
         """Forget records that are over, and all of who is no member and of shards that others keep now."""
         members = self.membership.members(now)
@@ -193,10 +264,32 @@ class Gossip:
         self.records = {
             who: record
             for who, record in self.records.items()
-            if record.expires > now and who in members and self.ring.keeps(self.me, who)
+            if record.expires > now and (who == self.me or (who in members and self.ring.keeps(self.me, who)))
         }
-        self._replaced = {who: when for who, when in self._replaced.items() if who in self.records}
+        self.sought = {
+            who: record
+            for who, record in self.sought.items()
+            if record.expires > now and who in members and who not in self.records
+        }
+        self._replaced = {who: when for who, when in self._replaced.items() if who in self.known()}
         self._shown = {one for one in self._shown if one[0] in members}
+
+    def _next_friends(self, others: set[str], now: int) -> list[str]:
+        """Return the friends whose turn it is: members in the order of their ids, n^(i/4) places after us; who is not
+        among `others` is passed over."""
+        circle = sorted({self.me, *self.membership.members(now)})
+        start = circle.index(self.me)
+        friends: list[str] = []
+        for number in range(FRIENDS):
+            step = round(len(circle) ** (number / FRIENDS))
+            after = (circle[(start + step + more) % len(circle)] for more in range(len(circle)))
+            friends += [next((who for who in after if who in others and who not in friends), "")]
+        friends = [who for who in friends if who]
+        chosen = dict.fromkeys(
+            friends[(self._turn + more) % len(friends)] for more in range(min(FAN_OUT, len(friends)))
+        )
+        self._turn += len(chosen)
+        return list(chosen)
 
     def _yet_to_hear(self) -> set[str]:
         record = self.records.get(self.me)
@@ -210,7 +303,7 @@ class Gossip:
         sure = sorted(who)
         return chance.sample(sure, min(len(sure), count))
 
-    def _take(self, peer: str, items: Iterable[Item], now: int) -> None:
+    def _take(self, peer: str, items: Iterable[Item], now: int, *, sought: bool = False) -> None:
         wrong = 0
         order = (
             "list",
@@ -220,7 +313,10 @@ class Gossip:
         )  # the keys of a member that a list brings are needed for its record
         for item in sorted(items, key=lambda item: order.index(item.kind)):
             try:
-                self._take_one(item, now)
+                if sought:
+                    self._take_record(item.content, now, sought=True)
+                else:
+                    self._take_one(item, now)
             except Conflict:
                 continue  # lists in between are missing: they come in another round
             except MessageRefused as refusal:
@@ -244,25 +340,27 @@ class Gossip:
     def _take_keys(self, document: Json, now: int) -> None:
         keys = read_key_list(document)
         who = keys.institution
-        if who not in self.membership.members(now):
+        if not self.membership.is_member(who, now):
             raise UnknownSigner(f"{who}, whose keys these are, is not a member")
         self.keys[who] = newer_key_list(self.keys.get(who), keys)
-        if who in self.records and any(one.key == self.records[who].key for one in self.keys[who].revoked):
-            del self.records[who]  # whoever has the key may have written it
+        for there in (self.records, self.sought):
+            if who in there and any(one.key == there[who].key for one in self.keys[who].revoked):
+                del there[who]  # whoever has the key may have written it
 
-    def _take_record(self, document: Json, now: int) -> None:
+    def _take_record(self, document: Json, now: int, *, sought: bool = False) -> None:
         who = document.get("institution")
-        held = self.records.get(who) if isinstance(who, str) else None
+        held = self.known().get(who) if isinstance(who, str) else None
         if held is not None and document.get("serial") == held.serial:
             return  # known: not worth a check of its signature
         if held is not None and self._replaced.get(held.institution, -SHORTEST_LIFE) + SHORTEST_LIFE > now:
             return  # not refused, only not yet: it is offered again in the next round
-        found = read_record(document, self.signers(now), now)
-        if not self.ring.keeps(self.me, found.institution):
-            raise Malformed(f"the record of {found.institution} is of a shard that is not kept here")
+        kept = self.ring.keeps(self.me, str(who)) if self.membership.is_listed(str(who)) else True
+        if not (kept or sought):
+            return  # who gave it has another list of members, for the moment
+        found = read_record(document, self.signer(str(who), now), now)
         newest = newer_record(held, found)
         if held is None or newest != held:
-            self.records[found.institution] = newest
+            (self.records if kept else self.sought)[found.institution] = newest
             self._replaced[found.institution] = now
 
     def _key_tables(self) -> dict[str, Table]:
@@ -276,6 +374,12 @@ class Gossip:
     def _digests_of_keys(self) -> dict[str, str]:
         self._key_tables()
         return self._key_digests
+
+    def _digests_of(self, tables: dict[str, Table]) -> dict[str, str]:
+        """Return the digests of tables of records; the last ones are remembered."""
+        if tables != self._digested[0]:
+            self._digested = (tables, _digests(tables))
+        return self._digested[1]
 
     def _record_tables(self, peer: str) -> dict[str, Table]:
         ring = self.ring
@@ -308,12 +412,17 @@ class Gossip:
 
 
 def pause(quiet_rounds: int) -> float:
-    """Return the seconds until the next round, after so many rounds without news: doubling, up to half a minute."""
-    return min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(quiet_rounds, 10))
+    """Return the seconds until the next round, after so many rounds without news: tripling, up to two minutes."""
+    return min(LONGEST_PAUSE, SHORTEST_PAUSE * LONGER ** min(quiet_rounds, 10))
 
 
 def _digests(tables: Mapping[str, Table]) -> dict[str, str]:
     return {shard: digest(table)[:22] for shard, table in tables.items()}
+
+
+def _is_of(item: Item, shard: int) -> bool:
+    who = item.content.get("institution")
+    return isinstance(who, str) and shard_of(who) == shard
 
 
 def _differing(

@@ -12,7 +12,7 @@ from gridcloud.federation.encoding import encode
 from gridcloud.federation.model import Count, Digest, Document, Institution, Time
 from gridcloud.federation.ring import SHARDS
 
-__all__ = ["MAXIMUM_BYTES", "MAXIMUM_ITEMS", "Compare", "Give", "Greet", "Item", "Table", "bounded"]
+__all__ = ["MAXIMUM_BYTES", "MAXIMUM_ITEMS", "Compare", "Give", "Greet", "Item", "Seek", "Table", "bounded"]
 
 MAXIMUM_ITEMS = 512
 MAXIMUM_BYTES = 256 * 1024
@@ -64,6 +64,15 @@ class Give(Document):
     items: tuple[Item, ...] = Field(max_length=MAXIMUM_ITEMS)
     want_keys: tuple[Institution, ...] = Field(max_length=MAXIMUM_ITEMS)
     want_records: tuple[Institution, ...] = Field(max_length=MAXIMUM_ITEMS)
+
+
+class Seek(Document):
+    """`gossip.seek`: asks a keeper for the records of a shard; answered by `gossip.give`."""
+
+    community: CommunityId
+    shard: Shard
+    known: Table
+    """The serials of those that the sender has: what is newer is given, as much as one message holds."""
 
 
 def bounded(items: Iterable[Item]) -> tuple[Item, ...]:

@@ -138,8 +138,15 @@ class InvitationBook:
         """
         if not timedelta(0) < lifetime <= LONGEST:
             raise InvalidRequest(f"an invitation is valid for up to {LONGEST.days} days")
-        if guest in current.by_institution() or any(one.institution == guest for one in current.revoked):
-            raise InvalidRequest(f"{guest} is or was a member of {current.name}")
+        if guest == keys.institution:
+            raise InvalidRequest(
+                "this is our own fingerprint", remedy="Give the one that the guest read to you."
+            )
+        if guest in current.by_institution():
+            named = current.by_institution()[guest].name
+            raise InvalidRequest(f"{named} ({guest}) is a member of {current.name} already")
+        if any(one.institution == guest for one in current.revoked):
+            raise InvalidRequest(f"{guest} was put out of {current.name}, which is for good")
         if id in self._written:
             raise InvalidRequest(f"the invitation {id} was written before")
         self.forget(issued)
@@ -236,7 +243,16 @@ def read_invitation(document: Mapping[str, Any], guest: str, inviter: str, now: 
     found = Invitation.of(document)
     if found.guest != guest:
         raise Misdirected(f"the invitation is for {found.guest}, and this is {guest}")
-    keys = read_key_list(found.host, inviter)
+    if inviter == guest:
+        raise UnknownSigner(
+            "the fingerprint is our own", remedy="Give the one that the inviting institution read to you."
+        )
+    keys = read_key_list(found.host)
+    if keys.institution != inviter:
+        raise UnknownSigner(
+            f"the invitation is from {keys.institution}, and the fingerprint that was given is that of {inviter}",
+            remedy="Have it read to you again; if it stays so, somebody else wrote the invitation.",
+        )
     check_service_key(keys, found.key, now)
     verify(found.key, found.signature, "invitation", document)
     if found.expires <= now:

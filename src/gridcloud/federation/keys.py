@@ -243,7 +243,9 @@ def check_service_key(keys: KeyList, key: str, now: int) -> None:
     if not spans:
         raise UnknownSigner(f"{key[:8]}… is not a key of {keys.institution}")
     if not any(one.valid_from <= now < one.valid_until for one in spans):
-        raise Expired(f"the key {key[:8]}… of {keys.institution} is not valid now")
+        ahead = min(one.valid_from for one in spans) - now
+        when = f"from {ahead // 1000} s on: is a clock wrong?" if ahead > 0 else "no more"
+        raise Expired(f"the key {key[:8]}… of {keys.institution} is valid {when}")
 
 
 def rotate_service_key(

@@ -73,6 +73,8 @@ class Reason(StrEnum):
     """The lender needs it for its own users, or goes down for maintenance."""
     REFUSED = "refused"
     """The lender's rules or room do not allow it."""
+    CHANGED = "changed"
+    """The machine that was offered is no longer to be had as it was; another may be offered instead."""
     FAILED = "failed"
     """It could not be started."""
     LOST = "lost"
@@ -110,6 +112,7 @@ class Offer(Document):
 
     shape: Title = ""
     capacity: Capacity
+    """What the machine has, which may be more than was wished: limits and claims count it."""
     ttl: Duration
     seconds: int = Field(strict=True, gt=0, le=366 * 86400)
     """The longest that it is given for."""
@@ -117,6 +120,10 @@ class Offer(Document):
     """Per hour, with its currency; empty: no money."""
     before: Time
     """Until when it may be accepted."""
+
+    def same(self, other: Offer) -> bool:
+        """Whether another offers the same machine at the same price; how long and until when may differ."""
+        return (self.shape, self.capacity, self.price) == (other.shape, other.capacity, other.price)
 
 
 class Offers(Document):
@@ -180,6 +187,8 @@ class Status(Document):
     """The reason in words."""
     connection: dict[Title, Title] = Field(default_factory=dict, max_length=32)
     """How to reach it through the lender's broker."""
+    offer: Offer | None = None
+    """What is offered instead, where the reason is `changed`."""
 
 
 Message = Ask | Offers | Accept | Renew | Heard | End | Status

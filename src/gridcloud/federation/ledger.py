@@ -99,6 +99,9 @@ class Claim(Document):
     borrower: Institution
     user: Title
     capacity: Capacity
+    """What the machine has that was accepted."""
+    price: Title = ""
+    """Per hour, with its currency, as it was accepted; empty: no money."""
     began: Time
     ended: Time
 
@@ -182,7 +185,7 @@ def claim_parts(lent: Lent, lender: str, now: int) -> tuple[Claim, ...]:
 
     The same parts come out whenever it is asked.
     """
-    if not lent.began or lent.wish is None:
+    if not lent.began or lent.wish is None or lent.offer is None:
         return ()
     claims: list[Claim] = []
     start = lent.began
@@ -198,7 +201,8 @@ def claim_parts(lent: Lent, lender: str, now: int) -> tuple[Claim, ...]:
                 lender=lender,
                 borrower=lent.borrower,
                 user=lent.wish.user,
-                capacity=lent.wish.capacity,
+                capacity=lent.offer.capacity,
+                price=lent.offer.price,
                 began=start,
                 ended=max(start, min(stop, end)),
             )
@@ -225,14 +229,16 @@ def review(claim: Claim, lease: Borrowed | None, terms: Terms, now: int) -> str:
     """
     if lease is None or lease.lender != claim.lender:
         return "no such lease is known here"
-    wish = lease.accept.wish
-    if claim.capacity != wish.capacity:
+    offer = lease.accept.offer
+    if claim.capacity != offer.capacity:
         return "another capacity was accepted"
-    if claim.user != wish.user:
+    if claim.price != offer.price:
+        return "another price was accepted"
+    if claim.user != lease.accept.wish.user:
         return "it was for another user"
     if not lease.began:
         return "it was never handed over"
-    slack = lease.accept.offer.ttl + terms.flight + 2 * terms.tolerance
+    slack = offer.ttl + terms.flight + 2 * terms.tolerance
     if claim.began < lease.began - slack:
         return f"it was handed over {(lease.began - claim.began) // 1000} s later"
     if lease.ended and claim.ended > lease.ended + slack:

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import Field
 
 from gridcloud.errors import Forbidden, InvalidRequest
-from gridcloud.federation.leases import Accept, End, Heard, LentState, Reason, Renew, Status, Terms
+from gridcloud.federation.leases import Accept, End, Heard, LentState, Offer, Reason, Renew, Status, Terms
 from gridcloud.federation.model import Document, Title
-from gridcloud.federation.wishes import Wish
+from gridcloud.federation.wishes import NOTHING, Capacity, Wish
 
-__all__ = ["ROOMY", "TABLE", "Event", "Lent", "Order", "Step", "answer", "happen", "look"]
+__all__ = ["ROOMY", "TABLE", "Event", "Judge", "Lent", "Order", "Step", "answer", "happen", "look"]
 
 State = LentState
 
@@ -83,6 +83,11 @@ class Order(StrEnum):
     CHARGE = "charge"
 
 
+Judge = Callable[[Accept], "str | Offer"]
+"""Says why an acceptance is refused, or what is offered where its offer has changed; an empty text where it is
+granted."""
+
+
 class Lent(Document):
     """A lease that was given; or one refused or ended before it began, remembered until it can no longer begin."""
 
@@ -90,6 +95,8 @@ class Lent(Document):
     borrower: Title
     before: int
     wish: Wish | None = None
+    offer: Offer | None = None
+    """What was accepted; where it had changed, and the lease was refused, what is offered instead."""
     state: State = State.STARTING
     serial: int = 1
     expires: int = 0
@@ -108,6 +115,11 @@ class Lent(Document):
     why: Title = ""
     connection: dict[Title, Title] = Field(default_factory=dict)
 
+    @property
+    def capacity(self) -> Capacity:
+        """What its machine has: what is counted."""
+        return self.offer.capacity if self.wish is not None and self.offer is not None else NOTHING
+
     def status(self) -> Status:
         """Return what the borrower is told."""
         return Status(
@@ -120,6 +132,7 @@ class Lent(Document):
             reason=self.reason,
             why=self.why,
             connection=self.connection if self.state in (State.HELD, State.WARNED) else {},
+            offer=self.offer if self.reason is Reason.CHANGED else None,
         )
 
 
@@ -138,11 +151,11 @@ def answer(
     message: Accept | Renew | Heard | End,
     now: int,
     terms: Terms,
-    judge: Callable[[Accept], str],
+    judge: Judge,
 ) -> Step:
     """Return what follows from a borrower's message about the lease that it has, if any.
 
-    ``judge`` is asked for a new lease only and says why it is refused, or nothing. Raises `Forbidden` for another's
+    ``judge`` is asked for a new lease only. Raises `Forbidden` for another's
     lease, `InvalidRequest` for one that looks too far ahead.
     """
     if lent is not None and lent.borrower != borrower:
@@ -171,7 +184,7 @@ def _answer_new(
     message: Accept | Renew | Heard | End,
     now: int,
     terms: Terms,
-    judge: Callable[[Accept], str],
+    judge: Judge,
 ) -> Step:
     if isinstance(message, Renew | Heard):
         unknown = Status(
@@ -194,10 +207,15 @@ def _answer_new(
     if now > before:
         late = _stillborn(lent, Reason.REFUSED, f"the offer ended {(now - before) // 1000} s ago; ask again")
         return Step(None, late.say)
-    if why := judge(message):
-        return _stillborn(lent, Reason.REFUSED, why)
+    verdict = judge(message)
+    if isinstance(verdict, Offer):
+        changed = lent.model_copy(update={"offer": verdict})
+        return _stillborn(changed, Reason.CHANGED, _describe_change(message.offer, verdict))
+    if verdict:
+        return _stillborn(lent, Reason.REFUSED, verdict)
     span = 1000 * min(message.wish.seconds, message.offer.seconds)
-    lent = lent.model_copy(update={"wish": message.wish, "span": span, "expires": now + terms.ttl})
+    taken = {"wish": message.wish, "offer": message.offer, "span": span, "expires": now + terms.ttl}
+    lent = lent.model_copy(update=taken)
     return Step(lent, (lent.status(),), (Order.START,))
 
 
@@ -281,6 +299,18 @@ def _end(lent: Lent, event: Event, now: int, reason: Reason, why: str = "") -> S
     # Nobody used it after it expired: where this program stood still meanwhile, that is not charged.
     step = _turn(lent, event, ended=min(now, lent.expires), reason=reason, why=_line(why) or lent.why)
     return Step(step.lease, step.say, (Order.STOP,)) if step else None
+
+
+def _describe_change(former: Offer, now: Offer) -> str:
+    return f"the offer has changed: {_describe(former)} before, {_describe(now)} now"
+
+
+def _describe(offer: Offer) -> str:
+    capacity = offer.capacity
+    words = [f"{capacity.millicores / 1000:g} cores", f"{capacity.memory} MiB"]
+    words += [f"{capacity.gpus} GPUs"] if capacity.gpus else []
+    words += [f"{offer.price:.40} an hour"] if offer.price else []
+    return f"{offer.shape:.40} ({', '.join(words)})"
 
 
 def _line(words: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -11,7 +12,7 @@ from gridcloud.federation.model import Document, Title
 from gridcloud.federation.policy import Policy, Question
 from gridcloud.federation.wishes import NOTHING, Capacity, Wish
 
-__all__ = ["Limit", "Rules", "judge"]
+__all__ = ["Held", "Limit", "Rules", "judge"]
 
 
 class Limit(Document):
@@ -34,6 +35,15 @@ class Limit(Document):
         return self.institution in ("", institution) and (not self.group or self.group in wish.groups)
 
 
+class Held(NamedTuple):
+    """What an institution has of the lender now."""
+
+    institution: str
+    wish: Wish
+    capacity: Capacity
+    """Of its machine: who wishes for nearly nothing would else have any number of the smallest that there are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """All that decides what a lender gives."""
@@ -44,29 +54,30 @@ class Rules:
     """Kept free: the lender's own users come first."""
 
 
-def judge(rules: Rules, asked: Question, lent: Iterable[tuple[str, Wish]], free: Capacity) -> str:
-    """Return why a wish is refused, or an empty text where it is granted.
+def judge(rules: Rules, asked: Question, lent: Iterable[Held], free: Capacity, capacity: Capacity) -> str:
+    """Return why a machine is refused, or an empty text where it is granted.
 
-    ``lent`` is what is lent now, as (institution, wish); ``free`` is what neither own users nor leases hold.
+    ``lent`` is what is lent now; ``free`` is what neither own users nor leases hold; ``capacity`` is what the machine
+    has: the policy decides on what was wished, limits and room on that.
     """
     if part := rules.policy.refusal(asked):
         return f"the policy does not allow it: {part}"
     lent = tuple(lent)
     for limit in rules.limits:
-        if limit.counts(asked.institution, asked.wish) and (what := _passed(limit, asked, lent)):
+        if limit.counts(asked.institution, asked.wish) and (what := _passed(limit, asked, lent, capacity)):
             return what
-    if not asked.wish.capacity.fits(free - rules.reserve):
+    if not capacity.fits(free - rules.reserve):
         return "there is no room now"
     return ""
 
 
-def _passed(limit: Limit, asked: Question, lent: Iterable[tuple[str, Wish]]) -> str:
+def _passed(limit: Limit, asked: Question, lent: Iterable[Held], capacity: Capacity) -> str:
     held = [
-        wish
-        for institution, wish in lent
-        if institution == asked.institution and limit.counts(institution, wish)
+        one
+        for one in lent
+        if one.institution == asked.institution and limit.counts(one.institution, one.wish)
     ]
-    total = sum((wish.capacity for wish in held), asked.wish.capacity)
+    total = sum((one.capacity for one in held), capacity)
     whom = f"{asked.institution}, group {limit.group}" if limit.group else asked.institution
     figures = (
         ("thousandths of a core", limit.millicores, total.millicores),

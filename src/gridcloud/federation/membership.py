@@ -6,7 +6,7 @@ afterwards is what was true. Its state is a document, so that a restart goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gridcloud.errors import Conflict, Forked, Malformed, Misdirected, UnknownSigner
@@ -22,8 +22,9 @@ from gridcloud.federation.communities import (
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.keys import KeyList, institution_of
+from gridcloud.federation.rounds import check_round
 
-__all__ = ["Membership", "communities_of", "forget_ended", "signers"]
+__all__ = ["Membership", "communities_of", "forget_ended", "signer", "signers"]
 
 REMEMBERED = 256
 """Lists of one community that are kept: a member that missed more is invited again."""
@@ -38,7 +39,7 @@ class Membership:
             check_first(first)
         self._set_lists([first])
         self._left: dict[str, Leave] = {}
-        self._signed: dict[int, str] = {}
+        self._signed: dict[tuple[int, int], str] = {}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Membership:
@@ -46,15 +47,15 @@ class Membership:
         membership = cls.__new__(cls)
         membership._set_lists([read_list(one) for one in state["lists"]])
         membership._left = {one.institution: one for one in map(read_leave, state["left"])}
-        membership._signed = {int(number): text for number, text in state["signed"].items()}
+        membership._signed = {(number, turn): text for number, turn, text in state["signed"]}
         return membership
 
-    def state(self) -> Json:
-        """Return what is known, as a document to be stored."""
-        return {
-            "lists": [one.document() for one in self._lists],
+    def state(self, *, lists: bool = True) -> Json:
+        """Return what is known, as a document to be stored; without the lists where these are stored one by one."""
+        listed = {"lists": [one.document() for one in self._lists]} if lists else {}
+        return listed | {
             "left": [one.document() for one in self._left.values()],
-            "signed": {str(number): text for number, text in self._signed.items()},
+            "signed": [[number, turn, text] for (number, turn), text in self._signed.items()],
         }
 
     @property
@@ -91,6 +92,10 @@ class Membership:
         if self.has_ended(now):
             return {}
         return {who: one for who, one in self._listed.items() if who not in self._left}
+
+    def is_member(self, institution: str, now: int) -> bool:
+        """Say whether an institution is a member at `now` (milliseconds): as `members` of it alone."""
+        return self.is_listed(institution) and not self.has_ended(now)
 
     def is_listed(self, institution: str) -> bool:
         """Say whether an institution is on the newest list and has not left."""
@@ -146,15 +151,26 @@ class Membership:
         self._left[found.institution] = found
         return True
 
-    def may_sign(self, draft: MemberList) -> None:
+    @property
+    def signed(self) -> Mapping[tuple[int, int], str]:
+        """The digest of what was signed here, by the number and the round of the list."""
+        return self._signed
+
+    def signed_next(self) -> dict[int, str]:
+        """Return the digests of lists signed here that would follow on the newest one, by round."""
+        coming = self.current.number + 1
+        return {turn: text for (number, turn), text in self._signed.items() if number == coming}
+
+    def may_sign(self, draft: MemberList, drafts: Collection[MemberList] = ()) -> None:
         """Note that we sign `draft`: store the state before the signature is given away.
 
-        Raises Conflict when another list of its number was signed here: who signs two makes a fork.
+        `drafts`: what waits of that number, with signatures that were checked. Raises Conflict when another list of its
+        number was signed here that may still come into force: who signs two makes a fork. See `rounds`.
         """
         if draft.previous != self.current.digest() or draft.number != self.current.number + 1:
             raise Conflict(f"list {draft.number} of {self.community} does not follow on the newest list here")
-        if self._signed.setdefault(draft.number, draft.digest()) != draft.digest():
-            raise Conflict(f"another list {draft.number} of {self.community} was signed here before")
+        check_round(self.current, draft, drafts, self.signed_next())
+        self._signed[draft.number, draft.round] = draft.digest()
 
     def _set_lists(self, lists: list[MemberList]) -> None:
         self._lists = lists[-REMEMBERED:]
@@ -197,6 +213,21 @@ def signers(memberships: Iterable[Membership], keys: Mapping[str, KeyList], now:
         for gone in membership.leaves:
             former[gone.institution] = f"it left {name}"
     return Signers(members, {who: why for who, why in former.items() if who not in members})
+
+
+def signer(memberships: Iterable[Membership], keys: KeyList | None, who: str, now: int) -> Signers:
+    """Return what `signers` says of `who` alone, without a look at the other members; `keys`: its newest key list."""
+    former: dict[str, str] = {}
+    for membership in memberships:
+        name = membership.current.name
+        if membership.is_member(who, now) and keys is not None and keys.institution == who:
+            return Signers({who: keys})
+        for one in membership.current.revoked:
+            if one.institution == who:
+                former[who] = f"revoked from {name}: {one.why}"
+        if any(gone.institution == who for gone in membership.leaves):
+            former[who] = f"it left {name}"
+    return Signers({}, former)
 
 
 def communities_of(memberships: Iterable[Membership], institution: str, now: int) -> frozenset[str]:

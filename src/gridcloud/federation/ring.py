@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["COPIES", "EVERYBODY", "SHARDS", "Ring", "ring_of", "shard_of"]
+__all__ = ["COPIES", "EVERYBODY", "GUIDED", "SHARDS", "Ring", "ring_of", "shard_of"]
 
 EVERYBODY = 100
 """Up to so many members, everybody keeps all records."""
@@ -19,6 +19,8 @@ COPIES = 8
 """Members that keep each shard: all but never are all of them away at once."""
 SHARDS = 64
 """Shards of a community; the same everywhere, part of the protocol."""
+GUIDED = 4
+"""Shards that follow on each other and have one guide, the first keeper of the first of them, who keeps all of them."""
 _POINTS = 32
 """Places of each member on the ring: more make the shares more even."""
 
@@ -38,14 +40,19 @@ class Ring:
         self.whole = len(self._members) <= max(everybody, copies)
         """Whether everybody keeps all."""
         self._kept: dict[int, tuple[str, ...]] = {}
+        self.guides: frozenset[str] = frozenset()
+        """Members whose records everybody keeps, each a keeper of four shards: so everybody knows whom to ask."""
         if not self.whole:
             points = sorted((place, who) for who in self._members for place in _points(who))
             places = [place for place, _ in points]
             names = [who for _, who in points]
-            self._kept = {shard: self._next(shard, places, names) for shard in range(SHARDS)}
+            kept = {shard: self._next(shard, places, names) for shard in range(SHARDS)}
+            guides = {shard: kept[shard - shard % GUIDED][0] for shard in kept}
+            self._kept = {shard: tuple(dict.fromkeys((guides[shard], *kept[shard]))) for shard in kept}
+            self.guides = frozenset(guides.values())
 
     def keepers(self, shard: int) -> tuple[str, ...]:
-        """Return the members that keep a shard; everybody in a small community."""
+        """Return the members that keep a shard, its guide first; everybody in a small community."""
         return tuple(self._members) if self.whole else self._kept[shard]
 
     def shards(self, member: str) -> frozenset[int]:
@@ -55,8 +62,9 @@ class Ring:
         return frozenset(shard for shard, keepers in self._kept.items() if member in keepers)
 
     def keeps(self, member: str, institution: str) -> bool:
-        """Say whether a member keeps an institution's record: those of its shards, and its own."""
-        return member == institution or self.whole or member in self._kept[shard_of(institution)]
+        """Say whether a member keeps an institution's record: those of its shards, of the guides, and its own."""
+        known = self.whole or member == institution or institution in self.guides
+        return known or member in self._kept[shard_of(institution)]
 
     def neighbours(self, member: str) -> frozenset[str]:
         """Return with whom a member has records in common: who keeps one of its shards, or the shard of its own."""

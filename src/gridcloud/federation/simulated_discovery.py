@@ -116,6 +116,9 @@ class _Member(Gossip):
     def signers(self, now: int) -> Signers:
         return self._trusted or super().signers(now)
 
+    def signer(self, who: str, now: int) -> Signers:
+        return self._trusted or super().signer(who, now)
+
     def _key_tables(self) -> dict[str, dict[str, int]]:
         self._tables_of_keys = self._tables_of_keys or super()._key_tables()
         return self._tables_of_keys
@@ -174,7 +177,7 @@ class _Town:
     def round(self, place: Place) -> None:
         member = self.members[place.institution]
         if not place.away:
-            for peer in member.partners(place.clock.milliseconds, self.chance):
+            for peer in member.partners(place.clock.milliseconds, self.chance, quiet=member.quiet):
                 self.post.send(place, peer, "gossip.greet", member.greet(peer).document())
         member.quiet += 1
         wait = 1000 * pause(member.quiet) * self.chance.uniform(0.9, 1.1)

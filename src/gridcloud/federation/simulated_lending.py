@@ -345,7 +345,7 @@ class Lending:
         room = max(0, member.room)
         question = Question(peer, wish, favour=self._favour(member, peer), free=room / member.rooms)
         free = Capacity(millicores=1000 * room, memory=4096 * room)
-        return judge(self.rules[member.place.institution], question, (), free)
+        return judge(self.rules[member.place.institution], question, (), free, ONE)
 
     def _offer(self, member: Member, peer: str, ask: Ask) -> None:
         refusal = self._judge(member, peer, ask.wish)

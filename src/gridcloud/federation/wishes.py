@@ -10,7 +10,8 @@ from gridcloud.federation.model import Document, Title
 
 __all__ = ["NOTHING", "Capacity", "Wish"]
 
-Amount = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
+MOST = 1_000_000_000
+Amount = Annotated[int, Strict(), Field(ge=0, le=MOST)]
 
 
 class Capacity(Document):
@@ -26,12 +27,13 @@ class Capacity(Document):
         """Whether there is room for it."""
         return self.millicores <= room.millicores and self.memory <= room.memory and self.gpus <= room.gpus
 
+    def times(self, count: int) -> Capacity:
+        """Return so many times as much, up to the most that can be written."""
+        return _capped(self.millicores * count, self.memory * count, self.gpus * count)
+
     def __add__(self, other: Capacity) -> Capacity:
-        return Capacity(
-            millicores=self.millicores + other.millicores,
-            memory=self.memory + other.memory,
-            gpus=self.gpus + other.gpus,
-        )
+        """Return the sum, up to the most that can be written: wishes of others may be anything."""
+        return _capped(self.millicores + other.millicores, self.memory + other.memory, self.gpus + other.gpus)
 
     def __sub__(self, other: Capacity) -> Capacity:
         """What is left, never below nothing."""
@@ -40,6 +42,10 @@ class Capacity(Document):
             memory=max(0, self.memory - other.memory),
             gpus=max(0, self.gpus - other.gpus),
         )
+
+
+def _capped(millicores: int, memory: int, gpus: int) -> Capacity:
+    return Capacity(millicores=min(MOST, millicores), memory=min(MOST, memory), gpus=min(MOST, gpus))
 
 
 NOTHING = Capacity()

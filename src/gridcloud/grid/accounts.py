@@ -53,6 +53,8 @@ BATCH = 100
 DISPUTED = 1000
 """Disputed claims of one lender that are kept: what it claims of nothing fills no books."""
 ANSWER = 20.0
+SUMMARIES = 1000
+"""Summaries that are remembered."""
 
 EntryId = tuple[str, str, str, int]
 
@@ -84,6 +86,9 @@ class Accounts:
         self._differences: dict[tuple[str, str], Difference] = {}
         self._loop: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._woken: dict[str, float] = {}
+        self._summaries: dict[tuple[str, str], Books] = {}
+        """By other institution and month: asked for more often than they change."""
 
     def look_up(self, find: Callable[[str], Awaitable[Borrowed | None]]) -> None:
         """Have claims compared with what ``find`` returns for the id of a lease that we borrowed."""
@@ -148,9 +153,18 @@ class Accounts:
             theirs = Books.of(body)
             ours = self._summary(sender, theirs.month)
             if ours.contents != theirs.contents:
-                self._news.set()
+                self._wake(sender)
             return _written(ours)
         raise InvalidRequest(f"{ascii(kind)[1:-1]:.60} is no message about the books")
+
+    def _wake(self, peer: str) -> None:
+        """Say open claims soon, since the books of a member are behind; once a pause, however often it says so."""
+        now = self._clock.monotonic()
+        if now - self._woken.get(peer, -self._pause) >= self._pause:
+            self._woken = {who: when for who, when in self._woken.items() if now - when < self._pause} | {
+                peer: now
+            }
+            self._news.set()
 
     async def _review(self, sender: str, entry: Entry) -> Entry:
         """Return a lender's entry with our seal or dispute, once it is stored."""
@@ -320,7 +334,13 @@ class Accounts:
         return found
 
     def _summary(self, peer: str, month: str) -> Books:
-        return summarise(self._entries.values(), frozenset({peer, self._neighbours.me}), month)
+        known = self._summaries.get((peer, month))
+        if known is None:
+            known = summarise(self._entries.values(), frozenset({peer, self._neighbours.me}), month)
+            if len(self._summaries) >= SUMMARIES:
+                self._summaries.clear()
+            self._summaries[peer, month] = known
+        return known
 
     async def _put(self, entry: Entry) -> None:
         """Store an entry. Who is called off meanwhile has stored it all the same."""
@@ -338,6 +358,7 @@ class Accounts:
         self._records[claim.id] = record
         self._entries[claim.id] = entry
         self._favours = None
+        self._summaries.clear()
 
 
 def _name(claim: Claim) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from gridcloud.clock import Clock
@@ -11,29 +12,31 @@ from gridcloud.errors import GridcloudError, InvalidRequest, Malformed, NoCapaci
 from gridcloud.federation import leases
 from gridcloud.federation.encoding import milliseconds
 from gridcloud.federation.leases import Ask, Offers, read_message, write_message
-from gridcloud.federation.wishes import Wish
+from gridcloud.federation.wishes import Capacity, Wish
 from gridcloud.grid.neighbours import Neighbours
+from gridcloud.grid.prospects import Prospects
 from gridcloud.grid.wishes import (
     ASKED_FOR,
     MEBIBYTE,
     capacity_of,
     price_of,
     read_shape,
+    shape_capacity,
     title,
 )
 from gridcloud.instances.model import Finding, Kind, Request, Shape
-from gridcloud.instances.peers import PeerOffer, Terms
+from gridcloud.instances.peers import Looked, PeerOffer, Terms
 
 __all__ = ["Enquiries", "Given"]
 
 ANSWER = 6.0
 """Seconds for a peer to say what it offers."""
-MOST = 8
-"""Institutions that are asked for one request: those whose record says that they have room come first."""
 LONGEST = 86_400_000
 """Milliseconds that a lease may at most stay ours after its last renewal: so long it can be claimed after its end."""
 WINDOW = 3_600_000
 """Milliseconds that an offer may at most be accepted for: so long a lender that says nothing would be waited for."""
+WASTE, ROOM = 4, Capacity(millicores=64_000, memory=512 << 10, gpus=8)
+"""No machine is taken that has more than so many times what is wished and this beside: we would owe it all."""
 FRESH = 5000
 """Milliseconds that an offer must still be good for to be accepted without asking again."""
 
@@ -55,27 +58,11 @@ class Enquiries:
         self, neighbours: Neighbours, clock: Clock, groups: Groups, currency: Callable[[], str]
     ) -> None:
         self._neighbours = neighbours
+        self._prospects = Prospects(neighbours)
         self._clock = clock
         self._groups = groups
         self._currency = currency
-        self._given: dict[tuple[str, str, str], Given] = {}
-
-    def peers(self, terms: Terms) -> list[str]:
-        """Return whom an entry of the configuration asks. Raises NotFound, InvalidSettings for one that is unknown."""
-        if not self._neighbours.initialised:
-            return []
-        members = self._neighbours.members()
-        if terms.institution:
-            found = [self._neighbours.find(terms.institution)]
-        else:
-            profiles = self._neighbours.profiles()
-            roomy = {one for one in profiles if any(room.free.millicores for room in profiles[one].rooms)}
-            found = sorted(members, key=lambda one: (one not in roomy, members[one].name, one))
-        if terms.community:
-            common = {one.community for one in self._neighbours.communities() if one.name == terms.community}
-            common.add(terms.community)
-            found = [one for one in found if self._neighbours.communities_of(one) & common]
-        return found[:MOST]
+        self._given: dict[tuple[str, str, str, Capacity, str], Given] = {}
 
     def name_of(self, institution: str) -> str:
         """Return what an institution is called."""
@@ -103,24 +90,35 @@ class Enquiries:
     async def offers(self, terms: Terms, request: Request, owner: str) -> list[PeerOffer]:
         """Ask all that an entry asks; see `instances.peers.Peers.offers`."""
         wish = await self.wish(terms, request, owner, "offers")
-        answers = await asyncio.gather(*(self._ask_one(one, wish, request) for one in self.peers(terms)))
+        asked = self._prospects.choose(terms, request)
+        answers = await asyncio.gather(*(self._ask_one(one, wish, request) for one in asked))
         return [offer for answer in answers for offer in answer]
 
-    async def offer(self, institution: str, wish: Wish, called: str) -> leases.Offer:
-        """Return an offer to be accepted: a recent one, or a new one. Raises NoCapacity, Transient."""
-        known = self._given.get((institution, _key(wish), called))
+    async def offer(self, wish: Wish, looked: Looked) -> leases.Offer:
+        """Return the offer that was looked at, to be accepted: a recent one, or a new one of the same machine at the
+        same price. Raises NoCapacity, Transient."""
+        place = (
+            looked.institution,
+            _key(wish),
+            looked.title,
+            shape_capacity(looked.shape),
+            looked.asked,
+        )
+        known = self._given.get(place)
         now = milliseconds(self._clock.now())
         if known is not None and known.offer.before > now + FRESH and known.wish.seconds >= wish.seconds:
             return known.offer
-        answer = await self.ask(institution, wish)
-        fitting = [one for one in answer.offers if wish.capacity.fits(one.capacity)]
-        if answer.refusal or not fitting:
+        answer = await self.ask(looked.institution, wish)
+        if answer.refusal or not answer.offers:
             raise NoCapacity(answer.refusal or "nothing that fits is offered any more")
-        return next((one for one in fitting if one.shape == called), fitting[0])
+        same = [one for one in answer.offers if _place(looked.institution, wish, one) == place]
+        if not same:
+            raise NoCapacity(f"{self.name_of(looked.institution)} no longer offers it as it was looked at")
+        return same[0]
 
-    def forget(self, institution: str, wish: Wish, called: str) -> None:
+    def forget(self, institution: str, wish: Wish, offer: leases.Offer) -> None:
         """Ask anew for what was refused when it was accepted."""
-        self._given.pop((institution, _key(wish), called), None)
+        self._given.pop(_place(institution, wish, offer), None)
 
     async def ask(self, institution: str, wish: Wish) -> Offers:
         """Ask one. Raises what `Caller.ask` raises, Malformed."""
@@ -132,16 +130,18 @@ class Enquiries:
             raise Malformed(f"{self.name_of(institution)} answers a question with {kind}")
         now = milliseconds(self._clock.now())
         offers = tuple(one for one in answer.offers if one.ttl <= LONGEST and one.before <= now + WINDOW)
-        answer = answer.model_copy(update={"offers": offers})
+        sane = tuple(one for one in offers if one.capacity.fits(wish.capacity.times(WASTE) + ROOM))
+        wasteful = "offers only machines far larger than what is asked for" if offers and not sane else ""
+        answer = answer.model_copy(update={"offers": sane, "refusal": answer.refusal or wasteful})
         self._given = {key: one for key, one in self._given.items() if one.offer.before > now}
         if not answer.refusal:
             for offer in answer.offers:
-                self._given[institution, _key(wish), offer.shape] = Given(wish, offer)
+                self._given[_place(institution, wish, offer)] = Given(wish, offer)
         return answer
 
     async def check(self, terms: Terms) -> list[Finding]:
         """Ask each for a little."""
-        subjects = self.peers(terms)
+        subjects = self._prospects.choose(terms, Request())
         if not subjects:
             remedy = "Invite one, or join a community: gridcloud grid invite"
             return [
@@ -202,17 +202,11 @@ class Enquiries:
         for offer in fitting:
             kind, called = read_shape(offer.shape)
             price, priced = price_of(offer, self._currency())
-            shape = Shape(
-                name=called,
-                cpus=wish.capacity.millicores / 1000,
-                memory=wish.capacity.memory * MEBIBYTE,
-                gpus=wish.capacity.gpus,
-                gpu_model=request.gpu_model,
-            )
             terms = f"for {offer.seconds / 3600:.3g} h at most"
-            found.append(
-                PeerOffer(institution, name, where, kind, offer.shape, shape, price, priced, terms=terms)
+            made = PeerOffer(
+                institution, name, where, kind, offer.shape, _shape(offer, request, called), price, priced
             )
+            found.append(replace(made, terms=terms, asked=offer.price))
         return found
 
 
@@ -224,6 +218,11 @@ def _shape(offer: leases.Offer, request: Request, called: str) -> Shape:
         gpus=offer.capacity.gpus,
         gpu_model=request.gpu_model if offer.capacity.gpus else "",
     )
+
+
+def _place(institution: str, wish: Wish, offer: leases.Offer) -> tuple[str, str, str, Capacity, str]:
+    """Return by what an offer is remembered: what was wished of whom, and what makes it the same offer."""
+    return institution, _key(wish), offer.shape, offer.capacity, offer.price
 
 
 def _key(wish: Wish) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from gridcloud.errors import (
     Conflict,
@@ -20,7 +21,8 @@ from gridcloud.errors import (
 )
 from gridcloud.federation.communities import MemberList, draft_next, read_list, sign_list
 from gridcloud.federation.encoding import Json
-from gridcloud.federation.keys import KeyList, PrivateKey, institution_of, unsigned, verify
+from gridcloud.federation.keys import KeyList, PrivateKey, unsigned, verify
+from gridcloud.federation.rounds import choose_round, put_out, signers_of
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
 from gridcloud.grid.links import LinkBook
@@ -31,8 +33,8 @@ log = logging.getLogger(__name__)
 
 PROPOSE, PROPOSAL = "community.propose", "community.proposal"
 """Both have the body `{list}`: a list with the signatures that the sender knows; the second answers the first."""
-WAITING = 8
-"""Drafts of one community that are kept at a time."""
+WAITING, WAITING_EACH = 16, 4
+"""Drafts of one community that are kept at a time, and of those that the same members signed."""
 
 
 class Assent:
@@ -54,7 +56,7 @@ class Assent:
     async def propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         """Put a list forward, signed by us where the root key is given; None when it is in force already.
 
-        Raises Conflict while another one waits, since nobody signs two of one number.
+        Raises Conflict while another one waits that may still come into force: see `rounds`.
         """
         async with held.agreeing:
             return await self._propose(held, draft, root)
@@ -68,10 +70,11 @@ class Assent:
         """Sign what we had decided to sign when we were killed: nothing else of its number can be signed here."""
         async with held.agreeing:
             held.drop_stale()
-            decided = held.membership.state()["signed"]
+            decided = held.membership.signed
             for digest, draft in list(held.proposals.items()):
                 ours = root.public in {one.root for one in draft.signatures}
-                if decided.get(str(draft.number)) == digest and not ours:
+                newest = draft.round == max(held.membership.signed_next(), default=draft.round)
+                if newest and decided.get((draft.number, draft.round)) == digest and not ours:
                     await self._sign(held, draft, root)
 
     async def redraft(self, held: Held, root: PrivateKey | None) -> None:
@@ -106,18 +109,10 @@ class Assent:
 
     async def _propose(self, held: Held, draft: MemberList, root: PrivateKey | None) -> MemberList | None:
         held.drop_stale()
-        put_out = {one.institution for one in draft.revoked}
-        others = [
-            one
-            for digest, one in held.proposals.items()
-            # What only those wait for who are put out herewith stands in nobody's way: else they could not be.
-            if digest != draft.digest() and not _is_only_of(one, put_out)
-        ]
-        if others:
-            raise Conflict(
-                f"Another list {others[0].number} of {draft.name} waits for signatures.",
-                remedy="Have it signed first (gridcloud grid sign), then do this again.",
-            )
+        membership = held.membership
+        waiting = list(held.proposals.values())
+        turn = choose_round(membership.current, draft, waiting, membership.signed_next())
+        draft = draft.model_copy(update={"round": turn})
         held.proposals.setdefault(draft.digest(), draft)
         if root is None:
             await self._circle.save(held)
@@ -127,7 +122,7 @@ class Assent:
     async def _sign(self, held: Held, draft: MemberList, root: PrivateKey) -> MemberList | None:
         if draft.digest() not in held.proposals:
             raise NotFound(f"That list of {draft.name} does not wait any more.")
-        held.membership.may_sign(draft)
+        held.membership.may_sign(draft, list(held.proposals.values()))
         await self._circle.save(held)  # what we sign is on the disk before anybody else has the signature
         known = held.proposals.get(draft.digest())
         if known is None:
@@ -175,8 +170,6 @@ class Assent:
         if draft.number != current.number + 1 or draft.previous != current.digest():
             raise Conflict(f"List {draft.number} of {current.name} does not follow on list {current.number}.")
         known = held.proposals.get(draft.digest())
-        if known is None and len(held.proposals) >= WAITING:
-            raise Throttled(f"{WAITING} lists of {current.name} wait already.")
         believed = {member.root for member in current.members}
         signatures = {one.root: one for one in (known.signatures if known else ())}
         document = unsigned(draft.document())
@@ -189,12 +182,30 @@ class Assent:
             signatures[one.root] = one
         if not signatures:
             raise Forged(f"nobody signed list {draft.number} of {current.name}")
-        busy = {one.root for other in held.proposals.values() for one in other.signatures}
-        if known is None and set(signatures) <= busy:
-            raise Conflict(f"Who signed list {draft.number} of {current.name} signed another of that number.")
-        merged = tuple(one for _, one in sorted(signatures.items()))
-        held.proposals[draft.digest()] = draft.model_copy(update={"signatures": merged})
+        draft = draft.model_copy(update={"signatures": tuple(one for _, one in sorted(signatures.items()))})
+        if known is None:
+            self._make_room(held, draft)
+        held.proposals[draft.digest()] = draft
         await self._settle(held)
+
+    def _make_room(self, held: Held, draft: MemberList) -> None:
+        """Bound what waits: whoever signs much has only what it signed itself let go. Raises Conflict, Throttled."""
+        waiting, name = held.proposals, f"list {draft.number} of {draft.name}"
+        ours = signers_of(draft)
+        if draft.round > 1 + max((one.round for one in waiting.values()), default=-1):
+            raise Conflict(f"No {name} of the round before that of this one is known here.")
+        if ours <= {who for one in waiting.values() if one.round == draft.round for who in signers_of(one)}:
+            raise Conflict(f"Who signed {name} signed another of that round.")
+        count = Counter(who for one in waiting.values() for who in signers_of(one))
+        gone = put_out(held.membership.current, draft)
+        many = all(count[who] >= WAITING_EACH for who in ours)
+        if not many and len(waiting) < WAITING:
+            return
+        less = ours if many else gone
+        found = [digest for digest, one in waiting.items() if one.signatures and signers_of(one) <= less]
+        if not found:
+            raise Throttled(f"{len(waiting)} lists of {draft.name} wait already.")
+        del waiting[min(found, key=lambda digest: waiting[digest].round)]
 
     async def _settle(self, held: Held) -> None:
         """Put in force what enough members signed; store what is now."""
@@ -202,11 +213,10 @@ class Assent:
         threshold = held.membership.current.threshold
         done = [one for one in held.proposals.values() if len(one.signatures) >= threshold]
         if done:
-            former = {one.institution for one in held.membership.current.revoked}
+            gone = put_out(held.membership.current, done[0])
             held.membership.offer(done[0])
             log.info("list %s of %s is in force", done[0].number, done[0].name)
-            put_out = {one.institution for one in done[0].revoked} - former
-            for keys in [held.gossip.keys[who] for who in put_out if who in held.gossip.keys]:
+            for keys in [held.gossip.keys[who] for who in gone if who in held.gossip.keys]:
                 task = asyncio.create_task(self._tell(keys, done[0]), name="grid: farewell")
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)
@@ -237,9 +247,3 @@ class Assent:
             self._links.refused(refusal, who)
         except GridcloudError as error:
             log.info("list %s of %s is not shown to %s: %s", draft.number, draft.name, who, error)
-
-
-def _is_only_of(draft: MemberList, institutions: Container[str]) -> bool:
-    """Say whether a draft was signed, and by none but these."""
-    signers = [institution_of(one.root) for one in draft.signatures]
-    return bool(signers) and all(one in institutions for one in signers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,9 +12,11 @@ from gridcloud.errors import Conflict, NotFound
 from gridcloud.federation.borrowing import Borrowed, BorrowedState
 from gridcloud.store import Entry, Record, Store
 
-__all__ = ["Borrowing", "Borrowings"]
+__all__ = ["KEPT", "Borrowing", "Borrowings"]
 
 OVER = BorrowedState.OVER
+KEPT = timedelta(days=180)
+"""For so long after its end a lease is remembered, so that what its lender claims of it can be compared with it."""
 
 
 class Borrowing(BaseModel):
@@ -73,6 +77,24 @@ class Borrowings:
         while (one := await self.find(f"{need}-{len(found)}")) is not None:
             found.append(one)
         return found
+
+    async def prune(self, now: datetime) -> int:
+        """Drop what was over for longer than `KEPT`, all leases of an instance at once; return how many leases.
+
+        A lease is numbered by those before it of the same instance: while one of them is kept, all are.
+        """
+        over: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in await self._store.find("borrowed", states=[OVER]):
+            over[Borrowing.model_validate(record.body).need].append(record)
+        live = {one.need for one in self._known.values()}
+        old = [
+            records
+            for need, records in over.items()
+            if need not in live and all(one.updated + KEPT < now for one in records)
+        ]
+        for record in (one for records in old for one in reversed(records)):
+            await self._store.delete(record)
+        return sum(map(len, old))
 
     async def put(self, one: Borrowing) -> None:
         """Store one, with an event where its state changed. Who is called off meanwhile has stored it all the same."""

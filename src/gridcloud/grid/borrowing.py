@@ -17,8 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import asyncssh
-
 from gridcloud.clock import Clock
 from gridcloud.connections.driver import Forward
 from gridcloud.connections.model import Socket, SSHAddress
@@ -40,9 +38,10 @@ from gridcloud.grid.asking import Enquiries
 from gridcloud.grid.borrowed import Borrowing, Borrowings
 from gridcloud.grid.handover import STREAM, principal_of
 from gridcloud.grid.neighbours import Neighbours
+from gridcloud.identity.public_keys import read_public_key
 from gridcloud.instances import peers
 from gridcloud.instances.model import Finding, Phase, Request, Spec
-from gridcloud.instances.peers import BorrowedMachine, PeerOffer
+from gridcloud.instances.peers import BorrowedMachine, Looked, PeerOffer
 from gridcloud.store import Store
 
 __all__ = ["BorrowingDesk"]
@@ -57,6 +56,8 @@ LONGEST_PAUSE = 10.0
 """Seconds between two times that something is said again, at most."""
 CERTAIN = 15.0
 """Seconds for which a lease that is given back is waited for to be free at its lender."""
+PRUNE = 86400.0
+"""Seconds between two looks for leases that ended long ago."""
 BLOCK = 256 << 10
 
 State = BorrowedState
@@ -96,10 +97,12 @@ class BorrowingDesk:
         self._changed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._due: list[Callable[[Borrowing], Awaitable[None]]] = []
         self._loop: asyncio.Task[None] | None = None
+        self._pruned = 0.0
 
     async def load(self) -> None:
         """Take up every lease that is stored: before anybody asks what there is."""
         await self._taken.load()
+        await self._prune()
         for one in self._taken.live():
             await self._see_to_door(one)
 
@@ -143,8 +146,9 @@ class BorrowingDesk:
         """See `instances.peers.Peers`."""
         return await self._enquiries.check(terms)
 
-    async def accept(self, terms: peers.Terms, spec: Spec, institution: str, title: str) -> str:
+    async def accept(self, terms: peers.Terms, spec: Spec, looked: Looked) -> str:
         """Borrow a machine for an instance; see `instances.peers.Peers`."""
+        institution = looked.institution
         async with self._needs.setdefault(spec.id, asyncio.Lock()):
             for one in self._taken.of(spec.id):
                 if one.lease.state in LIVE:
@@ -152,7 +156,7 @@ class BorrowingDesk:
                         raise Conflict(f"{spec.id} has a machine of another institution still.")
                     return one.lease.id
             wish = await self._enquiries.wish(terms, spec.request, spec.owner, spec.id)
-            offer = await self._enquiries.offer(institution, wish, title)
+            offer = await self._enquiries.offer(wish, looked)
             former = await self._taken.former(spec.id)
             message = Accept(lease=f"{spec.id}-{len(former)}", wish=wish, offer=offer)
             step = borrowing.accept(institution, message, [one.lease for one in self._taken.live()])
@@ -162,7 +166,7 @@ class BorrowingDesk:
             await self._say(taken.lease.id, institution, step.say)
             now = await self._taken.find(taken.lease.id)
             if now is not None and now.lease.state is State.OVER:
-                self._enquiries.forget(institution, wish, title)
+                self._enquiries.forget(institution, wish, offer)
                 why = now.lease.why or str(now.lease.reason)
                 raise NoCapacity(f"{self._enquiries.name_of(institution)}: {why}")
             return taken.lease.id
@@ -262,11 +266,21 @@ class BorrowingDesk:
                     log.warning("lease %s: %s", one.lease.id, error)
                 except Exception:  # a fault of ours at one lease must not leave the others to nobody
                     log.exception("lease %s failed", one.lease.id)
+            if self._clock.monotonic() - self._pruned >= PRUNE:
+                await self._prune()
             self._taken.kept.clear()
             if self._taken.live():
                 await self._clock.sleep(self._every)
             else:  # most services borrow nothing most of the time
                 await self._taken.kept.wait()
+
+    async def _prune(self) -> None:
+        self._pruned = self._clock.monotonic()
+        try:
+            if count := await self._taken.prune(self._clock.now()):
+                log.info("%d leases that ended long ago are forgotten", count)
+        except GridcloudError as error:
+            log.warning("leases that ended long ago: %s", error)
 
     async def _look(self, lease: str) -> None:
         """Do what the time asks for; say again what was not heard, now and then."""
@@ -363,9 +377,9 @@ class BorrowingDesk:
     def _address(self, one: Borrowing, name: str) -> SSHAddress | None:
         told = one.lease.connection
         try:
-            key = asyncssh.import_public_key(told.get("host_key", ""))
+            key = read_public_key(told.get("host_key", ""))
             line = " ".join(key.export_public_key().decode().split()[:2])
-        except (asyncssh.KeyImportError, ValueError, OverflowError):  # the last for numbers below nought
+        except InvalidRequest:
             return None
         return SSHAddress(
             # What an institution calls itself is any text; a host's name is not.
@@ -391,6 +405,7 @@ _ENDINGS = {
     Reason.EXPIRED: "it could not be renewed in time",
     Reason.RECLAIMED: "it was taken back by its owner",
     Reason.REFUSED: "it was refused",
+    Reason.CHANGED: "it was no longer to be had as it was offered",
     Reason.FAILED: "it could not be started",
     Reason.LOST: "its machine died",
     Reason.UNKNOWN: "its owner knows it no longer",

@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from yarl import URL
 
 from gridcloud.agents.dialling import SocketMessages
+from gridcloud.agents.outward import environment_proxy, kept_alive, stay
 from gridcloud.agents.splicing import MESSAGE, pair, splice
 from gridcloud.clock import Clock
-from gridcloud.connections.keepalive import keep_alive
 from gridcloud.errors import (
     ClockSkew,
     ConnectionLost,
@@ -37,6 +38,7 @@ from gridcloud.errors import (
 from gridcloud.federation.encoding import MAXIMUM_BYTES, Json
 from gridcloud.federation.keys import KeyList, PrivateKey
 from gridcloud.grid.certificates import host_name
+from gridcloud.grid.destinations import Destinations
 from gridcloud.grid.links import LinkBook
 from gridcloud.grid.mail import Mail
 from gridcloud.grid.model import Way
@@ -62,6 +64,7 @@ class _Attempt:
     way: Way
     where: str
     session: aiohttp.ClientSession
+    proxy: URL | None = None
 
 
 class _RelayedConnector(aiohttp.BaseConnector):
@@ -98,13 +101,16 @@ class _RelayedConnector(aiohttp.BaseConnector):
 class Caller:
     """Reaches members by their ids. `Office.caller` is the one to use."""
 
-    def __init__(self, links: LinkBook, clock: Clock) -> None:
+    def __init__(self, links: LinkBook, clock: Clock, destinations: Destinations) -> None:
         self._links = links
         self._clock = clock
+        self._destinations = destinations
         self._seal: Seal | None = None
         self._mail: Mail | None = None
         self._own_relay: Callable[[str], Awaitable[socket.socket]] | None = None
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self.find: Callable[[str], Awaitable[None]] | None = None
+        """Looks up a member of whom no record is here, which may have moved since there was one."""
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
         self._through: dict[tuple[str, str], aiohttp.ClientSession] = {}
         self._carrying: set[asyncio.Task[None]] = set()
 
@@ -135,6 +141,7 @@ class Caller:
         _, mail = self._ready()
         theirs = mail.keys_for_calling(institution)
         async with _within(institution, timeout):
+            await self._look_up(institution)
             try:
                 return await self._ask(theirs, kind, body)
             except Untrusted as refusal:
@@ -169,6 +176,7 @@ class Caller:
         theirs = mail.keys_for_calling(institution)
         path = f"/grid/1/streams/{quote(name, safe='')}/{quote(id, safe='')}"
         async with _within(institution, timeout):
+            await self._look_up(institution)
             websocket = await self.open_websocket(theirs, path)
         return self._carry(websocket, *await pair())
 
@@ -182,8 +190,10 @@ class Caller:
         for attempt in self._attempts(who, stream=True, direct=direct):
             context = await seal.calling(theirs)
             try:
+                self._check(attempt)
                 websocket = await attempt.session.ws_connect(
                     attempt.url + path,
+                    proxy=attempt.proxy,
                     ssl=context,
                     server_hostname=host_name(who),
                     max_msg_size=MESSAGE + 4096,
@@ -197,6 +207,11 @@ class Caller:
             self._links.reached(who, attempt.way, attempt.where)
             return websocket
         raise self._unreached(who, failures)
+
+    async def _look_up(self, who: str) -> None:
+        _, mail = self._ready()
+        if self.find is not None and mail.circle.profile(who) is None:
+            await self.find(who)
 
     # One message -----------------------------------------------------------------------------------------------
 
@@ -219,6 +234,7 @@ class Caller:
         sent = False
         for attempt in self._attempts(who, guest):
             try:
+                self._check(attempt)
                 status, answer, again = await self._post_surely(attempt, who, data, context)
             except _MISSED as error:
                 failures.append(self._missed(who, attempt, error))
@@ -243,7 +259,7 @@ class Caller:
                 raise
             return envelope.kind, envelope.body
         if refusals:
-            self._links.failed(who, refusals[-1].message)
+            self._links.failed(who, refusals[-1].message, known=False)
             raise refusals[-1]
         raise self._unreached(who, failures)
 
@@ -264,6 +280,7 @@ class Caller:
     ) -> tuple[int, bytes]:
         async with attempt.session.post(
             f"{attempt.url}/grid/1/messages",
+            proxy=attempt.proxy,
             data=data,
             ssl=context,
             server_hostname=host_name(who),
@@ -298,16 +315,22 @@ class Caller:
     ) -> list[_Attempt]:
         """Return the ways to a member: its addresses, then its relays; for a while after a failure the other way."""
         _, mail = self._ready()
-        ways = [
-            _Attempt(one.rstrip("/"), Way.DIRECT, one, self._direct(stream=stream))
-            for one in guest or mail.circle.addresses(who)
-        ]
+        ways = [self._way(one, stream=stream) for one in guest or mail.circle.addresses(who)]
         relayed = [
             _Attempt(f"https://{host_name(who)}", Way.RELAYED, relay, self._relayed(relay, who))
             for relay in (() if guest or direct else mail.circle.relays(who))
             if relay in mail.circle.members() or relay == mail.circle.me
         ]
         return [*relayed, *ways] if self._links.prefers_relays(who) else [*ways, *relayed]
+
+    def _way(self, address: str, *, stream: bool) -> _Attempt:
+        proxy = environment_proxy(address)
+        session = self._direct(stream=stream, proxied=proxy is not None)
+        return _Attempt(address.rstrip("/"), Way.DIRECT, address, session, proxy)
+
+    def _check(self, attempt: _Attempt) -> None:
+        if attempt.proxy is not None:
+            self._destinations.check_named(attempt.url)
 
     def _missed(self, who: str, attempt: _Attempt, error: Exception) -> str:
         if attempt.way is Way.DIRECT:
@@ -325,7 +348,7 @@ class Caller:
                 timeout=aiohttp.ClientTimeout(total=None),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                middlewares=(_keep_to,),
+                middlewares=(stay,),
             )
         return self._through[relay, who]
 
@@ -349,24 +372,26 @@ class Caller:
         task.add_done_callback(self._carrying.discard)
         return one
 
-    def _direct(self, *, stream: bool) -> aiohttp.ClientSession:
-        """Return what connects to addresses: a few connections to each for messages, and one for each stream."""
-        if stream not in self._sessions:
-            self._sessions[stream] = aiohttp.ClientSession(
+    def _direct(self, *, stream: bool, proxied: bool) -> aiohttp.ClientSession:
+        """Return what connects to addresses: a few connections to each for messages, and one for each stream.
+
+        To the environment's proxy it connects wherever that is; to members where they may be.
+        """
+        if (stream, proxied) not in self._sessions:
+            self._sessions[stream, proxied] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=0,
                     limit_per_host=0 if stream else AT_ONCE,
                     keepalive_timeout=IDLE,
-                    socket_factory=_kept_alive,
+                    socket_factory=kept_alive if proxied else self._destinations.open,
                     resolver=aiohttp.ThreadedResolver(),
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-                trust_env=True,  # HTTPS_PROXY and NO_PROXY
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                middlewares=(_keep_to,),
+                middlewares=(stay,),
             )
-        return self._sessions[stream]
+        return self._sessions[stream, proxied]
 
     def _ready(self) -> tuple[Seal, Mail]:
         if self._seal is None or self._mail is None:
@@ -386,6 +411,7 @@ class Caller:
         try:
             async with attempt.session.get(
                 attempt.url + path,
+                proxy=attempt.proxy,
                 ssl=await seal.calling(theirs),
                 server_hostname=host_name(theirs.institution),
                 allow_redirects=False,
@@ -393,20 +419,6 @@ class Caller:
                 return _told(theirs.institution, error.status, await _bounded(response))
         except _MISSED:
             return _told(theirs.institution, error.status, b"")
-
-
-async def _keep_to(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Have a member send us nowhere else: its redirections are not followed, which `ws_connect` cannot be told, and
-    could name any service that only we reach. It is told no password either, which aiohttp finds in ~/.netrc.
-    """
-    request.headers.pop("Authorization", None)
-    response = await handler(request)
-    if 300 <= response.status < 400:
-        response.close()
-        raise aiohttp.ClientError(f"it redirects elsewhere (HTTP status {response.status})")
-    return response
 
 
 @asynccontextmanager
@@ -428,6 +440,8 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
+YEARS = 10**9
+"""Seconds that nobody waits, and by which no clock is off."""
 _SAID = frozenset(
     {
         "Throttled",
@@ -452,7 +466,8 @@ def _told(who: str, status: int, answer: bytes) -> GridcloudError:
         error = GridcloudError(f"HTTP status {status}")
     words = "".join(one if one.isprintable() else "�" for one in error.message)[:300]
     seconds = error.details.get("seconds")
-    details = {"seconds": seconds} if isinstance(seconds, int | float) else {}
+    plausible = isinstance(seconds, int | float) and abs(seconds) < YEARS  # also not what is no number
+    details = {"seconds": seconds} if plausible else {}
     kind = type(error)
     if not (isinstance(error, MessageRefused) or kind.__name__ in _SAID):
         kind = MessageRefused if status == 403 else Unavailable
@@ -481,10 +496,3 @@ def _is_distrust(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientOSError | ConnectionResetError) and not isinstance(
         error, aiohttp.ClientConnectorError
     )
-
-
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    connection = socket.socket(family, kind, protocol)
-    keep_alive(connection)
-    return connection

@@ -35,6 +35,7 @@ __all__ = [
     "issue",
     "proven",
     "server_context",
+    "trust",
 ]
 
 LIFETIME = timedelta(hours=48)
@@ -94,7 +95,7 @@ def client_context(keys: Iterable[str], ours: Certificate | None, folder: Path) 
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    _trust(context, keys)
+    trust(context, keys)
     if ours is not None:
         _show(context, ours, folder)
     return context
@@ -106,7 +107,7 @@ def server_context(keys: Iterable[str], ours: Certificate, folder: Path) -> ssl.
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0  # a resumed connection would not be looked at again
-    _trust(context, keys)
+    trust(context, keys)
     _show(context, ours, folder)
     return context
 
@@ -131,7 +132,7 @@ def _signer(data: bytes) -> tuple[str, str]:
         subject = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
         public = Ed25519PublicKey.from_public_bytes(from_text(key, 32))
         public.verify(certificate.signature, certificate.tbs_certificate_bytes)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise Malformed("the certificate does not name a service key as its issuer") from error
     except InvalidSignature as error:
         raise Forged("the certificate was not signed by the service key that it names") from error
@@ -158,7 +159,8 @@ def _anchor(key: str) -> bytes:
     )
 
 
-def _trust(context: ssl.SSLContext, keys: Iterable[str]) -> None:
+def trust(context: ssl.SSLContext, keys: Iterable[str]) -> None:
+    """Have a context trust these service keys too, for connections that begin from now on."""
     anchors = b"".join(_anchors(keys))
     if anchors:
         context.load_verify_locations(cadata=anchors)

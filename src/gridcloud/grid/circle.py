@@ -10,12 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
 from gridcloud.federation.communities import Member, MemberList, read_list
-from gridcloud.federation.encoding import Json, milliseconds
+from gridcloud.federation.encoding import Json, digest, milliseconds
 from gridcloud.federation.envelopes import Signers
 from gridcloud.federation.gossip import Gossip
 from gridcloud.federation.invitations import InvitationBook
-from gridcloud.federation.keys import KeyList, newer_key_list
-from gridcloud.federation.membership import Membership, signers
+from gridcloud.federation.keys import KeyList, newer_key_list, unsigned
+from gridcloud.federation.membership import Membership, signer, signers
 from gridcloud.federation.records import Profile, Record
 from gridcloud.grid.seal import good_keys
 from gridcloud.store import Store
@@ -24,7 +24,9 @@ from gridcloud.store.model import Record as Stored
 __all__ = ["Circle", "Held"]
 
 SELF, COMMUNITY, HEARD, BOOK = "grid.self", "grid.community", "grid.heard", "grid.invitations"
-"""Kinds of what is stored. `HEARD` holds members' records, which come again by gossip; it is written now and then."""
+LIST = "grid.list"
+"""Kinds of what is stored. `HEARD` holds members' records, which come again by gossip; it is written now and then.
+`LIST` is one list of members, each by itself: a community has many, and only the newest is new."""
 OWNER = "grid"
 ONLY = "self"
 
@@ -46,6 +48,8 @@ class Held:
     """Where who invited us is reached, by its invitation."""
     guests: dict[str, Member] = field(default_factory=dict)
     """Who used an invitation of ours and is on no list yet."""
+    noted: dict[str, Record] = field(default_factory=dict)
+    """Of which records `places` knows."""
     places: dict[str, Whereabouts] = field(default_factory=dict)
     """Where members were by their newest records, which are over sooner than everybody has moved."""
     forked: str = ""
@@ -84,9 +88,9 @@ class Held:
         }
 
     def state(self) -> Json:
-        """Return it as it is stored; records of members are stored by themselves."""
+        """Return it as it is stored; lists and records of members are stored by themselves."""
         return {
-            "membership": self.membership.state(),
+            "membership": self.membership.state(lists=False),
             "keys": [keys.document() for keys in self.gossip.keys.values()],
             "proposals": [draft.document() for draft in self.proposals.values()],
             "hosts": {who: list(addresses) for who, addresses in self.hosts.items()},
@@ -99,7 +103,7 @@ class Held:
         return (
             self.membership.digest,
             tuple(one.institution for one in self.membership.leaves),
-            str(self.membership.state()["signed"]) if self.proposals else "",
+            tuple(self.membership.signed.items()) if self.proposals else (),
             tuple(sorted((who, keys.serial) for who, keys in self.gossip.keys.items())),
             tuple(sorted((digest, len(draft.signatures)) for digest, draft in self.proposals.items())),
             tuple(sorted(self.hosts.items())),
@@ -119,7 +123,9 @@ class Circle:
         self._book_lock = asyncio.Lock()
         self._listeners: list[Callable[[str], Awaitable[None]]] = []
         self._heard: dict[str, Stored] = {}
+        self._lists: dict[str, dict[int, tuple[MemberList, Stored]]] = {}
         self._heard_lock = asyncio.Lock()
+        self._profiles: dict[str, tuple[Record, Profile]] = {}
         self.keys: KeyList | None = None
         """Our key list in force; None before `begin`."""
         self.name = ""
@@ -133,13 +139,15 @@ class Circle:
         for one in await self._store.find(BOOK):
             self._book_stored, self.book = one, InvitationBook.of(one.body)
         self._heard = {one.id: one for one in await self._store.find(HEARD)}
+        lists = await self._load_lists()
         for one in await self._store.find(COMMUNITY):
             records = self._heard[one.id].body["records"] if one.id in self._heard else []
             body = one.body
+            membership = body["membership"] | {"lists": lists.get(one.id, [])}
             held = Held(
                 Gossip.of(
                     self.me,
-                    {"membership": body["membership"], "keys": body["keys"], "records": records},
+                    {"membership": membership, "keys": body["keys"], "records": records},
                 ),
                 {draft.digest(): draft for draft in map(read_list, body["proposals"])},
                 {who: tuple(addresses) for who, addresses in body["hosts"].items()},
@@ -151,6 +159,12 @@ class Circle:
                 held.places = _places(self._heard[one.id].body["places"])
             held.saved = held.mark()
             self.held[one.id] = held
+            rows = self._lists[one.id]
+            for found in held.membership.lists:
+                rows[found.number] = (found, rows[found.number][1])
+            await self._drop_other_lists(held)
+        for community in set(self._lists) - set(self.held):  # we were killed while it came, or went
+            await self._drop_lists(community)
         await self.forget_ended()
 
     # Ourselves -------------------------------------------------------------------------------------------------
@@ -203,6 +217,7 @@ class Circle:
         if held.community in self.held:
             raise Conflict(f"{held.membership.current.name} is a community of ours already.")
         held.gossip.learn(self.our_keys())
+        await self._save_lists(held)
         held.stored = await self._store.insert(COMMUNITY, held.community, OWNER, "here", held.state())
         held.saved = held.mark()
         self.held[held.community] = held
@@ -224,9 +239,47 @@ class Circle:
             if held.mark() == held.saved or self.held.get(held.community) is not held or held.stored is None:
                 return False
             mark, state = held.mark(), held.state()
+            await self._save_lists(held)
             held.stored = await self._store.update(held.stored, body=state)
             held.saved = mark
             return True
+
+    async def _load_lists(self) -> dict[str, list[Json]]:
+        """Return the lists of each community as they follow on each other, oldest first."""
+        rows = sorted(await self._store.find(LIST), key=lambda row: int(row.body["number"]))
+        found: dict[str, list[Json]] = {}
+        for row in rows:
+            one = read_list(row.body)
+            self._lists.setdefault(one.community, {})[one.number] = (one, row)
+            chain = found.setdefault(one.community, [])
+            # We were killed while going over to another branch: what is left of the old one does not follow on it.
+            if not chain or (one.number, one.previous) == (chain[-1]["number"] + 1, _digest(chain[-1])):
+                chain.append(row.body)
+        return found
+
+    async def _save_lists(self, held: Held) -> None:
+        rows = self._lists.setdefault(held.community, {})
+        lists = {one.number: one for one in held.membership.lists}
+        for number, one in sorted(lists.items()):
+            known = rows.get(number)
+            if known is None:
+                name = f"{held.community}-{number}"
+                row = await self._store.insert(LIST, name, OWNER, "here", one.document())
+            elif known[0] is not one:
+                row = await self._store.update(known[1], body=one.document())
+            else:
+                continue
+            rows[number] = (one, row)
+        await self._drop_other_lists(held)
+
+    async def _drop_other_lists(self, held: Held) -> None:
+        rows = self._lists[held.community]
+        for number in set(rows) - {one.number for one in held.membership.lists}:
+            await self._store.delete(rows.pop(number)[1])
+
+    async def _drop_lists(self, community: str) -> None:
+        for _, row in self._lists.pop(community, {}).values():
+            await self._store.delete(row)
 
     async def _save_book(self) -> None:
         async with self._book_lock:
@@ -266,6 +319,7 @@ class Circle:
         if held is not None and held.stored is not None:
             async with held.lock:
                 await self._store.delete(held.stored)
+                await self._drop_lists(community)
         async with self._heard_lock:
             heard = self._heard.pop(community, None)
             if heard is not None:
@@ -325,6 +379,15 @@ class Circle:
         """Return whose messages and documents are believed now."""
         return signers(self.memberships(), self.known_keys(), self.now())
 
+    def signer(self, who: str) -> Signers:
+        """Return what `signers` says of one institution: what a message needs, however many members there are."""
+        return signer(self.memberships(), self.keys_of(who), who, self.now())
+
+    def keys_of(self, who: str) -> KeyList | None:
+        """Return the newest key list of an institution; None when none is known."""
+        found = [held.gossip.keys[who] for held in self.held.values() if who in held.gossip.keys]
+        return max(found, key=lambda one: one.serial, default=None)
+
     def trusted_keys(self) -> dict[str, str]:
         """Return whose each good service key of a member is now."""
         now = self.now()
@@ -337,16 +400,35 @@ class Circle:
         found: dict[str, Record] = {}
         for held in self.held.values():
             members = held.membership.members(now)
-            for who, record in held.gossip.records.items():
+            for who, record in held.gossip.known().items():
                 newer = who not in found or found[who].serial < record.serial
                 if newer and who in members and record.expires > now:
                     found[who] = record
         return found
 
+    def profiles(self) -> dict[str, Profile]:
+        """Return what those of others say; each is read once, and is the same object until a newer one comes."""
+        known = self._profiles
+        self._profiles = {
+            who: (
+                record,
+                known[who][1] if who in known and known[who][0] is record else record.read_profile(),
+            )
+            for who, record in self.records().items()
+            if who != self.me
+        }
+        return {who: profile for who, (_, profile) in self._profiles.items()}
+
     def profile(self, institution: str) -> Profile | None:
         """Return what the newest record of a member says; None when there is none."""
-        record = self.records().get(institution)
-        return record.read_profile() if record is not None else None
+        now = self.now()
+        found = [
+            held.gossip.known()[institution]
+            for held in self.held.values()
+            if institution in held.gossip.known() and held.membership.is_member(institution, now)
+        ]
+        newest = max(found, key=lambda one: one.serial, default=None)
+        return newest.read_profile() if newest is not None and newest.expires > now else None
 
     def addresses(self, institution: str) -> tuple[str, ...]:
         """Return where a member is reached directly: by its newest record, and its invitation where it gave us one."""
@@ -360,9 +442,11 @@ class Circle:
 
     def note_places(self, held: Held) -> None:
         """Remember where members are, by the records that were heard."""
-        for who, record in held.gossip.records.items():
-            profile = record.read_profile()
-            held.places[who] = (profile.addresses, profile.relays)
+        for who, record in held.gossip.known().items():
+            if held.noted.get(who) is not record:
+                profile = record.read_profile()
+                held.places[who] = (profile.addresses, profile.relays)
+        held.noted = dict(held.gossip.known())
 
     def _whereabouts(self, institution: str) -> Whereabouts:
         profile = self.profile(institution)
@@ -415,6 +499,10 @@ async def _surely(work: Coroutine[Any, Any, Result]) -> Result:
 
 def _places(body: dict[str, list[list[str]]]) -> dict[str, Whereabouts]:
     return {who: (tuple(addresses), tuple(relays)) for who, (addresses, relays) in body.items()}
+
+
+def _digest(document: Json) -> str:
+    return digest(unsigned(document))
 
 
 def _ourselves(name: str, keys: KeyList) -> Json:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import ipaddress
 import logging
 import socket
 import ssl
@@ -26,6 +27,7 @@ from gridcloud.errors import (
     NotFound,
     PortTaken,
     Throttled,
+    Unavailable,
     UnknownSigner,
 )
 from gridcloud.federation.allowances import Allowance
@@ -57,9 +59,11 @@ GuestHandler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 HANDSHAKES = 128
 """Connections that have not finished TLS yet; who comes when there are as many takes the place of the oldest."""
-GUESTS = 32
+HANDSHAKES_EACH = 32
+"""The same of one source: an IPv4 address, or a network /64 of IPv6, of which one computer may have all."""
+GUESTS, GUESTS_EACH = 32, 8
 GUEST_SECONDS = 30.0
-"""Connections of guests, who proved nothing, and how long each may stay."""
+"""Connections of guests, who proved nothing, in all and of one source, and how long each may stay."""
 STREAMS = 256
 """Streams of one member."""
 CONNECTIONS = STREAMS + 64
@@ -70,6 +74,8 @@ READ = 30.0
 """Seconds for a message to come in."""
 SHAKE = 15.0
 """Seconds for TLS."""
+FAULTS = 60.0
+"""Seconds between two faults of ours that are written down in full."""
 GRACE = 5.0
 """Seconds for the second end of a stream to be done after the first."""
 
@@ -109,15 +115,18 @@ class Doorway:
         self._streams: dict[str, tuple[StreamHandler, Admission | None]] = {}
         self._routes: list[web.RouteDef] = []
         self._guests_handler: GuestHandler | None = None
+        self.visited = False
+        """Whether a member or a guest has come to us since we began."""
         self._allowance = Allowance()
         self._guest_allowance = Allowance(messages=60, per_second=1, bytes_per_second=1 << 16)
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._shaking: dict[asyncio.Task[None], None] = {}
+        self._shaking: dict[asyncio.Task[None], str] = {}
         self._open: dict[str, list[asyncio.Transport]] = {}
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
         self._streaming: dict[str, set[asyncio.Task[Any]]] = {}
+        self._faulty = -FAULTS
 
     def handle(self, prefix: str, handler: MessageHandler) -> None:
         """Have messages whose kind is `prefix` or begins with `prefix.` go to `handler`; a longer prefix goes first."""
@@ -226,7 +235,11 @@ class Doorway:
             self._links.refused(UnknownSigner(f"no TLS with it: {why}"), what=f"a connection from {where}")
             return
         self._transports.add(transport)
-        self._keep(transport)
+        try:
+            self._keep(transport)
+        except BaseException:  # whom we cannot count is not let in
+            transport.abort()
+            raise
 
     def member(self, request: web.Request) -> str:
         """Return which member asks, as its certificate proved; empty for a guest. Raises as `Mail.recognise`."""
@@ -272,9 +285,13 @@ class Doorway:
             with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
-            self._shaking[task] = None
+            source = _source(str(address[0]))
+            self._shaking[task] = source
             task.add_done_callback(functools.partial(self._shaken, connection))
-            if len(self._shaking) > HANDSHAKES:
+            alike = [one for one, other in self._shaking.items() if other == source]
+            if len(alike) > HANDSHAKES_EACH:
+                alike[0].cancel()
+            elif len(self._shaking) > HANDSHAKES:
                 next(iter(self._shaking)).cancel()
 
     def _shaken(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
@@ -295,8 +312,13 @@ class Doorway:
             self._links.refused(Throttled(f"there are {CONNECTIONS} connections of it"), what="a connection")
             transport.close()
             return
-        while not key and len(there) >= GUESTS:
-            there.pop(0).close()
+        if not key:
+            source = _source_of(transport)
+            alike = [one for one in there if _source_of(one) == source]
+            crowd, most = (alike, GUESTS_EACH) if len(alike) >= GUESTS_EACH else (there, GUESTS)
+            for one in crowd[: max(0, len(crowd) + 1 - most)]:
+                one.close()
+                there.remove(one)
         self._open[key] = [*there, transport]
         if not key:
             asyncio.get_running_loop().call_later(GUEST_SECONDS, transport.close)
@@ -315,6 +337,12 @@ class Doorway:
             return web.Response(**await self._answer(request, who))
         except GridcloudError as error:
             return self.refuse(error, who)
+        except Exception:  # a fault of ours, which a member may have found and send again and again
+            now = self._clock.monotonic()
+            if now - self._faulty >= FAULTS:
+                self._faulty = now
+                log.exception("a message of %s is not answered", who or "a guest")
+            return self.refuse(Unavailable("Something is wrong here."), who)
 
     async def _answer(self, request: web.Request, who: str) -> dict[str, Any]:
         size = request.content_length
@@ -323,7 +351,7 @@ class Doorway:
         if size > MAXIMUM_BYTES:
             raise Malformed(f"the message has {size} bytes, and {MAXIMUM_BYTES} is the most that is read")
         allowance = self._allowance if who else self._guest_allowance
-        allowance.take(who or f"a guest from {request.remote}", size, self._now())
+        allowance.take(who or f"a guest from {_source_of(request.transport)}", size, self._now())
         try:
             async with asyncio.timeout(READ):
                 data = await request.read()
@@ -334,8 +362,10 @@ class Doorway:
         if not who:
             if self._guests_handler is None:
                 raise UnknownSigner("guests are not let in here")
+            self.visited = True
             return {"body": await self._guests_handler(data), "content_type": "application/json"}
         envelope = self._mail.open(data, who)
+        self.visited = True
         handler = self._find(envelope.kind)
         answer = await handler(who, envelope.kind, envelope.body)
         if answer is None:
@@ -427,6 +457,21 @@ def _proven(transport: asyncio.BaseTransport | None) -> tuple[str, str]:
     """Return which key the other end of a connection proved, and who it said it is."""
     connection = transport.get_extra_info("ssl_object") if transport is not None else None
     return proven(connection) if isinstance(connection, ssl.SSLObject | ssl.SSLSocket) else ("", "")
+
+
+def _source_of(transport: asyncio.BaseTransport | None) -> str:
+    """Return where a connection comes from; nothing for one that a relay carries."""
+    name = transport.get_extra_info("peername") if transport is not None else None
+    return _source(str(name[0])) if isinstance(name, tuple) else ""
+
+
+def _source(address: str) -> str:
+    """Return whom an address belongs to: itself, or its network /64, whose addresses one computer may all have."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    inner = found.ipv4_mapped
+    return str(inner) if inner is not None else str(ipaddress.ip_network((int(found), 64), strict=False))
 
 
 async def _hide_versions(request: web.Request, response: web.StreamResponse) -> None:

@@ -1,7 +1,8 @@
 """The end of a borrowed machine as the end of its instance: its owner is warned and what is there saved before it.
 
 A lease ends at the latest when its time is over, and by its deadline where its lender wants it back. The instance is
-given an expiry before that which leaves time for what is run before an end; whoever extends it is held to it again.
+given an expiry before that which leaves time for what is run before an end, and a deadline by which that is given up;
+whoever extends it is held to it again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from gridcloud.federation.borrowing import BorrowedState
 from gridcloud.federation.encoding import milliseconds, moment
 from gridcloud.federation.leases import Terms
 from gridcloud.grid.borrowed import Borrowing
-from gridcloud.instances.model import Reason, State
+from gridcloud.instances.model import Instance, Reason, State
 from gridcloud.instances.runner import Runner
 
 __all__ = ["Ends"]
 
+NOTICE = 2000
+"""Milliseconds that it may take to notice that a time is over, and to give a machine back."""
 SLACK = 1000
 """Milliseconds that an expiry may be too late before it is moved."""
 
@@ -67,8 +70,7 @@ class Ends:
         if instance.expires is not None and milliseconds(instance.expires) <= last + SLACK:
             return
         now = milliseconds(self._clock.now())
-        saving = round(1000 * self._runner.timing.before_end)
-        expires = moment(max(now, last - min(saving, max(0, last - now) // 3)))
+        expires = moment(max(now, last - self._parting(instance, last - now, urgent=warned or parted)))
         name = self._name_of(lease.lender)
         if parted:
             message = f"{name} is a partner no longer: this ends at {expires:%H:%M:%S} UTC. Save your work."
@@ -82,7 +84,17 @@ class Ends:
         else:
             message = f"{name} lends it until {expires:%Y-%m-%d %H:%M:%S} UTC: it ends then."
             changes = {"warned": False}
+        changes["deadline"] = moment(last)
         with contextlib.suppress(Conflict):  # somebody changed it meanwhile: it is looked at again
             await self._runner.records.save(
                 instance, "reclaimed" if warned or parted else "bounded", message, expires=expires, **changes
             )
+
+    def _parting(self, instance: Instance, left: int, *, urgent: bool) -> int:
+        """Return how many of the milliseconds that are left the end of an instance takes: those that its command before
+        the end may take, and some to notice that its time is over.
+
+        Where that is all there is, a command that is cut off saves nothing, and who was warned has the rest.
+        """
+        wanted = NOTICE + round(1000 * self._runner.timing.before_end if instance.before_end else 0)
+        return min(wanted, max(0, left) * 2 // 3 if urgent else max(0, left) // 3)

@@ -18,9 +18,10 @@ import asyncssh
 from gridcloud.agents.serving import Account, Serving, serve
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
-from gridcloud.errors import Malformed, NotFound, TimedOut
+from gridcloud.errors import InvalidRequest, Malformed, NotFound, TimedOut
 from gridcloud.grid.lending import LendingDesk
 from gridcloud.grid.loans import Key
+from gridcloud.identity.public_keys import read_public_key
 from gridcloud.instances.model import Instance
 from gridcloud.store.lives import Lives
 
@@ -123,8 +124,8 @@ async def _read_authority(link: socket.socket) -> str:
     except OSError as error:
         raise Malformed(f"The stream ended before it said whose certificates it takes: {error}.") from error
     try:
-        words = asyncssh.import_public_key(line.strip()).export_public_key().decode().split()
-    except (asyncssh.KeyImportError, ValueError, OverflowError) as error:  # the last for numbers below nought
+        words = read_public_key(line.strip()).export_public_key().decode().split()
+    except InvalidRequest as error:
         raise Malformed(
             "A stream to a lease begins with the public key of the borrower's authority."
         ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from gridcloud.clock import Clock
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings
@@ -17,7 +18,7 @@ from gridcloud.federation import leases
 from gridcloud.federation.encoding import milliseconds
 from gridcloud.federation.leases import Offers, Terms
 from gridcloud.federation.lending import ROOMY
-from gridcloud.federation.limits import judge
+from gridcloud.federation.limits import Held, judge
 from gridcloud.federation.policy import Question
 from gridcloud.federation.wishes import NOTHING, Capacity, Wish
 from gridcloud.grid.loans import Loan
@@ -36,7 +37,7 @@ from gridcloud.instances.providers import Providers
 from gridcloud.settings import Settings
 from gridcloud.store.lives import Lives
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "Verdict"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,24 @@ MOST = 16
 NOT_LENT = "nothing is lent here now"
 NO_ROOM = "there is no room now"
 BOUNDLESS = Capacity(millicores=1_000_000_000, memory=1_000_000_000, gpus=1_000_000_000)
+
+
+class Verdict(NamedTuple):
+    """On an acceptance: why it is refused, what is offered where its offer has changed, or what may be made for it."""
+
+    why: str = ""
+    instead: leases.Offer | None = None
+    machines: tuple[Offer, ...] = ()
+    """Offers of our providers, the first one first: each is the machine that was accepted, at its price."""
+
+
+class _Standing(NamedTuple):
+    """How things stand when a wish is judged: why it is refused, or by what its machines are."""
+
+    why: str
+    shown: bool = False
+    """Whether what there is may be told all the same."""
+    judge: Callable[[Capacity], str] = lambda _: NOT_LENT
 
 
 class Bench:
@@ -80,45 +99,57 @@ class Bench:
 
     async def offer(self, borrower: str, wish: Wish, loans: Sequence[Loan], drained: str) -> Offers:
         """Return what is offered for a wish, or why nothing."""
-        why, shown = await self._refusal(borrower, wish, loans, drained)
-        if why and not shown:
+        now = await self._stand(borrower, wish, loans, drained)
+        why = now.why
+        if why and not now.shown:
             return Offers(need=wish.need, refusal=title(why))
         found = await self._ask(wish)
         free = [one for one in found if one.available]
+        reasons = [now.judge(shape_capacity(one.shape)) for one in free]
+        granted = [one for one, reason in zip(free, reasons, strict=True) if not reason]
         if not why and not free:
             why = NO_ROOM if any(one.possible for one in found) else "nothing of that size is lent"
+        why = why or (reasons[0] if not granted else "")
+        free = granted or free
         told = free or [one for one in found if one.possible] or _largest(found, wish)
         offers = tuple(self._offer_of(one, wish) for one in told[:MOST] if one.shape.cpus)
         return Offers(need=wish.need, offers=offers, refusal=title(why))
 
     async def judge(
         self, borrower: str, wish: Wish, offer: leases.Offer, loans: Sequence[Loan], drained: str
-    ) -> tuple[str, tuple[str, ...]]:
-        """Return why an acceptance is refused, or nothing and the providers to make it, the best first."""
-        why, _ = await self._refusal(borrower, wish, loans, drained)
-        if why:
-            return why, ()
+    ) -> Verdict:
+        """Judge an acceptance as things stand now, whatever was offered before."""
+        now = await self._stand(borrower, wish, loans, drained)
+        if now.why:
+            return Verdict(now.why)
         if min(wish.seconds, offer.seconds) > self._settings().lending.longest:
-            return f"{self._settings().lending.longest} s is the longest that a machine is lent for", ()
+            return Verdict(f"{self._settings().lending.longest} s is the longest that a machine is lent for")
         free = [one for one in await self._ask(wish) if one.available]
-        free.sort(key=lambda one: write_shape(one) != offer.shape)
-        return ("" if free else NO_ROOM), tuple(dict.fromkeys(one.provider for one in free))
+        if not free:
+            return Verdict(NO_ROOM)
+        same = tuple(one for one in free if self._offer_of(one, wish).same(offer))
+        if same:
+            why = now.judge(offer.capacity)
+            return Verdict(why) if why else Verdict(machines=same)
+        granted = [one for one in free if not now.judge(shape_capacity(one.shape))]
+        if not granted:
+            return Verdict(NO_ROOM)
+        named = [one for one in granted if write_shape(one) == offer.shape]
+        return Verdict(instead=self._offer_of((named or granted)[0], wish))
 
-    async def _refusal(
-        self, borrower: str, wish: Wish, loans: Sequence[Loan], drained: str
-    ) -> tuple[str, bool]:
-        """Return why a wish is refused, and whether what there is may be told all the same."""
+    async def _stand(self, borrower: str, wish: Wish, loans: Sequence[Loan], drained: str) -> _Standing:
+        """Return why a wish is refused, or what its machines are to be judged by."""
         settings = self._settings()
         try:
             rules, providers = read_rules(settings.lending), self.lent()
         except InvalidSettings as error:
             log.warning("nothing is lent: %s", error)
-            return NOT_LENT, False
+            return _Standing(NOT_LENT)
         if not providers or drained:
-            return NOT_LENT, False
+            return _Standing(NOT_LENT)
         if await self._is_user(guest_of(wish.user, borrower)):
-            return "one of the lender's own users has that name", False
-        lent = await self._lent(loans)
+            return _Standing("one of the lender's own users has that name")
+        lent = _lent(loans)
         capacity = room_of(settings.lending.capacity)
         taken = await self._taken(providers, loans) if capacity != NOTHING else NOTHING
         free = capacity - taken if capacity != NOTHING else BOUNDLESS
@@ -130,23 +161,10 @@ class Bench:
             communities=self._communities(borrower),
             when=self._clock.now().astimezone(),
         )
-        why = judge(rules, asked, lent, free)
-        return why, not rules.policy.refusal(asked)
-
-    async def _lent(self, loans: Sequence[Loan]) -> list[tuple[str, Wish]]:
-        """Return who has what, for limits: what a machine has, where that is more than was wished.
-
-        Else who wishes for nearly nothing would have any number of machines, each of the smallest kind there is.
-        """
-        there = {one.id: one.offer for one in await self._instances.find(states=HOLDING)}
-        found = []
-        for loan in loans:
-            if loan.lent.state not in ROOMY or (wish := loan.lent.wish) is None:
-                continue
-            if (offer := there.get(loan.instance_id)) is not None:
-                wish = wish.model_copy(update={"capacity": _most(wish.capacity, shape_capacity(offer.shape))})
-            found.append((loan.lent.borrower, wish))
-        return found
+        shown = not rules.policy.refusal(asked)
+        # No machine has less than was wished: where that is too much, our providers need not be asked.
+        why = judge(rules, asked, lent, free, wish.capacity)
+        return _Standing(why, shown, lambda capacity: judge(rules, asked, lent, free, capacity))
 
     async def _taken(self, providers: Sequence[str], loans: Sequence[Loan]) -> Capacity:
         """Return what own users and leases hold of the lent providers."""
@@ -156,9 +174,9 @@ class Bench:
         ]
         there = {one.id for one in held}
         found += [
-            one.lent.wish.capacity
+            one.lent.capacity
             for one in loans
-            if one.lent.state is leases.LentState.STARTING and one.lent.wish and one.instance_id not in there
+            if one.lent.state is leases.LentState.STARTING and one.instance_id not in there
         ]
         return sum(found, NOTHING)
 
@@ -203,12 +221,13 @@ def _largest(offers: Sequence[Offer], wish: Wish) -> list[Offer]:
     return [max(offers, key=size)] if offers else []
 
 
-def _most(one: Capacity, other: Capacity) -> Capacity:
-    return Capacity(
-        millicores=max(one.millicores, other.millicores),
-        memory=max(one.memory, other.memory),
-        gpus=max(one.gpus, other.gpus),
-    )
+def _lent(loans: Sequence[Loan]) -> list[Held]:
+    """Return who has what, for limits."""
+    return [
+        Held(one.lent.borrower, one.lent.wish, one.lent.capacity)
+        for one in loans
+        if one.lent.state in ROOMY and one.lent.wish is not None
+    ]
 
 
 def _part(free: Capacity, capacity: Capacity) -> float:

@@ -44,8 +44,9 @@ from gridcloud.federation.leases import (
     write_message,
 )
 from gridcloud.federation.lending import Lent, Order
+from gridcloud.federation.wishes import NOTHING
 from gridcloud.grid.accounts import Accounts
-from gridcloud.grid.judging import Bench
+from gridcloud.grid.judging import Bench, Verdict
 from gridcloud.grid.loans import Key, Loan, Loans
 from gridcloud.grid.neighbours import Neighbours
 from gridcloud.grid.wishes import capacity_of, request_of
@@ -72,6 +73,7 @@ TELL = 15.0
 """Seconds for a borrower to take a status."""
 UNPLACED = (State.REQUESTED, State.CREATING, State.DISCARDING)
 
+UNJUDGED = Verdict()
 HeldStates = (LentState.HELD, LentState.WARNED)
 
 
@@ -210,27 +212,27 @@ class LendingDesk:
     async def _accept_new(self, sender: str, message: Accept) -> Status | None:
         async with self._accepting:
             await self._until_placed()
-            why, providers = await self._bench.judge(
+            verdict = await self._bench.judge(
                 sender, message.wish, message.offer, self._loans.all(), self._drained
             )
-            return await self._hear(sender, message, why, providers)
+            return await self._hear(sender, message, verdict)
 
     async def _hear(
         self,
         sender: str,
         message: Accept | Renew | Heard | End,
-        why: str = "",
-        providers: tuple[str, ...] = (),
+        verdict: Verdict = UNJUDGED,
     ) -> Status | None:
         key = sender, message.lease
         async with self._lock(key):
             loan = self._loans.get(key)
             lent = loan.lent if loan is not None else None
-            step = lending.answer(lent, sender, message, self._now(), self._terms(), lambda _: why)
+            said = verdict.instead or verdict.why
+            step = lending.answer(lent, sender, message, self._now(), self._terms(), lambda _: said)
             if loan is None and step.lease is not None:
                 if Counter(one.lent.borrower for one in self._loans.all())[sender] >= REMEMBERED:
                     raise Throttled(f"{REMEMBERED} leases of {sender} are remembered here: too many")
-                await self._loans.put(Loan(lent=step.lease, providers=providers))
+                await self._loans.put(Loan(lent=step.lease, machines=verdict.machines))
             elif loan is not None and step.lease is not None and step.lease != lent:
                 await self._store_step(loan, step.lease)
         if step.do:
@@ -373,7 +375,7 @@ class LendingDesk:
                 loan.lent, lending.Event.STARTED, now, connection=self._connection(loan, instance)
             )
         elif instance.state in FINAL:
-            if loan.tried + 1 >= len(loan.providers):
+            if loan.tried + 1 >= len(loan.machines):
                 why = f"its machine could not be had ({instance.reason})"
                 return lending.happen(loan.lent, lending.Event.FAILED, now, why=why)
             loan = loan.model_copy(update={"tried": loan.tried + 1})
@@ -382,10 +384,10 @@ class LendingDesk:
         return None
 
     async def _submit(self, loan: Loan) -> None:
-        if loan.lent.wish is None or not loan.providers:
+        if loan.lent.wish is None or loan.machine is None:
             return
         seconds = self._life(self._terms())
-        request = request_of(loan.lent.wish, loan.providers[loan.tried], seconds)
+        request = request_of(loan.lent.wish, loan.machine.provider, seconds)
         name = f"lease {loan.lent.id}"
         with contextlib.suppress(Conflict):  # it was asked for before a crash
             await self._runner.submit(
@@ -394,6 +396,8 @@ class LendingDesk:
                 name=name,
                 instance_id=loan.instance_id,
                 before_end=_tidying(loan.lent.wish.need),
+                only=loan.machine,
+                guest=True,
             )
 
     async def _keep(self, loan: Loan) -> None:
@@ -442,23 +446,20 @@ class LendingDesk:
         missing = capacity_of(instance.request)
         if instance.request.on:
             providers &= {instance.request.on}
-        mine = [
-            one for one in self._loans.all() if one.providers[one.tried : one.tried + 1] and one.lent.wish
-        ]
-        mine = [one for one in mine if one.providers[one.tried] in providers]
+        mine = [one for one in self._loans.all() if one.machine and one.machine.provider in providers]
         for loan in mine:
-            if loan.lent.state in (LentState.WARNED, LentState.ENDING) and loan.lent.wish is not None:
-                missing -= loan.lent.wish.capacity
+            if loan.lent.state in (LentState.WARNED, LentState.ENDING):
+                missing -= loan.lent.capacity
         favours = await self._accounts.favours()
         running = [one for one in mine if one.lent.state in (LentState.STARTING, LentState.HELD)]
         running.sort(key=lambda one: (favours.get(one.lent.borrower, 0.0), -one.lent.began, one.lent.id))
         taken = []
         for loan in running:
-            if not (missing.millicores or missing.memory or missing.gpus) or loan.lent.wish is None:
+            if missing == NOTHING:
                 break
             with contextlib.suppress(NotFound):
                 taken.append(await self.reclaim(*loan.key, "its owner's users need it"))
-                missing -= loan.lent.wish.capacity
+                missing -= loan.lent.capacity
         if taken:
             grace = timedelta(milliseconds=self._terms().grace)
             words = f"{len(taken)} lent {'machine is' if len(taken) == 1 else 'machines are'} taken back"

@@ -21,6 +21,8 @@ KEPT = 200
 """Refusals that are shown."""
 FIRST, LONGEST = 2.0, 120.0
 """Seconds that a member who did not answer is left alone by gossip; doubled each time."""
+SOON = 0.3
+"""Where the first of these seconds begin for who does not know our key."""
 MEMBERS = 4096
 AGAIN = 60.0
 """Seconds that a member's addresses are tried after its relays, once they failed."""
@@ -71,12 +73,13 @@ class LinkBook:
         tie.way, tie.address, tie.failure, tie.failures, tie.again = way, address, "", 0, 0.0
         tie.counts["sent"] += 1
 
-    def failed(self, institution: str, why: str, *, tried: bool = True) -> None:
-        """Note that a member was not reached; where nothing was `tried`, it is tried as soon as there is a way."""
+    def failed(self, institution: str, why: str, *, tried: bool = True, known: bool = True) -> None:
+        """Note that a member was not reached; where nothing was `tried`, it is tried as soon as there is a way; where
+        it does not know our key yet (not `known`), it is about to hear of us from others, and rests less at first."""
         tie = self._tie(institution)
         if tie.way is not Way.UNREACHABLE:
             log.log(logging.WARNING if tried else logging.INFO, "%s is not reached: %s", institution, why)
-        pause = min(LONGEST, FIRST * 2.0 ** min(tie.failures, 10))
+        pause = min(LONGEST, (FIRST if known else SOON) * 2.0 ** min(tie.failures, 10))
         tie.way, tie.failure, tie.failures = Way.UNREACHABLE, why, tie.failures + 1
         tie.again = self._clock.monotonic() + pause if tried else 0.0
 

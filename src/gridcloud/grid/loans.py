@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from gridcloud.errors import Conflict
 from gridcloud.federation.lending import Lent
 from gridcloud.grid.wishes import guest_of
+from gridcloud.instances.model import Offer
 from gridcloud.store import Entry, Record, Store
 
 __all__ = ["Key", "Loan", "Loans"]
@@ -25,15 +26,20 @@ class Loan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lent: Lent
-    providers: tuple[str, ...] = ()
-    """Our providers that may make its machine, the first one first."""
+    machines: tuple[Offer, ...] = ()
+    """Offers of our providers of which its machine may be made, the first one first: each is what was accepted."""
     tried: int = 0
-    """How many of them could not."""
+    """How many of them could not be had."""
 
     @property
     def key(self) -> Key:
         """What names it here."""
         return self.lent.borrower, self.lent.id
+
+    @property
+    def machine(self) -> Offer | None:
+        """What is tried now."""
+        return self.machines[self.tried] if self.tried < len(self.machines) else None
 
     @property
     def instance_id(self) -> str:

@@ -27,11 +27,11 @@ class Mail:
 
         Raises UnknownSigner, Revoked or Expired, as of a message.
         """
-        keys = self.circle.known_keys().get(who)
+        keys = self.circle.keys_of(who)
         if keys is None or who == self.circle.me or key not in _named(keys):
             raise UnknownSigner(f"the key {key[:8]}… is of nobody known here")
         try:
-            self.circle.signers().check(who, key, self.circle.now())
+            self.circle.signer(who).check(who, key, self.circle.now())
         except MessageRefused as refusal:
             refusal.details = {"who": who} | refusal.details
             raise
@@ -39,16 +39,14 @@ class Mail:
 
     def is_revoked(self, key: str, who: str) -> bool:
         """Say whether an institution revoked a service key of its own: what was begun with it is over too."""
-        keys = self.circle.known_keys().get(who)
+        keys = self.circle.keys_of(who)
         return keys is not None and any(one.key == key for one in keys.revoked)
 
     def open(self, data: bytes, sender: str, *, answers: str | None = None) -> Envelope:
         """Return a member's message, which is remembered herewith; nobody but `sender`, whom TLS proved, may have sent
         it. Raises what `Receiver.open` raises.
         """
-        believed = self.circle.signers()
-        only = {sender: believed.keys[sender]} if sender in believed.keys else {}
-        envelope = self.receiver.open(data, Signers(only, believed.revoked), answers=answers)
+        envelope = self.receiver.open(data, self.circle.signer(sender), answers=answers)
         self.journal.note(envelope)
         self._links.heard(sender, envelope.issued)
         return envelope
@@ -62,7 +60,7 @@ class Mail:
 
     def keys_for_calling(self, institution: str) -> KeyList:
         """Return the keys of a member, or of who invited us. Raises UnknownSigner, Revoked."""
-        believed = self.circle.signers()
+        believed = self.circle.signer(institution)
         if institution in believed.keys:
             return believed.keys[institution]
         if institution in believed.revoked:

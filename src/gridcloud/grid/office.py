@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -15,16 +16,13 @@ from gridcloud.federation import communities as lists
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.envelopes import SKEW, Signers
 from gridcloud.federation.gossip import Gossip
-from gridcloud.federation.keys import (
-    KeyList,
-    PrivateKey,
-    heard,
-)
+from gridcloud.federation.keys import KeyList, PrivateKey, heard
 from gridcloud.federation.membership import Membership, communities_of
 from gridcloud.federation.records import Profile, Room
 from gridcloud.grid.assenting import Assent
 from gridcloud.grid.calling import Caller
 from gridcloud.grid.circle import Circle, Held
+from gridcloud.grid.destinations import Destinations
 from gridcloud.grid.doorway import Doorway
 from gridcloud.grid.gossiping import Gossiping
 from gridcloud.grid.joining import Joining
@@ -50,7 +48,8 @@ Capacities: TypeAlias = Callable[[], Awaitable[Sequence[Room]]]
 
 TOLD_SKEW = SKEW.total_seconds() / 2
 """Seconds between two clocks from which on a person is told, before messages are refused."""
-_MILLISECOND = timedelta(milliseconds=1)
+SILENCE = 300.0
+"""Seconds after which a person is told that nobody has come to us: each member talks to some every half minute."""
 
 
 class Office:
@@ -84,7 +83,8 @@ class Office:
         self._tasks: list[asyncio.Task[None]] = []
         self._spreading: set[asyncio.Task[None]] = set()
         self._started = False
-        self.caller = Caller(self._links, clock)
+        self._since = clock.monotonic()
+        self.caller = Caller(self._links, clock, Destinations(settings))
         """Asks other members."""
         self.doorway = Doorway(self._links, clock)
         """Give it handlers before `start`."""
@@ -99,6 +99,7 @@ class Office:
             self._look,
             self._after_round,
             self.doorway.cut_strangers,
+            lambda: settings().discovery,
         )
         self._relay = Relay(self._circle, self.doorway, lambda: settings().relays_others)
         self._attendance = Attendance(
@@ -272,6 +273,7 @@ class Office:
         `Caller.ask` raise.
         """
         held = await self._joined().join(invitation, _heard(inviter))
+        self._since = self._clock.monotonic()
         self._wake()
         return self._show(held)
 
@@ -299,9 +301,7 @@ class Office:
 
     def profiles(self) -> Mapping[str, Profile]:
         """Return what other members' newest records say, by id."""
-        return {
-            who: record.read_profile() for who, record in self._circle.records().items() if who != self.me
-        }
+        return self._circle.profiles()
 
     def keys_of(self, institution: str) -> KeyList | None:
         """Return the newest key list of an institution, our own too; None when none is known."""
@@ -318,6 +318,10 @@ class Office:
         members = self._circle.members()
         if institution in members:
             return institution
+        digits = any(one.isdigit() for one in institution) and not institution.strip("0123456789 -")
+        with contextlib.suppress(InvalidRequest):  # before the names: one may be another's digits
+            if digits and heard(institution) in members:
+                return heard(institution)
         named = [who for who, name in members.items() if name == institution]
         if len(named) > 1:
             raise InvalidRequest(
@@ -325,10 +329,8 @@ class Office:
             )
         if named:
             return named[0]
-        if any(one.isdigit() for one in institution) and not institution.strip("0123456789 -"):
-            institution = heard(institution)
-            if institution in members:
-                return institution
+        if digits:
+            heard(institution)  # says what is wrong with them
         raise NotFound(f"There is no member {institution!r:.80}.", remedy="gridcloud grid members")
 
     async def change(
@@ -533,6 +535,10 @@ class Office:
         found += [
             f"grid.relays: {who} is no member." for who in self._settings().relays if who not in members
         ]
+        unvisited = not self.doorway.visited and self._clock.monotonic() - self._since > SILENCE
+        if unvisited and self._addresses() and any(link.last_heard for link in self._links.links(members)):
+            places = " ".join(self._addresses())
+            found.append(f"Members answer us, and none has come to us yet: is {places} reached from outside?")
         if members and not (self._addresses() or self._attendance.relays()):
             found.append("Nobody can reach us: there is no address, and no relay is attended.")
         return found

@@ -105,9 +105,10 @@ class Relay:
         """Keep open the websocket of a member who is reached through us."""
         who = ""
         try:
-            who = self._member(request)
+            who = self._doorway.sure_member(request)
             if not self._carries():
                 raise Forbidden("This institution does not relay others.")
+            self._check_upgrade(request)
             websocket = _websocket()
             await websocket.prepare(request)
         except GridcloudError as error:
@@ -127,10 +128,11 @@ class Relay:
         """Take the websocket that was dialled for a stream."""
         who = ""
         try:
-            who = self._member(request)
+            who = self._doorway.sure_member(request)
             expected = self._expected.get(request.match_info["stream"])
             if expected is None or expected.who != who or expected.taken.done():
                 raise NotFound("Nobody waits for this stream.")
+            self._check_upgrade(request)
             websocket = _websocket()
             await websocket.prepare(request)
         except GridcloudError as error:
@@ -145,9 +147,10 @@ class Relay:
         """Carry between a caller and who attends us."""
         who = ""
         try:
-            who = self._member(request)
+            who = self._doorway.sure_member(request)
             called = request.match_info["institution"]
             control = self._way_to(who, called)
+            self._check_upgrade(request)
             with self._counted(who, called):
                 return await self._connect(request, who, called, control)
         except GridcloudError as error:
@@ -238,11 +241,11 @@ class Relay:
             self._carried.subtract(sides)
             self._carried += Counter()  # what is zero goes
 
-    def _member(self, request: web.Request) -> str:
-        who = self._doorway.sure_member(request)
+    @staticmethod
+    def _check_upgrade(request: web.Request) -> None:
+        """Refuse what is no websocket; last, since who was refused one asks without to be told why."""
         if not web.WebSocketResponse().can_prepare(request):
             raise UnknownSigner("this is reached by websockets only")
-        return who
 
 
 class Attendance:

@@ -50,7 +50,7 @@ COLUMNS = (
 """Of a report as a table: one row for each month, partner and standing."""
 RECORD_COLUMNS = (
     *("lease", "part", "lender", "lender_name", "borrower", "borrower_name", "user", "began", "ended"),
-    *(*AMOUNTS, "standing", "dispute"),
+    *(*AMOUNTS, "price", "standing", "dispute"),
 )
 
 _FORMULA = frozenset("=+-@|%\uff1d\uff0b\uff0d\uff20")
@@ -139,6 +139,7 @@ class Record(_Shown):
     began: datetime
     ended: datetime
     amount: Hours
+    price: str = Field(default="", description="per hour, with its currency, as it was accepted; empty: no money")
     standing: Standing
     dispute: str = ""
 
@@ -213,6 +214,7 @@ def find_records(
             began=moment(one.claim.began),
             ended=moment(one.claim.ended),
             amount=Hours.of(one.claim.amount),
+            price=one.claim.price,
             standing=one.standing,
             dispute=one.dispute,
         )
@@ -240,7 +242,7 @@ def record_cells(record: Record) -> tuple[Cell, ...]:
         *(record.borrower, record.borrower_name, record.user),
         *(when.isoformat(timespec="milliseconds") for when in (record.began, record.ended)),
         *record.amount.parts(),
-        *(record.standing.value, record.dispute),
+        *(record.price, record.standing.value, record.dispute),
     )
 
 

@@ -7,6 +7,7 @@ import logging
 from datetime import timedelta
 
 from gridcloud.errors import NotFound
+from gridcloud.federation.envelopes import SKEW
 from gridcloud.federation.keys import (
     KeyList,
     PrivateKey,
@@ -24,6 +25,7 @@ __all__ = ["Rotation"]
 log = logging.getLogger(__name__)
 
 MONTH = SPAN // timedelta(milliseconds=1)
+BEHIND = SKEW // timedelta(milliseconds=1)
 
 
 class Rotation:
@@ -71,4 +73,5 @@ class Rotation:
     async def _make(self, now: int) -> ServiceKey:
         key = PrivateKey.generate()
         await asyncio.to_thread(self._keyring.keep_service_key, key)
-        return ServiceKey(key=key.public, valid_from=now, valid_until=now + MONTH)
+        # It signs at once, also where others' clocks are a little behind.
+        return ServiceKey(key=key.public, valid_from=now - BEHIND, valid_until=now + MONTH)

@@ -13,7 +13,7 @@ from gridcloud.errors import Expired
 from gridcloud.federation.encoding import Json, milliseconds
 from gridcloud.federation.envelopes import sign
 from gridcloud.federation.keys import KeyList, PrivateKey, ServiceKey
-from gridcloud.grid.certificates import Certificate, client_context, issue, server_context
+from gridcloud.grid.certificates import Certificate, client_context, issue, server_context, trust
 from gridcloud.grid.keyring import Keyring
 
 __all__ = ["SETTLE", "SPAN", "Seal", "good_keys", "is_due", "worth_keeping"]
@@ -25,6 +25,8 @@ ROTATE = timedelta(days=10)
 SETTLE = timedelta(days=5)
 """How long the next key stands on the list before it is used, so that all others know it by then."""
 CONTEXTS = 4096
+FEW = 8
+"""New keys that take less time to be read than another thread takes to begin."""
 
 
 class Seal:
@@ -91,6 +93,13 @@ class Seal:
     async def called(self, keys: Iterable[str]) -> ssl.SSLContext:
         """Return how to be called by whoever holds one of these service keys, and by guests."""
         trusted, ours = frozenset(keys), self._certificate(self.key_in_use())
+        if self._called is not None and self._called[0] != (trusted, ours.pem):
+            (known, shown), context = self._called
+            new = trusted - known
+            # Making it anew would read all of them again, which takes long with a hundred members.
+            if known <= trusted and shown == ours.pem and len(new) <= FEW:
+                trust(context, new)
+                self._called = ((trusted, shown), context)
         if self._called is None or self._called[0] != (trusted, ours.pem):
             made = await asyncio.to_thread(server_context, trusted, ours, self._folder)
             self._called = ((trusted, ours.pem), made)

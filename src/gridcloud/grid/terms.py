@@ -69,6 +69,12 @@ def lent_providers(settings: Settings) -> tuple[str, ...]:
                 f"{place}: {name} is another institution: what it lends is not lent on.",
                 remedy="Name providers of our own only.",
             )
+        if (exposure := entry.exposure()) and not settings.lending.trust_partners:
+            raise InvalidSettings(
+                f"{place}: on machines of {name} {exposure}, and so would users of all partners.",
+                remedy="Lend containers or virtual machines. Only where every partner is trusted with all that this "
+                "gridcloud has: set lending.trust_partners.",
+            )
     return tuple(dict.fromkeys(settings.lending.providers))
 
 

@@ -56,7 +56,8 @@ def capacity_of(request: Request) -> Capacity:
 def shape_capacity(shape: Shape) -> Capacity:
     """Return what a machine has."""
     return Capacity(
-        millicores=min(MOST, max(0, math.floor(shape.cpus * 1000))),
+        # 1.001 cores are 1000.99… thousandths to a computer.
+        millicores=min(MOST, max(0, math.floor(round(shape.cpus * 1000, 6)))),
         memory=min(MOST, max(0, shape.memory // MEBIBYTE)),
         gpus=min(MOST, max(0, shape.gpus)),
     )

@@ -10,6 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from gridcloud.clock import Clock
 from gridcloud.errors import InvalidRequest
 from gridcloud.identity.handover import Handover, hand_over
 from gridcloud.identity.keys import KeyFolder, write_whole
+from gridcloud.identity.public_keys import read_public_key
 from gridcloud.identity.revocation import encode_revocations
 
 __all__ = ["Authority"]
@@ -61,8 +63,33 @@ class Authority:
         return self._keys.private("service")
 
     def authorities(self, side: Side) -> list[str]:
-        """Public key lines to trust: the present one, then those that were rotated out and not yet forgotten."""
-        return [self._keys.public(f"{side}_authority"), *self._read()[f"{side}_previous"]]
+        """Public key lines to trust: the present one, the one that was prepared to follow it, then those that were
+        rotated out and not yet forgotten."""
+        return [*self.published(side), *self._read()[f"{side}_previous"]]
+
+    def published(self, side: Side) -> list[str]:
+        """Public key lines that what is made now is told to trust: the present one, and the one that is to follow."""
+        return [
+            self._keys.public(name) for name in (f"{side}_authority", _next(side)) if self._keys.exists(name)
+        ]
+
+    def prepared(self, side: Side) -> datetime | None:
+        """Return since when there is a key that is to follow the present one; None while there is none."""
+        noted = self._read()[f"{side}_prepared"]
+        return datetime.fromisoformat(noted[0]) if noted and self._keys.exists(_next(side)) else None
+
+    def prepare(self, side: Side) -> str:
+        """Make the key that the next `rotate` goes over to, and return its public line; the same one if asked again.
+
+        Until then nothing is signed with it; what is made meanwhile trusts both, and goes on after the rotation.
+        """
+        if self.prepared(side) is None:
+            self._keys.remove(_next(side))
+            self._keys.generate(_next(side), f"gridcloud {side} authority")
+            notes = self._read()
+            notes[f"{side}_prepared"] = [self._clock.now().isoformat()]
+            self._write(notes)
+        return self._keys.public(_next(side))
 
     def handovers(self, side: Side) -> tuple[Handover, ...]:
         """Return what leads who trusts an authority that was rotated out, and not yet forgotten, to the present one."""
@@ -79,7 +106,7 @@ class Authority:
         now = self._now(seconds)
         try:
             return self._keys.private("user_authority").generate_user_certificate(
-                _public(public_key),
+                read_public_key(public_key),
                 _name(user, serial),
                 serial=serial,
                 principals=_checked(principals),
@@ -100,7 +127,7 @@ class Authority:
         now = self._now(seconds)
         names = _checked(hosts)
         return self._keys.private("host_authority").generate_host_certificate(
-            _public(public_key),
+            read_public_key(public_key),
             _name(names[0], serial),
             serial=serial,
             principals=names,
@@ -116,12 +143,12 @@ class Authority:
 
     def revocations(self) -> bytes:
         """Return the revocation list for sshd's ``RevokedKeys``, of all authorities of users that are trusted."""
-        blobs = [_public(line).public_data for line in self.authorities("user")]
+        blobs = [read_public_key(line).public_data for line in self.authorities("user")]
         serials = [int(serial) for serial in self._read()["revoked"]]
         return encode_revocations(blobs, serials, int(self._clock.now().timestamp()))
 
     def rotate(self, side: Side) -> str:
-        """Sign with a new key from now on, and return its public line.
+        """Sign with a new key from now on, the one that was prepared where there is one, and return its public line.
 
         The old private key is gone; its public half stays in `authorities` until `forget`, so that what it signed
         works until it runs out. The old key signs that the new one takes its place (`handovers`).
@@ -129,11 +156,17 @@ class Authority:
         name = f"{side}_authority"
         notes = self._read()
         notes[f"{side}_previous"] = [self._keys.public(name), *notes[f"{side}_previous"]]
-        key = asyncssh.generate_private_key("ssh-ed25519", comment=f"gridcloud {side} authority")
+        if self._keys.exists(_next(side)):
+            key = self._keys.private(_next(side))
+        else:
+            key = asyncssh.generate_private_key("ssh-ed25519", comment=f"gridcloud {side} authority")
         step = hand_over(self._keys.private(name), key.export_public_key().decode())
         notes[f"{side}_handovers"] = [*notes[f"{side}_handovers"], step.model_dump_json()]
+        notes[f"{side}_prepared"] = []
         self._write(notes)
-        return self._keys.store(name, key, replace=True)
+        line = self._keys.store(name, key, replace=True)
+        self._keys.remove(_next(side))
+        return line
 
     def forget(self, side: Side) -> None:
         """Trust no authority any more that was rotated out, and lead nobody from it to the present one."""
@@ -149,7 +182,7 @@ class Authority:
 
     def _read(self) -> dict[str, list[str]]:
         notes: dict[str, list[str]] = {"user_previous": [], "host_previous": [], "revoked": []}
-        notes |= {"user_handovers": [], "host_handovers": []}
+        notes |= {"user_handovers": [], "host_handovers": [], "user_prepared": [], "host_prepared": []}
         try:
             notes.update(json.loads(self._notes.read_text()))
         except FileNotFoundError:
@@ -160,6 +193,10 @@ class Authority:
         write_whole(self._notes, json.dumps(notes, indent=1).encode(), 0o600)
 
 
+def _next(side: Side) -> str:
+    return f"{side}_authority_next"
+
+
 def _serial() -> int:
     return secrets.randbits(63) | 1  # 0 cannot be revoked
 
@@ -167,13 +204,6 @@ def _serial() -> int:
 def _name(who: str, serial: int) -> str:
     # The name lands in the logs of machines: nothing in it may look like another line or field.
     return f"gridcloud:{quote(who, safe='@')[:200]}:{serial}"
-
-
-def _public(line: str) -> asyncssh.SSHKey:
-    try:
-        return asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
-        raise InvalidRequest(f"{line[:40]!r} is no public SSH key: {error}.") from error
 
 
 def _checked(names: Sequence[str]) -> list[str]:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import asyncssh
 from pydantic import BaseModel, ConfigDict, Field
 
+from gridcloud.errors import InvalidRequest
+from gridcloud.identity.public_keys import read_public_key
+
 __all__ = ["Handover", "hand_over", "leads"]
 
 PURPOSE = b"gridcloud-authority-handover-1"
@@ -48,11 +51,11 @@ def leads(known: str, present: str, handovers: Iterable[Handover]) -> bool:
 
 def _is_signed(step: Handover) -> bool:
     try:
-        key = asyncssh.import_public_key(step.old)
+        key = read_public_key(step.old)
         return key.get_algorithm() == "ssh-ed25519" and key.verify(
             _said(step.old, step.new), bytes.fromhex(step.signature)
         )
-    except (asyncssh.KeyImportError, ValueError):
+    except (InvalidRequest, ValueError):
         return False
 
 

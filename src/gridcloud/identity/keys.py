@@ -13,6 +13,7 @@ import asyncssh
 from filelock import FileLock
 
 from gridcloud.errors import Conflict, InvalidRequest, NotFound
+from gridcloud.identity.public_keys import check_authorized_key
 
 __all__ = ["KeyFolder", "add_authorized_key", "remove_authorized_key", "write_whole"]
 
@@ -91,10 +92,7 @@ def add_authorized_key(path: Path, line: str) -> None:
     wanted = line.strip()
     if not wanted.isprintable():
         raise InvalidRequest("A line of authorized_keys is one line of printable text.")
-    try:
-        asyncssh.import_authorized_keys(wanted)
-    except (ValueError, asyncssh.KeyImportError) as error:
-        raise InvalidRequest(f"{wanted[:40]!r}… is no line of authorized_keys: {error}.") from error
+    check_authorized_key(wanted)
     if not wanted or wanted.startswith("#"):
         raise InvalidRequest("A line of authorized_keys holds a public key.")
     _edit(path, lambda lines: lines if wanted in map(str.strip, lines) else [*lines, wanted + "\n"])

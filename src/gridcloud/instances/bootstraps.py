@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from gridcloud.connections.model import SSHAddress
 from gridcloud.errors import InvalidSettings
 from gridcloud.identity.credentials import Secret
+from gridcloud.identity.keys import write_whole
 from gridcloud.instances.driver import Context, JoinedMachine
 from gridcloud.instances.model import Request
 
-__all__ = ["AgentDoor", "ProxyURL", "ServiceURL", "address_of", "find_machines", "invite", "read_authorities"]
+__all__ = [
+    "AgentDoor",
+    "ProxyURL",
+    "ServiceURL",
+    "address_of",
+    "find_machines",
+    "forget",
+    "invite",
+    "invite_once",
+    "read_authorities",
+]
 
 TOKEN = 86400
 """Seconds that a token is good, beside the time that its instance may wait for a place."""
@@ -70,6 +82,30 @@ async def invite(
         caps={"cpus": request.cpus, "memory": request.memory, "gpus": request.gpus},
         addresses=networks,
     )
+
+
+async def invite_once(
+    context: Context, instance_id: str, request: Request, networks: tuple[str, ...]
+) -> Secret:
+    """Return the token of an instance, the same each time until it is forgotten: for what is made by one document that
+    must not differ when it is asked for again. It is kept in the provider's private folder (0600)."""
+    path = _kept(context, instance_id)
+    with contextlib.suppress(FileNotFoundError):
+        return Secret(await asyncio.to_thread(path.read_text))
+    token = await invite(context, instance_id, request, networks)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(write_whole, path, token.reveal().encode(), 0o600)
+    return token
+
+
+async def forget(context: Context, instance_id: str) -> None:
+    """Cut off what runs as an instance, and forget its token. May be asked of what never was."""
+    await context.agents.forget(instance_id, context.provider)
+    await asyncio.to_thread(_kept(context, instance_id).unlink, missing_ok=True)
+
+
+def _kept(context: Context, instance_id: str) -> Path:
+    return context.folder / "invited" / instance_id
 
 
 async def read_authorities(path: Path | None) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import operator
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -51,6 +52,7 @@ class Choice:
         """Store the chosen offer, with what it costs from now on, or that there is none."""
         offers = [_skip_dry(offer, instance.refused) for offer in await self._ask(instance)]
         left = [offer for offer in offers if offer.available and not _is_in(offer, instance.refused)]
+        left = [offer for offer in left if instance.only is None or _is_like(offer, instance.only)]
         left.sort(key=lambda offer: _is_in(offer, instance.avoid))
         if self.judge is None:
             await self._take(instance, offers, left)
@@ -181,6 +183,12 @@ def _key(offer: Offer) -> tuple[str, str, str, str, bool, str]:
 
 def _is_in(offer: Offer, others: Sequence[Offer]) -> bool:
     return any(_key(offer) == _key(other) for other in others)
+
+
+def _is_like(offer: Offer, other: Offer) -> bool:
+    """Return whether an offer is of the same machine at the same price, wherever that is."""
+    of = operator.attrgetter("provider", "kind", "shape", "price", "spot")
+    return bool(of(offer) == of(other))
 
 
 def _skip_dry(offer: Offer, refused: Sequence[Offer]) -> Offer:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from gridcloud.errors import InvalidRequest
-from gridcloud.instances.matching import describe, shortfall
+from gridcloud.instances.matching import describe, shortfall, surplus_of
 from gridcloud.instances.model import Request, Shape, Step
 
 __all__ = [
@@ -188,6 +188,6 @@ def _worth(request: Request, one: PricedShape) -> tuple[bool, bool, Decimal, flo
     prices = [one.price, one.spot_price if request.spot else None]
     known = [price for price in prices if price is not None]
     shape = one.shape
-    spare = shape.cpus / request.cpus + shape.memory / max(request.memory, 1)
+    _, spare = surplus_of(request, shape)
     idle_gpus = bool(shape.gpus) and not request.gpus
     return idle_gpus, not known, min(known, default=Decimal(0)), spare, shape.name

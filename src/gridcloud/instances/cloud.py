@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from gridcloud.connections.model import Address, SSHAddress
-from gridcloud.errors import InvalidRequest
+from gridcloud.errors import InvalidRequest, InvalidSettings
 from gridcloud.instances.choosing import PricedShape, choose_shapes, largest, shape_step
 from gridcloud.instances.driver import Context
 from gridcloud.instances.first_boot import (
@@ -35,14 +35,19 @@ __all__ = [
     "CloudSettings",
     "Place",
     "address_of",
+    "allowed_shapes",
     "arm_machine",
     "build_offers",
     "first_boot_of",
     "image_of",
+    "with_price",
 ]
 
 GRACE = 3600
 """Seconds beyond the time asked for until a machine that nobody armed ends itself: starting takes time."""
+
+_LISTED = 20
+"""How many names a message lists at most."""
 
 
 def _network(text: str) -> str:
@@ -131,15 +136,19 @@ def build_offers(
 
     ``why_not`` says why none can be had now (a quota that is used up): they are not available then. What never
     fits is one offer that says so. Prices of the configuration go before the provider's own, times the factor.
+    Raises InvalidSettings where 'shapes' allows none of the shapes.
     """
-    priced = [_price(settings, one) for one in shapes]
+    priced = [with_price(settings, one) for one in shapes]
+    allowed_shapes(settings, provider, [one.shape.name for one in priced])
     fitting = choose_shapes(request, priced, settings.shapes, most)
     if not fitting or not places:
         greatest = largest(priced, settings.shapes, bool(request.gpus))
         why = (
             shortfall(request, greatest) or "no shape has all of it" if not fitting else "it has no location"
         )
-        return [_offer(provider, greatest, image, possible=False, available=False, why_not=why)]
+        price = next((one.price for one in priced if one.shape == greatest), None)
+        cost = {"price": price or Decimal(0), "priced": price is not None}
+        return [_offer(provider, greatest, image, **cost, possible=False, available=False, why_not=why)]
     offers = []
     for one in fitting:
         for spot in (True, False) if request.spot and one.spot_price is not None else (False,):
@@ -222,7 +231,22 @@ async def arm_machine(
         await connection.close()
 
 
-def _price(settings: CloudSettings, one: PricedShape) -> PricedShape:
+def allowed_shapes(settings: CloudSettings, provider: str, names: Sequence[str]) -> set[str]:
+    """Return those of a provider's shapes that may be taken. Raises InvalidSettings where there are shapes, and none is
+    called as 'shapes' says."""
+    found = {name for name in names for pattern in settings.shapes if fnmatch.fnmatchcase(name, pattern)}
+    if names and not found:
+        listed = sorted(set(names))
+        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        raise InvalidSettings(
+            f"{provider}: No shape there is called {' or '.join(settings.shapes)}.",
+            remedy=f"Set 'shapes' to what fits some of those there are: {', '.join(listed[:_LISTED])}{more}.",
+        )
+    return found
+
+
+def with_price(settings: CloudSettings, one: PricedShape) -> PricedShape:
+    """Return a shape with the price that counts: the configuration's, else the provider's own times the factor."""
     for pattern, price in settings.prices.items():
         if fnmatch.fnmatchcase(one.shape.name, pattern):
             return PricedShape(one.shape, price, _times(settings, one.spot_price), one.choice)

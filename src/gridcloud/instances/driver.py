@@ -125,7 +125,7 @@ class Context:
     connect: Callable[[Address], Awaitable[Connection]]
     """Open a connection. The caller closes it. Raises Unreachable, Untrusted, Forbidden."""
     user_authority: str
-    """Public key line of the authority that signs our user certificates."""
+    """Public key lines of the authority that signs our user certificates, and of one that is about to follow it."""
     secret: Callable[[str], Awaitable[Secret]] = _no_secret
     """Read a secret by reference (``file:…``, ``env:…``). Raises NotFound, Forbidden, InvalidSettings."""
     agents: Agents = field(default_factory=_NoAgents)

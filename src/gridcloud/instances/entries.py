@@ -241,6 +241,11 @@ class Entries(ABC, Generic[D]):
             ) from error
         return self._driver(name, entry, former=True)
 
+    def renew(self) -> None:
+        """Have every driver made anew at its next use: what it was given has changed."""
+        self._retired += self._drivers.values()
+        self._drivers.clear()
+
     def _driver(self, name: str, entry: ProviderSettings, former: bool = False) -> D:
         key = f"{name}\0former" if former else name
         driver = self._drivers.get(key)

@@ -40,7 +40,9 @@ async def say_farewell(records: Lives[Instance], links: Links, instance: Instanc
             command = await find_programs(instance, connection, Command(instance.before_end))
             done = await connections.run(connection, command)
     except (GridcloudError, TimeoutError) as error:
-        why = f"It was not done within {seconds:g} s" if isinstance(error, TimedOut | TimeoutError) else error
+        why = (
+            f"It was not done within {seconds:.3g} s" if isinstance(error, TimedOut | TimeoutError) else error
+        )
         message = f"The command before the end came to nothing: {why}"
     except Exception as error:  # whatever its owner made it be: a machine that cannot be ended costs for ever
         log.warning(

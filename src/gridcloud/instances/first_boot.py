@@ -6,7 +6,7 @@ already; it lets in the account of its owner with certificates of our authority 
 else; and it powers itself off at its expiry, whatever has become of us.
 
 User data can be read by whoever may read it at the provider, and on the machine by its owner. So the host key in it
-is made for this one machine and believed for nothing else.
+is made for this one machine and believed for nothing else, and the token of an agent is used before anybody is there.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected, Transient
+from gridcloud.instances.agent_boot import AgentBoot, render_agent
 
 __all__ = [
     "FirstBoot",
@@ -228,7 +229,7 @@ class FirstBoot:
     instance_id: str
     host_key: HostKey
     user_authority: str
-    """Public key line of the authority whose user certificates it accepts."""
+    """Public key lines of the authorities whose user certificates it accepts."""
     user: str = "gridcloud"
     """The owner's account, made by the machine."""
     sudo: bool = True
@@ -239,6 +240,8 @@ class FirstBoot:
     """Seconds without use after which, and half an hour more, it powers itself off; 0: never."""
     run: tuple[str, ...] = ()
     """More shell lines to run as root, once."""
+    agent: AgentBoot | None = None
+    """What reaches the machine where nothing from outside does."""
 
 
 def principal_of(instance_id: str) -> str:
@@ -254,6 +257,7 @@ def arming_principal_of(instance_id: str) -> str:
 def render_user_data(boot: FirstBoot) -> str:
     """Return the cloud-config document. It holds the private host key: give it to nobody but the machine."""
     idle = [str(boot.idle)] if boot.idle else []
+    files, start = render_agent(boot.agent, boot.user) if boot.agent else ([], "")
     document = {
         "ssh_deletekeys": True,
         "ssh_genkeytypes": [],
@@ -275,6 +279,7 @@ def render_user_data(boot: FirstBoot) -> str:
             _file(END, _END, "0755"),
             _file("/etc/systemd/system/gridcloud-end.service", _SERVICE),
             _file("/etc/systemd/system/gridcloud-end.timer", _TIMER),
+            *(_file(path, content, mode) for path, content, mode in files),
         ],
         "runcmd": [
             *([[ARM, str(boot.seconds), *idle]] if boot.seconds or idle else []),
@@ -282,6 +287,7 @@ def render_user_data(boot: FirstBoot) -> str:
             _INCLUDE,
             _RELOAD,
             *boot.run,
+            *([start] if start else []),
         ],
     }
     return "#cloud-config\n" + yaml.dump(document, Dumper=_Blocks, sort_keys=False, width=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
@@ -14,8 +15,15 @@ __all__ = [
     "describe",
     "describe_price",
     "explain",
+    "limit",
+    "measure",
+    "place_of",
     "rank",
+    "require",
     "shortfall",
+    "standing",
+    "surplus",
+    "surplus_of",
     "unnamed",
     "unserved",
 ]
@@ -44,6 +52,18 @@ def shortfall(request: Request, shape: Shape) -> str:
     return "; ".join(lacks)
 
 
+def measure(shape: Shape) -> tuple[float, float, float, float, float]:
+    """Return what a shape has of what requests ask for in numbers; infinity where it does not say how much."""
+    disk, memory = shape.disk or math.inf, shape.gpu_memory or math.inf
+    return shape.cpus, shape.memory, disk, shape.gpus, memory
+
+
+def require(request: Request) -> tuple[float, float, float, float, float]:
+    """Return what `measure` of a shape must reach, each number for itself, for the shape to lack nothing."""
+    memory = request.gpu_memory if request.gpus else 0
+    return request.cpus, request.memory, request.disk, request.gpus, memory
+
+
 def describe_price(price: Decimal, currency: str) -> str:
     """Return what something costs, for people: ``0.5 EUR per hour``."""
     return f"{price.normalize():f} {currency} per hour"
@@ -56,8 +76,47 @@ def rank(request: Request, offers: Iterable[Offer], currency: str) -> list[Offer
     ``currency`` is that of their prices.
     """
     return sorted(
-        (_limit(request, offer, currency) for offer in offers), key=lambda offer: _score(request, offer)
+        (limit(request, offer, currency) for offer in offers),
+        key=lambda offer: (*standing(offer), *surplus_of(request, offer.shape), offer.provider),
     )
+
+
+def limit(request: Request, offer: Offer, currency: str) -> Offer:
+    """Return an offer as it is where it serves a request; else as what can't be had, with the reason."""
+    if not offer.available:
+        return offer
+    why = ""
+    if request.kind is not None and offer.kind is not request.kind:
+        why = f"is a {offer.kind}, {request.kind} was asked"
+    elif request.location and request.location.lower() not in place_of(offer):
+        there = ", ".join(filter(None, (offer.institution, offer.location)))
+        why = f"is in {there or 'no named location'}, {request.location} was asked"
+    elif request.max_price is not None and offer.price > request.max_price:
+        why = f"costs {describe_price(offer.price, currency)}, {request.max_price} at most was asked"
+    elif lacking := shortfall(request, offer.shape):
+        why = lacking
+    return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
+
+
+def place_of(offer: Offer) -> str:
+    """Return the words that a request's location is looked for in, in small letters."""
+    return f"{offer.institution}\n{offer.location}".lower()
+
+
+def standing(offer: Offer) -> tuple[bool, bool, int, bool, float, float]:
+    """Return where an offer stands whatever is asked for, the best first."""
+    free = (not offer.available, not offer.possible, offer.distance, not offer.priced)
+    return (*free, float(offer.price), float(offer.wait))
+
+
+def surplus(request: Request, cpus: float, memory: float, gpus: float) -> tuple[float, float]:
+    """Return what is left over for a request, which grows with each number: of what stands alike the least is best."""
+    return max(0, gpus - request.gpus), cpus / request.cpus + memory / max(request.memory, 1)
+
+
+def surplus_of(request: Request, shape: Shape) -> tuple[float, float]:
+    """Return what is left over of a shape."""
+    return surplus(request, shape.cpus, shape.memory, shape.gpus)
 
 
 def count_cpus(number: float) -> str:
@@ -119,24 +178,6 @@ def unserved(request: Request, offers: Sequence[Offer]) -> NoOffer:
     return NoOffer(explain(request, offers), remedy=remedy)
 
 
-def _limit(request: Request, offer: Offer, currency: str) -> Offer:
-    if not offer.available:
-        return offer
-    why = ""
-    if request.kind is not None and offer.kind is not request.kind:
-        why = f"is a {offer.kind}, {request.kind} was asked"
-    elif (
-        request.location and request.location.lower() not in f"{offer.institution}\n{offer.location}".lower()
-    ):
-        there = ", ".join(filter(None, (offer.institution, offer.location)))
-        why = f"is in {there or 'no named location'}, {request.location} was asked"
-    elif request.max_price is not None and offer.price > request.max_price:
-        why = f"costs {describe_price(offer.price, currency)}, {request.max_price} at most was asked"
-    elif lacking := shortfall(request, offer.shape):
-        why = lacking
-    return offer.model_copy(update={"available": False, "possible": False, "why_not": why}) if why else offer
-
-
 def _is_forbidden(offers: Sequence[Offer]) -> bool:
     """Return whether all that could serve are there, and a budget forbids each: no waiting for room mends that."""
     return all(offer.refusal == BUDGET for offer in offers if offer.possible)
@@ -145,14 +186,6 @@ def _is_forbidden(offers: Sequence[Offer]) -> bool:
 def _is_small(request: Request, offers: Sequence[Offer]) -> bool:
     """Return whether any provider refused for its size: one that has no machine at all said something else."""
     return any(offer.shape.cpus and shortfall(request, offer.shape) for offer in offers)
-
-
-def _score(request: Request, offer: Offer) -> tuple[bool, bool, int, bool, float, float, int, float, str]:
-    shape = offer.shape
-    spare = shape.cpus / request.cpus + shape.memory / max(request.memory, 1)
-    idle_gpus = max(0, shape.gpus - request.gpus)
-    free = (not offer.available, not offer.possible, offer.distance, not offer.priced)
-    return (*free, float(offer.price), float(offer.wait), idle_gpus, spare, offer.provider)
 
 
 def _size(request: Request, shape: Shape) -> tuple[int, float, int]:

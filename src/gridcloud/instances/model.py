@@ -136,6 +136,9 @@ class Spec(Record):
         default=False,
         description="nobody asked for this id before, not even before a crash: there is nothing to be found yet",
     )
+    guest: bool = Field(
+        default=False, description="the owner is of another institution: nothing of theirs is kept after it"
+    )
 
 
 class Handle(Record):
@@ -264,6 +267,12 @@ class Instance(Record):
     avoid: tuple[Offer, ...] = Field(
         default=(), description="offers that are taken last: machines lost before"
     )
+    only: Offer | None = Field(
+        default=None, description="the machine that it is made of, at this price, or not at all; None: any"
+    )
+    guest: bool = Field(
+        default=False, description="its owner is of another institution: nothing of theirs is kept after it"
+    )
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
     charges: tuple[Charge, ...] = Field(
         default=(), description="one for each machine that was made for it, those of refused offers included"
@@ -287,5 +296,8 @@ class Instance(Record):
         default=False,
         description="its owner takes the machine back before its time: what ran there may go elsewhere",
     )
-    deadline: datetime | None = Field(default=None, description="when the present step is given up")
+    deadline: datetime | None = Field(
+        default=None,
+        description="when the present step is given up; of a ready one: when what is run before its end is",
+    )
     version: int = 0

@@ -11,7 +11,7 @@ from gridcloud.connections.model import SSHAddress
 from gridcloud.errors import Unreachable
 from gridcloud.instances.model import Finding, Kind, Phase, Request, Shape, Spec
 
-__all__ = ["BorrowedMachine", "NoPeers", "PeerOffer", "Peers", "Terms"]
+__all__ = ["BorrowedMachine", "Looked", "NoPeers", "PeerOffer", "Peers", "Terms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,18 @@ class PeerOffer:
     why_not: str = ""
     terms: str = ""
     """How long it is lent, and what else people should know, in words."""
+    asked: str = ""
+    """The price per hour in the words of the institution; empty: no money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """An offer that an institution made, as it was looked at: no other is accepted in its place."""
+
+    institution: str
+    title: str
+    asked: str
+    shape: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +80,10 @@ class Peers(Protocol):
     async def offers(self, terms: Terms, request: Request, owner: str) -> Sequence[PeerOffer]:
         """Ask each once, with one message; one that does not answer says so. Raises NotFound, InvalidSettings."""
 
-    async def accept(self, terms: Terms, spec: Spec, institution: str, title: str) -> str:
+    async def accept(self, terms: Terms, spec: Spec, looked: Looked) -> str:
         """Borrow a machine for ``spec.id``, or find the one already borrowed; return its lease.
 
-        Raises NoCapacity when it is refused, Transient.
+        ``looked``: the offer that was looked at. Raises NoCapacity when it is refused, or has changed; Transient.
         """
 
     async def machines(self, provider: str) -> Sequence[BorrowedMachine]:
@@ -94,7 +106,7 @@ class NoPeers:
         """Offer nothing."""
         return ()
 
-    async def accept(self, terms: Terms, spec: Spec, institution: str, title: str) -> str:
+    async def accept(self, terms: Terms, spec: Spec, looked: Looked) -> str:
         """Raise Unreachable."""
         raise Unreachable("No other institution is known here.", remedy="See: gridcloud grid status")
 

@@ -36,7 +36,7 @@ class Providers(Entries[InstanceDriver]):
         store: Store,
         folder: Path,
         connect: Callable[[Address], Awaitable[Connection]],
-        user_authority: str,
+        user_authority: Callable[[], str],
         offer_seconds: float = 10.0,
         secret: Callable[[str], Awaitable[Secret]] | None = None,
         agents: Agents | None = None,
@@ -64,7 +64,7 @@ class Providers(Entries[InstanceDriver]):
     ) -> InstanceDriver:
         """Return a new driver of a class."""
         context = Context(
-            name, self._store.installation, folder, self._connect, self._user_authority, **self._given
+            name, self._store.installation, folder, self._connect, self._user_authority(), **self._given
         )
         return kind(entry, context)
 

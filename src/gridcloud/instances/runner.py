@@ -127,10 +127,13 @@ class Runner:
         instance_id: str = "",
         before_end: Sequence[str] = (),
         avoid: Sequence[Offer] = (),
+        only: Offer | None = None,
+        guest: bool = False,
     ) -> Instance:
         """Store the wish for an instance and start to fulfil it; return at once.
 
         ``before_end``: the words of a command that is run on it before it ends. ``avoid``: offers to take last.
+        ``only``: the machine that it is made of, at this price, or not at all. ``guest``: of another institution.
         ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
         when there is one of this id.
         """
@@ -144,6 +147,8 @@ class Runner:
             configure=tuple(configure),
             before_end=tuple(before_end),
             avoid=tuple(avoid),
+            only=only,
+            guest=guest,
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
@@ -310,6 +315,7 @@ class Runner:
             request=instance.request,
             offer=offer,
             first=instance.id in self._first,
+            guest=instance.guest,
         )
         self._first.discard(instance.id)
         try:
@@ -393,7 +399,10 @@ class Runner:
             await self.watch.arming.arm(ready.id)
 
     async def _destroy(self, instance: Instance) -> None:
-        await say_farewell(self.records, self.links, instance, self.timing.before_end)
+        seconds = self.timing.before_end
+        if instance.deadline is not None:
+            seconds = min(seconds, max(0.0, (instance.deadline - self.clock.now()).total_seconds()))
+        await say_farewell(self.records, self.links, instance, seconds)
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gridcloud.connections.forkserver import Program
 from gridcloud.errors import GridcloudError
+from gridcloud.service.logs import DATED, LineFormatter
 from gridcloud.service.process import run
 from gridcloud.settings import SettingsFile, config_path, data_folder
 
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--block", action="append", default=[], metavar="MODULE", help="a module that those may not import"
     )
     asked = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(DATED))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     settings_file = SettingsFile(asked.config or config_path())
     try:

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 import gridcloud
 from gridcloud.service import (
     agents,
+    authority,
     budgets,
     clusters,
     commands,
@@ -51,6 +52,7 @@ def build_app(house: House) -> FastAPI:
         tokens,
         events,
         agents,
+        authority,
         grid,
         grid_leases,
     ):

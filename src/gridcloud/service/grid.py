@@ -141,7 +141,7 @@ async def forget(name: str, caller: Admin, house: TheHouse) -> None:
 
 @router.post("/keys/rotate")
 async def rotate(order: RootOrder, caller: Admin, house: TheHouse) -> Standing:
-    """Make a new service key; the one before stays good for two days."""
+    """Make a new service key, in use after five days; those before stay good until they end."""
     return await house.office.rotate(root=_root(order))
 
 

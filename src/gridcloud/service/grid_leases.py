@@ -76,9 +76,9 @@ def _lent(house: House, loan: Loan) -> Lease:
         state=lent.state,
         reason=lent.reason,
         why=lent.why,
-        cpus=wish.capacity.millicores / 1000 if wish else 0,
-        memory=wish.capacity.memory * MEBIBYTE if wish else 0,
-        gpus=wish.capacity.gpus if wish else 0,
+        cpus=lent.capacity.millicores / 1000,
+        memory=lent.capacity.memory * MEBIBYTE,
+        gpus=lent.capacity.gpus,
         began=_moment(lent.began),
         until=_moment(lent.expires),
         deadline=_moment(lent.deadline),
@@ -88,7 +88,7 @@ def _lent(house: House, loan: Loan) -> Lease:
 
 def _borrowed(house: House, borrowing: Borrowing) -> Lease:
     lease = borrowing.lease
-    wish = lease.accept.wish
+    wish, capacity = lease.accept.wish, lease.accept.offer.capacity
     return Lease(
         lease=lease.id,
         way="borrowed",
@@ -99,9 +99,9 @@ def _borrowed(house: House, borrowing: Borrowing) -> Lease:
         state=lease.state,
         reason=lease.reason,
         why=lease.why,
-        cpus=wish.capacity.millicores / 1000,
-        memory=wish.capacity.memory * MEBIBYTE,
-        gpus=wish.capacity.gpus,
+        cpus=capacity.millicores / 1000,
+        memory=capacity.memory * MEBIBYTE,
+        gpus=capacity.gpus,
         began=_moment(lease.began),
         until=_moment(lease.until),
         deadline=_moment(lease.deadline),

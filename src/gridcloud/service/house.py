@@ -44,6 +44,7 @@ from gridcloud.grid.terms import lending_problems
 from gridcloud.identity import Secret, Tokens, User, Users, resolve
 from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
+from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
 from gridcloud.instances.links import Links
 from gridcloud.instances.model import Instance, Request, State
@@ -114,7 +115,12 @@ class House:
             self.instances, data / "grid" / "leases", self._connect, self._is_user, self.office.doorway
         )
         self.sessions = sessions.Runner(
-            store, self.instances, clock, up=settings.session.start, before_end=self._session_hook
+            store,
+            self.instances,
+            clock,
+            Vault(store, data / "secrets.key"),
+            up=settings.session.start,
+            before_end=self._session_hook,
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
@@ -345,7 +351,7 @@ class House:
             self.store,
             self.data / "providers",
             self._connect,
-            self.authority.user_authority,
+            lambda: "\n".join(self.authority.published("user")),
             offer_seconds=settings.limits.offers,
             secret=_read_secret,
             agents=Listing(self.agents, self.switchboard),

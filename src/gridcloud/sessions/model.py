@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 class Plan(Record):
-    """The program of a session. Secret values of its environment are given beside it and never stored.
+    """The program of a session. Secret values of its environment are given beside it and never part of it.
 
     ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
     ``exposed`` (``host:port`` there that leads to the endpoint here), ``environment`` also ``{private}`` (the

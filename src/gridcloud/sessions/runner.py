@@ -21,6 +21,7 @@ from gridcloud.connections import programs
 from gridcloud.connections.driver import Command, Connection, Forward
 from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
 from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
+from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
 from gridcloud.instances.model import Instance, Reason, Request
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 TRIES = 5
 """Ports tried before a session fails because others listen on them."""
 
+NOT_FOUND = 127
+"""Exit code of a shell that does not find the program."""
+
 
 class Runner:
     """Owns all sessions of a store."""
@@ -49,19 +53,23 @@ class Runner:
         store: Store,
         machines: instances.Runner,
         clock: Clock,
+        vault: Vault,
         *,
         up: float = 120.0,
         poll: float = 2.0,
         before_end: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """``before_end`` gives the words of the command that is run on a session's machine before its end."""
+        """``vault`` keeps the environments of sessions: whoever starts again can have them moved. ``before_end`` gives
+        the words of the command that is run on a session's machine before its end."""
         self.lives = Lives(store, "session", Session, step, FINAL)
         self.machines = machines
         self.clock = clock
         self._up = up
         self._before_end = before_end
         self._poll = poll
+        self._vault = vault
         self._secrets: dict[str, Mapping[str, str]] = {}
+        """Of sessions that have not ended."""
         self._tokens: dict[str, str] = {}
         """Read again from programs that outlived us; never stored."""
         machines.watch.idleness.asked.append(self.describe_use)
@@ -70,7 +78,11 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every session that has not ended."""
-        for session in await self.lives.live():
+        live = await self.lives.live()
+        await self._vault.forget_others([session.id for session in live])
+        for session in live:
+            if (environment := await self._vault.get(session.id)) is not None:
+                self._secrets[session.id] = environment
             self._carry(session.id)
 
     async def close(self) -> None:
@@ -94,7 +106,7 @@ class Runner:
     ) -> Session:
         """Store the wish for a session and start to fulfil it; return at once.
 
-        ``environment`` may hold secrets: it is kept in memory until the program has it, and nowhere else.
+        ``environment`` may hold secrets: it is kept in memory and in the vault until the session has ended.
         """
         session = Session(
             id=self.clock.new_id("s"),
@@ -107,6 +119,7 @@ class Runner:
             created=self.clock.now(),
         )
         self._secrets[session.id] = dict(environment or {})
+        await self._vault.put(session.id, owner, self._secrets[session.id])
         session = await self.lives.insert(session, "requested", "A machine is being obtained.")
         self._carry(session.id)
         return session
@@ -197,6 +210,7 @@ class Runner:
             try:
                 session = await self.lives.get(session_id)
                 if session.state in FINAL:
+                    await self._vault.forget(session_id)
                     self._secrets.pop(session_id, None)
                     self._tokens.pop(session_id, None)
                     if self._tasks.get(session_id) is asyncio.current_task():
@@ -244,9 +258,11 @@ class Runner:
         environment = self._secrets.get(session.id)
         if environment is None:
             await self._break(
-                session, "gridcloud was restarted while the session was being started; start it again."
+                session, "The session's secrets were lost while it was being started; start it again."
             )
             return
+        if session.program is not None:  # it was being started when we ended
+            await programs.stop(connection, session.program, grace=5.0)
         try:
             for attempt in range(TRIES):
                 try:
@@ -349,19 +365,26 @@ class Runner:
                         return
                 if self.clock.monotonic() - looked > 0.5:
                     looked = self.clock.monotonic()
-                    await self._still_runs(connection, program)
+                    await self._still_runs(session.plan.words[0], connection, program)
                 if self.clock.monotonic() > deadline:
                     text = await _last_words(connection, program)
                     raise Rejected(f"It did not answer within {self._up:g} s.", details={"log": text})
                 await self.clock.sleep(pause)
                 pause = min(pause * 1.3, 0.5)
 
-    async def _still_runs(self, connection: Connection, program: programs.Program) -> None:
+    async def _still_runs(self, name: str, connection: Connection, program: programs.Program) -> None:
         status = await programs.status(connection, program)
         if isinstance(status, programs.Exited):
             text = await _last_words(connection, program)
             if "Address already in use" in text or "already in use" in text:
                 raise PortTaken("Somebody else listens on the chosen port.")
+            if status.code == NOT_FOUND and name in text and "not found" in text:
+                raise Rejected(
+                    f"The machine has no program {name!r}.",
+                    remedy="Take an image that has it, or set 'packages' below 'session' in the configuration, as to "
+                    "[jupyterlab]: what a session needs is then installed there when one starts.",
+                    details={"log": text},
+                )
             raise Rejected(
                 f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text}
             )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridSettings"]
+__all__ = ["DiscoverySettings", "GridSettings"]
 
 Address = Annotated[str, Field(pattern=r"^https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?$", max_length=256)]
 Institution = Annotated[str, Field(pattern=r"^[0-9a-hjkmnp-tv-z]{32}$")]
@@ -19,6 +20,30 @@ def _check_place(text: str) -> str:
     if text and not (colon and fits and int(port) <= 65535):
         raise ValueError("is HOST:PORT, such as 0.0.0.0:8444, with a port up to 65535")
     return text
+
+
+def _check_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError("is a network such as 10.0.0.0/8 or 2001:db8::/32, or one address") from error
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
+
+
+class DiscoverySettings(BaseModel):
+    """A plug-in that finds members' records besides gossip; off unless one is named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    driver: str = Field(default="", max_length=64, description="the plug-in, such as ipv8; empty: none")
+    listen: Annotated[str, AfterValidator(_check_place)] = Field(
+        default="", description="HOST:PORT on which it listens, for ipv8 of UDP"
+    )
+    contacts: tuple[Annotated[str, Field(min_length=1), AfterValidator(_check_place)], ...] = Field(
+        default=(), max_length=32, description="HOST:PORT of members to begin at, where they listen for it"
+    )
 
 
 class GridSettings(BaseModel):
@@ -46,6 +71,21 @@ class GridSettings(BaseModel):
     location: str = Field(
         default="", max_length=200, description="where the institution is, in any words; members see it"
     )
+
+    forbidden_addresses: tuple[Network, ...] = Field(
+        default=(),
+        max_length=256,
+        description="networks of ours in which no member is called, whatever its record says; always besides: this"
+        " computer, its links, and what clouds tell their machines (127.0.0.0/8, 169.254.0.0/16, ::1, fe80::/10, …)",
+    )
+    allowed_addresses: tuple[Network, ...] = Field(
+        default=(),
+        max_length=256,
+        description="networks in which members are called though they are forbidden; so they are in networks of"
+        " our own `addresses`",
+    )
+
+    discovery: DiscoverySettings = DiscoverySettings()
 
     @model_validator(mode="after")
     def _is_reached_where_it_listens(self) -> Self:

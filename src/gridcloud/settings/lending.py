@@ -47,6 +47,11 @@ class LendingSettings(BaseModel):
         default=(),
         description="our own providers that are lent, the first with room first; empty: nothing is lent",
     )
+    trust_partners: bool = Field(
+        default=False,
+        description="lend also machines on which users of partners share gridcloud's own account, as those of driver "
+        "local with allow_root or share_account: whoever has one can read and steer all that this gridcloud has",
+    )
     policy: str = Field(
         default="True",
         max_length=2000,

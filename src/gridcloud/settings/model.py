@@ -48,6 +48,10 @@ class ProviderSettings(Section):
     )
     location: str = Field(default="", description="where it is, in any words; requests may ask for it")
 
+    def exposure(self) -> str:
+        """Return what of this gridcloud itself whoever uses its machines may get at, in words; empty: nothing."""
+        return ""
+
 
 class DefaultSettings(Section):
     """What a request asks for where it does not say."""

@@ -70,11 +70,15 @@ async def free_now(desk: Desk) -> list[dict[str, Any]]:
     client = await desk.client(patience=PATIENCE)
     smallest, largest = await asyncio.gather(client.offers(SMALLEST), client.offers(TOO_MUCH))
     whole = {offer.provider: offer for offer in largest.offers if not offer.possible}
-    return [_row(offer, whole.get(offer.provider, offer)) for offer in _one_each(smallest.offers)]
+    return [_row(offer, whole.get(offer.provider)) for offer in _one_each(smallest.offers)]
 
 
-def _row(offer: Offer, largest: Offer) -> dict[str, Any]:
+def _row(offer: Offer, whole: Offer | None) -> dict[str, Any]:
+    """A row of the table; of who does not say what would be too much for it, no size is told."""
+    largest = whole or offer
     shape = largest.shape
+    # It offers as little as it was asked for: that is not its largest.
+    untold = whole is None and offer.possible and shape.cpus <= SMALLEST.cpus
     gpus = f"{shape.gpus} × {shape.gpu_model}".rstrip(" ×") if shape.gpus else ""
     return {
         "provider": offer.provider,
@@ -82,11 +86,11 @@ def _row(offer: Offer, largest: Offer) -> dict[str, Any]:
         "location": offer.location,
         "source": offer.source,
         "terms": offer.terms,
-        "cpus": f"{shape.cpus:g}",
-        "memory": format_size(shape.memory),
+        "cpus": "?" if untold else f"{shape.cpus:g}",
+        "memory": "?" if untold else format_size(shape.memory),
         "gpus": gpus,
         "gpu_model": shape.gpu_model,
-        "price": f"{largest.price.normalize():f}" if largest.price else "",
+        "price": f"{largest.price.normalize():f}" if largest.price and not untold else "",
         "free": offer.available,
         "why_not": offer.why_not,
     }

@@ -329,7 +329,7 @@ class ContainerDriver(InstanceDriver):
             else:
                 container = self._make(engine, spec, image)
         engine.start(container)
-        if home := self._home(engine, spec.owner):
+        if home := self._home(engine, spec):
             try:
                 prove_home(engine, container, home)
             except Rejected:
@@ -346,7 +346,7 @@ class ContainerDriver(InstanceDriver):
             user = self._user(engine, image)
             name = f"gridcloud-{short_name(self.context.installation)}-{spec.id}"
             gpus = self._free_gpus(shape.gpus, others)
-            home = self._home(engine, spec.owner)
+            home = self._home(engine, spec)
             host = self._host(shape, gpus, user, home)
             container = engine.create(name, host, **self._what(spec, image, user, gpus))
         except NotFound as error:
@@ -370,8 +370,10 @@ class ContainerDriver(InstanceDriver):
             raise
         return container
 
-    def _home(self, engine: ContainerEngine, owner: str) -> str:
-        return make_home(engine, self.context.installation, owner) if self.settings.keep_homes else ""
+    def _home(self, engine: ContainerEngine, spec: Spec) -> str:
+        if spec.guest or not self.settings.keep_homes:
+            return ""
+        return make_home(engine, self.context.installation, spec.owner)
 
     def _leave_if_too_late(self, engine: ContainerEngine, container: str, shape: Shape, whole: Shape) -> None:
         """Others than us may use the engine: of those who made a container at once, the first to be made stay."""

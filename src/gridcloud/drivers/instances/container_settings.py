@@ -64,7 +64,8 @@ class ContainerSettings(ProviderSettings):
     )
     keep_homes: bool = Field(
         default=True,
-        description="keep each owner's home in a volume of the engine when a container has ended: their work is there",
+        description="keep each owner's home in a volume of the engine when a container has ended: their work is there; "
+        "never those of partners' users",
     )
     mounts: Mapping[str, str] = Field(
         default_factory=dict,

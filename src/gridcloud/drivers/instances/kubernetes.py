@@ -43,10 +43,12 @@ from gridcloud.drivers.instances.kubernetes_status import (
     has_stopped,
     phase_of,
     unschedulable,
+    why_not_pulled,
     worst_event,
 )
 from gridcloud.errors import (
     Conflict,
+    Forbidden,
     GridcloudError,
     InvalidRequest,
     InvalidSettings,
@@ -99,6 +101,8 @@ class KubernetesDriver(InstanceDriver):
     def __init__(self, settings: ProviderSettings, context: Context) -> None:
         super().__init__(settings, context)
         self._opened: dict[tuple[str, str], asyncio.Task[Namespace]] = {}
+        self._forbidden: set[str] = set()
+        """Instances whose pod we were not allowed to make."""
 
     async def offers(self, request: Request) -> Sequence[Offer]:
         """Offer a pod as asked; see the contract. Quotas and limit ranges are read first."""
@@ -127,13 +131,17 @@ class KubernetesDriver(InstanceDriver):
         if why := explain_image(image, self.settings):
             raise InvalidRequest(f"{self.context.provider}: {why}.")
         namespace = await self._namespace()
-        home = await self._home(namespace, spec.owner) if self.settings.home_size else ""
+        kept = self.settings.home_size and not spec.guest
+        home = await self._home(namespace, spec.owner) if kept else ""
         expires = math.ceil(time.time()) + spec.request.time + GRACE if spec.request.time else None
         manifest = render_pod(spec, self.settings, self.context.installation, expires, home)
         try:
             pod: Document = await namespace.make_pod(manifest)
         except Conflict:
             pod = await self._made_before(namespace, manifest)
+        except Forbidden:
+            self._forbidden.add(spec.id)
+            raise
         if self.settings.agent is not None:
             await self._invite(namespace, spec, str(pod["metadata"]["name"]), self.settings.agent)
         try:
@@ -167,9 +175,17 @@ class KubernetesDriver(InstanceDriver):
         places = {("", "")} | ({self._place_of(handle)} if handle else set())
         for place in places:
             namespace = await self._namespace(*place)
-            found = await self._remove(namespace, instance_id)
+            try:
+                found = await self._remove(namespace, instance_id)
+            except Forbidden:
+                # Who may not make pods may mostly not list them either: there is none to wait for. `holdings` would
+                # find one of a former life as soon as they may be listed.
+                if handle or instance_id not in self._forbidden:
+                    raise
+                found = False
             if handle and place == self._place_of(handle) and not found:
                 await self._check_cluster(namespace, handle)
+        self._forbidden.discard(instance_id)
         await self.context.agents.forget(instance_id, self.context.provider)
 
     async def holdings(self) -> Sequence[Holding]:
@@ -358,6 +374,8 @@ class KubernetesDriver(InstanceDriver):
         phase, detail = phase_of(pod, queue=max(self.settings.queue, UNDECIDED), now=now)
         if phase is Phase.PENDING and age_of(pod, now) > EXPLAIN:
             detail = worst_event(await namespace.events(meta["uid"])) or detail
+        if phase is Phase.FAILED and "ImagePullBackOff" in detail:
+            detail = why_not_pulled(await namespace.events(meta["uid"])) or detail
         address = None
         if phase is Phase.RUNNING:
             address = PodAddress(

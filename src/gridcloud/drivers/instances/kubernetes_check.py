@@ -54,7 +54,7 @@ async def examine(
                 findings.append((True, f"{resource}{where} may not be listed: {then}", remedy))
         findings += [(True, f"quota {quota.name}: {_used(quota)}", "") for quota in room.quotas if quota.hard]
         findings.append(_nodes(settings, provider, room))
-        findings.append(await _image(namespace, settings))
+        findings.append(await _image(namespace, settings, provider))
         if settings.home_size:
             findings += await _homes(namespace, settings)
     # What is right and could be better all the same is what could not be found out.
@@ -70,7 +70,10 @@ async def _rights(namespace: Namespace, settings: KubernetesSettings) -> tuple[b
     lacking = [f"{verb} {resource}" for (verb, resource), may in zip(wanted, allowed, strict=True) if not may]
     if not lacking:
         return True, "our credentials allow what is needed", ""
-    remedy = "An administrator grants it in this namespace by a Role; docs/guide/kubernetes.md has one."
+    remedy = (
+        f"Is {namespace.name} the right namespace? Else set 'namespace', or 'context'. An administrator grants it "
+        "there by a Role; docs/guide/kubernetes.md has one."
+    )
     return False, f"our credentials do not allow: {', '.join(lacking)}", remedy
 
 
@@ -89,7 +92,7 @@ def _nodes(settings: KubernetesSettings, provider: str, room: Room) -> tuple[boo
     return True, message if offer.available else f"{message}; now full: {offer.why_not}", ""
 
 
-async def _image(namespace: Namespace, settings: KubernetesSettings) -> tuple[bool, str, str]:
+async def _image(namespace: Namespace, settings: KubernetesSettings, provider: str) -> tuple[bool, str, str]:
     there = [
         any(
             _same(name, settings.image)
@@ -103,12 +106,20 @@ async def _image(namespace: Namespace, settings: KubernetesSettings) -> tuple[bo
     if settings.pull == "Never" and there:
         remedy = "Import it on the nodes, or set 'pull' to IfNotPresent."
         return False, f"the image {settings.image} is on no node, and 'pull' is Never", remedy
-    return True, f"the image {settings.image} is fetched by the node that first needs it", ""
+    if there:
+        words = "is on no node yet: whether it can be fetched shows when a pod is tried"
+    else:
+        words = "was not looked for, since nodes may not be listed: whether it can be had shows when a pod is tried"
+    return True, f"the image {settings.image} {words}", f"Try it: gridcloud run --on {provider} -- true"
 
 
 async def _homes(namespace: Namespace, settings: KubernetesSettings) -> list[tuple[bool, str, str]]:
     found = []
     known = await namespace.storage_class(settings.storage_class)
+    if known is None:
+        words = "storage classes may not be listed: whether homes can be made shows when a pod is tried"
+        remedy = "Grant it by a ClusterRole, if you like; docs/guide/kubernetes.md has one."
+        found.append((True, words, remedy))
     if known is False:
         name = settings.storage_class or "a default storage class"
         remedy = "Set 'storage_class' to one of 'kubectl get storageclasses'."

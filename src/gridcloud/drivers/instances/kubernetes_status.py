@@ -9,7 +9,15 @@ from typing import Any
 from gridcloud.drivers.instances.kubernetes_manifests import CONTAINER
 from gridcloud.instances.model import Phase
 
-__all__ = ["age_of", "awaits_volume", "has_stopped", "phase_of", "unschedulable", "worst_event"]
+__all__ = [
+    "age_of",
+    "awaits_volume",
+    "has_stopped",
+    "phase_of",
+    "unschedulable",
+    "why_not_pulled",
+    "worst_event",
+]
 
 Document = Mapping[str, Any]
 
@@ -105,8 +113,15 @@ def worst_event(events: Iterable[Document]) -> str:
     warnings = [event for event in events if event.get("type") == "Warning"]
     if not warnings:
         return ""
-    newest = max(warnings, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    newest = max(warnings, key=_when)
     return f"{newest.get('reason', '')}: {newest.get('message', '')}"[:500]
+
+
+def why_not_pulled(events: Iterable[Document]) -> str:
+    """Return what the registry or the network said when an image was asked for, which "back-off" does not tell; ""
+    where nothing is known of it."""
+    tried = [event for event in events if "ailed to pull" in str(event.get("message"))]
+    return str(max(tried, key=_when)["message"])[:500] if tried else ""
 
 
 def age_of(pod: Document, now: datetime) -> float:
@@ -115,6 +130,10 @@ def age_of(pod: Document, now: datetime) -> float:
     if not made:
         return 0
     return (now - datetime.fromisoformat(made).astimezone(UTC)).total_seconds()
+
+
+def _when(event: Document) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _container(status: Document) -> Document:

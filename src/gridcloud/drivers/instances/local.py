@@ -107,6 +107,12 @@ class LocalSettings(ProviderSettings):
         "steer gridcloud itself, so only among people who trust each other",
     )
 
+    def exposure(self) -> str:
+        """Return what those may get at who have no account of their own here."""
+        if self.allow_root:
+            return "people without an account on this computer run as root there (allow_root)"
+        return "all people run as gridcloud itself (share_account)" if self.share_account else ""
+
 
 @dataclass(frozen=True, slots=True)
 class _Reservation:

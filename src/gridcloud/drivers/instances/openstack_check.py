@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gridcloud.drivers.instances.openstack_choices import Choices
 from gridcloud.drivers.instances.openstack_cloud import Cloud
-from gridcloud.drivers.instances.openstack_words import shape_of
+from gridcloud.drivers.instances.openstack_words import explain_shortage, shape_of
 from gridcloud.errors import GridcloudError
 from gridcloud.instances.matching import describe
 from gridcloud.instances.model import Finding, Request
@@ -23,7 +23,7 @@ def examine(cloud: Cloud, choices: Choices) -> list[Finding]:
         return [first]
     trials = {
         "image": lambda: choices.image(Request())[1].chosen,
-        "shapes": lambda: _shapes(cloud),
+        "shapes": lambda: _shapes(cloud, choices),
         "network": lambda: _network(cloud, choices),
         "quota": lambda: _quotas(choices),
     }
@@ -43,20 +43,36 @@ def _credentials(cloud: Cloud) -> str:
     return f"{cloud.label} takes them: project {cloud.project()}, region {cloud.region() or 'without a name'}"
 
 
-def _shapes(cloud: Cloud) -> str | Finding:
+def _shapes(cloud: Cloud, choices: Choices) -> str | Finding:
     settings = cloud.settings
-    found = [shape_of(one, settings.gpus) for one in cloud.flavors()]
-    if not found:
+    allowed = [shape_of(one, settings.gpus) for one in choices.allowed()]
+    if not allowed:
         return Finding(
             subject="shapes",
             ok=False,
             message="The project may take no flavor.",
             remedy="Ask the cloud's operators for access to one.",
         )
-    greatest = max(found, key=lambda shape: (shape.gpus, shape.cpus, shape.memory))
-    gpus = sum(1 for shape in found if shape.gpus)
+    quotas = choices.quotas(False, False)
+    fitting = [
+        one for one in allowed if not explain_shortage(quotas, choices.needs(one, 0, False), ever=True)
+    ]
+    if not fitting:
+        least = min(allowed, key=lambda shape: (shape.cpus, shape.memory))
+        why = explain_shortage(quotas, choices.needs(least, 0, False), ever=True)
+        return Finding(
+            subject="shapes",
+            ok=False,
+            message=f"None of the {len(allowed)} flavors is within {why} by the smallest, {least.name}.",
+            remedy="Ask the cloud's operators for a larger quota, or set 'shapes' to smaller ones.",
+        )
+    greatest = max(fitting, key=lambda shape: (shape.gpus, shape.cpus, shape.memory))
+    gpus = sum(1 for shape in fitting if shape.gpus)
+    beyond = len(allowed) - len(fitting)
+    more = f"; {beyond} larger ones are beyond the project's quota" if beyond else ""
     return (
-        f"{len(found)} flavors, {gpus} of them with GPUs; the largest: {greatest.name} ({describe(greatest)})"
+        f"{len(fitting)} flavors, {gpus or 'none'} of them with GPUs; the largest: {greatest.name} "
+        f"({describe(greatest)}){more}"
     )
 
 

@@ -18,12 +18,17 @@ from gridcloud.instances.choosing import (
     choose_locations,
     choose_network,
 )
-from gridcloud.instances.cloud import Place, build_offers, image_of
+from gridcloud.instances.cloud import Place, allowed_shapes, build_offers, image_of, with_price
 from gridcloud.instances.model import Discovery, Found, Offer, Request, Shape, Step
 
 __all__ = ["Choices", "ChosenNetwork"]
 
 GIBIBYTE = 1024 * MEBIBYTE
+
+NO_NETWORK = (
+    "Make one with a subnet, and a router that joins it to the outside: in Horizon below Network, or as the guide to "
+    "OpenStack says (docs/guide/openstack.md)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,12 @@ class Choices:
                 for one in sorted(self._cloud.images(), key=lambda one: one.name)
             ),
             shapes=tuple(
-                Found(id=one.id, name=one.name, shape=shape)
+                Found(
+                    id=one.id,
+                    name=one.name,
+                    shape=shape,
+                    price=with_price(self._settings, PricedShape(shape)).price,
+                )
                 for one, shape in sorted(
                     shapes, key=lambda pair: (pair[1].gpus, pair[1].cpus, pair[1].memory)
                 )
@@ -95,6 +105,12 @@ class Choices:
                 Found(id=one.id, name=one.name, detail=_describe(one)) for one in self._cloud.networks()
             ),
         )
+
+    def allowed(self) -> list[Flavor]:
+        """Return the flavors that may be taken. Raises InvalidSettings where 'shapes' leaves none."""
+        found = self._cloud.flavors()
+        names = allowed_shapes(self._settings, self._provider, [one.name for one in found])
+        return [one for one in found if one.name in names]
 
     def image(self, request: Request) -> tuple[Image, Step]:
         """Return the image for a request. Raises InvalidRequest for one that was asked for and is not there,
@@ -115,10 +131,13 @@ class Choices:
         Raises InvalidSettings where there is none or no telling which.
         """
         found = [one for one in self._cloud.networks() if one.usable]
+        fit = [one for one in found if one.open]
         wanted = self._settings.network
-        inside = [one for one in found if wanted in (one.id, one.name) or not (wanted or one.external)]
+        if not fit or (wanted and any(wanted in (one.id, one.name) and not one.open for one in found)):
+            raise self._no_network(found)
+        inside = [one for one in fit if wanted in (one.id, one.name) or not (wanted or one.external)]
         try:
-            chosen, step = choose_network([_as_network(one) for one in inside or found], wanted)
+            chosen, step = choose_network([_as_network(one) for one in inside or fit], wanted)
         except InvalidRequest as error:
             raise InvalidSettings(f"{self._provider}: {error.message}", remedy=error.remedy) from error
         network = next(one for one in found if one.id == chosen.id)
@@ -156,6 +175,22 @@ class Choices:
             else ""
         )
 
+    def _no_network(self, found: list[FoundNetwork]) -> InvalidSettings:
+        """Return the refusal to make machines where only floating addresses come from, as in a project that is new."""
+        there = ", ".join(sorted(one.name or one.id for one in found if one.open))
+        closed = ", ".join(sorted(one.name or one.id for one in found if not one.open))
+        wanted = self._settings.network
+        said = (
+            f"Machines cannot be in the network {wanted!r}, which gives floating addresses only"
+            if wanted and found
+            else "The project has no network for machines"
+            + (f" (floating addresses come from {closed})" if closed else "")
+        )
+        return InvalidSettings(
+            f"{self._provider}: {said}.",
+            remedy=f"Set 'network' to one of: {there}." if there else NO_NETWORK,
+        )
+
     def _limited(self, offer: Offer, quotas: list[Quota], full: str) -> Offer:
         needs = self.needs(offer.shape, offer.choice["volume"], bool(offer.choice["external"]))
         why = full or explain_shortage(quotas, needs)
@@ -164,7 +199,7 @@ class Choices:
     def _shapes(self, request: Request, image: Image, quotas: list[Quota]) -> tuple[list[PricedShape], str]:
         """Return the flavors that this project could ever have with this image, and which larger ones it could not."""
         shapes, beyond = [], ""
-        for flavor in self._cloud.flavors():
+        for flavor in self.allowed():
             volume = self._volume(flavor, request, image)
             if volume is None or flavor.memory < image.choice.get("memory", 0):
                 continue

@@ -37,6 +37,9 @@ class FoundNetwork:
     name: str
     own: bool
     external: bool
+    """Floating addresses come from it."""
+    open: bool
+    """Machines of this project may be in it: one that is external is for floating addresses alone, unless shared."""
     usable: bool
     """It is up and has addresses to give."""
     secured: bool
@@ -141,6 +144,7 @@ class Cloud:
                     name=one.name or "",
                     own=one.project_id == project,
                     external=bool(one.is_router_external),
+                    open=one.project_id == project or bool(one.is_shared) or not one.is_router_external,
                     usable=bool(one.is_admin_state_up and one.subnet_ids),
                     secured=one.is_port_security_enabled is not False,
                 )

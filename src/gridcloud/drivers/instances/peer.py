@@ -32,7 +32,7 @@ from gridcloud.instances.model import (
     Shape,
     Spec,
 )
-from gridcloud.instances.peers import PeerOffer, Terms
+from gridcloud.instances.peers import Looked, PeerOffer, Terms
 from gridcloud.settings import ProviderSettings
 
 __all__ = ["PeerDriver", "PeerSettings"]
@@ -81,12 +81,13 @@ class PeerDriver(InstanceDriver):
 
     async def create(self, spec: Spec) -> Handle:
         """Take what was offered; see the contract. Its lender starts it meanwhile."""
-        institution = str(spec.offer.choice.get("peer", ""))
-        title = str(spec.offer.choice.get("title", ""))
+        choice = spec.offer.choice
+        institution, title, asked = (str(choice.get(name, "")) for name in ("peer", "title", "asked"))
         if not institution:
             raise Rejected(f"{self.context.provider}: this offer is of no institution.")
         try:
-            lease = await self.context.peers.accept(self._terms(), spec, institution, title)
+            looked = Looked(institution, title, asked, spec.offer.shape)
+            lease = await self.context.peers.accept(self._terms(), spec, looked)
         except Rejected as error:  # of what one institution does not take, another may know more
             raise NoCapacity(error.message, remedy=error.remedy) from error
         return Handle(data={"lease": lease, "peer": institution})
@@ -151,7 +152,7 @@ class PeerDriver(InstanceDriver):
             possible=one.possible,
             why_not=one.why_not,
             distance=self.settings.order,
-            choice={"peer": one.institution, "title": one.title},
+            choice={"peer": one.institution, "title": one.title, "asked": one.asked},
         )
 
     def _none(self, why: str) -> Offer:

@@ -3,7 +3,8 @@
 Each machine is a process tree of its own on the host, which outlives us: a supervisor that ends it at its expiry, and
 QEMU, whose disk lies over an image that stays as it is. What is taken is written on the host, under a lock there, so
 that several brokers may use one host. The machine's SSH server is a port of the host's own 127.0.0.1; its host key is
-made here and pinned. Nothing needs to be installed on a host but QEMU.
+made here and pinned. Nothing needs to be installed on a host but QEMU. With `agent`, a machine has no such port: its
+first boot starts an agent that dials us.
 
 GPUs are given by PCI passthrough (vfio-pci). That has been tried on no real GPU yet.
 """
@@ -24,8 +25,10 @@ from gridcloud.drivers.instances.qemu_host import SCRIPT, Facts, Look, QEMUHost,
 from gridcloud.drivers.instances.qemu_seed import render_seed
 from gridcloud.drivers.instances.qemu_settings import QEMUImage, QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Rejected, Transient
+from gridcloud.instances.agent_boot import AgentBoot
+from gridcloud.instances.bootstraps import address_of, find_machines, forget, invite_once, read_authorities
 from gridcloud.instances.cloud import GRACE
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
 from gridcloud.instances.matching import describe, shortfall
 from gridcloud.instances.model import (
@@ -110,6 +113,7 @@ class QEMUDriver(InstanceDriver):
                 sudo=self.settings.sudo,
                 idle=spec.request.idle,
                 run=(self.settings.boot_script,) if self.settings.boot_script else (),
+                agent=await self._agent(spec),
             )
         )
         shape, accelerator = self._shape(spec.request), self._accelerator(facts)
@@ -122,18 +126,24 @@ class QEMUDriver(InstanceDriver):
         }
         answer = await host.run("make", values, words, seed, seconds=MAKE_SECONDS)
         place = dict(line.partition(" ")[::2] for line in answer.splitlines()).get("place", "")
-        return self._handle(host, place, key.public, name)
+        handle = self._handle(host, place, key.public, name)
+        return Handle(data={**handle.data, "agent": True}) if self.settings.agent else handle
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at each host once; see the contract."""
         seen: dict[str, Survey] = {}
         found = {}
+        dials = any(handle.data.get("agent") for handle in handles.values())
+        machines = await find_machines(self.context) if dials else {}
         for instance_id, handle in handles.items():
             host = self._holder(handle)
             survey = seen.get(host.name)
             if survey is None:
                 survey = seen[host.name] = await host.survey(self._tag)
-            found[instance_id] = self._observation(instance_id, handle, host, survey)
+            one = self._observation(instance_id, handle, host, survey)
+            if handle.data.get("agent"):
+                one = _by_agent(one, machines.get(instance_id))
+            found[instance_id] = one
         return found
 
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:
@@ -143,6 +153,7 @@ class QEMUDriver(InstanceDriver):
         host = self._holder(handle) if handle is not None else self._host()
         try:
             await host.run("remove", {"tag": self._tag, "id": instance_id}, seconds=REMOVE_SECONDS)
+            await forget(self.context, instance_id)
         except InvalidSettings:
             raise
         except GridcloudError as error:
@@ -338,6 +349,14 @@ class QEMUDriver(InstanceDriver):
             raise InvalidRequest(f"{self.context.provider}: {self._never(request)}.")
         return name, self.settings.images[name]
 
+    async def _agent(self, spec: Spec) -> AgentBoot | None:
+        """Return what reaches the machine where the configuration says so."""
+        door = self.settings.agent
+        if door is None:
+            return None
+        token = await invite_once(self.context, spec.id, spec.request, door.networks)
+        return AgentBoot(door, token, await read_authorities(door.ca))
+
     def _accelerator(self, facts: Facts) -> Accelerator:
         if self.settings.accelerator == "auto":
             return "kvm" if facts.kvm == "yes" else "tcg"
@@ -371,8 +390,8 @@ class QEMUDriver(InstanceDriver):
             "size": max(request.disk, self.settings.disk),
             "accelerator": accelerator,
             "confine": "yes" if self.settings.confine else "no",
-            "first": self.settings.ports[0],
-            "last": self.settings.ports[1],
+            "first": 0 if self.settings.agent else self.settings.ports[0],
+            "last": 0 if self.settings.agent else self.settings.ports[1],
         }
 
     def _observation(self, instance_id: str, handle: Handle, host: QEMUHost, survey: Survey) -> Observation:
@@ -394,24 +413,34 @@ class QEMUDriver(InstanceDriver):
         if not look.supervised:
             why = "it was killed on its host" if look.ran else "it was broken off while it was made"
             return Observation(phase=Phase.FAILED, detail=_with_console(why, look))
-        if not look.port:
+        if not look.running:
             now = "it has just ended" if look.ran else f"it is being made on {host.name}"
             return Observation(phase=Phase.PENDING, detail=look.progress or now)
         full = survey.disk_free < LITTLE_DISK
-        return Observation(
-            phase=Phase.RUNNING,
-            address=SSHAddress(
+        address = (
+            SSHAddress(
                 host="127.0.0.1",
                 port=look.port,
                 user=self.settings.user,
                 host_keys=(handle.data["host_key"],),
                 principal=principal_of(instance_id),
                 jump=host.address if isinstance(host.address, SSHAddress) else None,
-            ),
-            detail=f"the disk of {host.name} is full: only {format_size(survey.disk_free)} are free"
-            if full
-            else "",
+            )
+            if look.port
+            else None
         )
+        words = f"the disk of {host.name} is full: only {format_size(survey.disk_free)} are free"
+        return Observation(phase=Phase.RUNNING, address=address, detail=words if full else "")
+
+
+def _by_agent(seen: Observation, machine: JoinedMachine | None) -> Observation:
+    """Return what is seen of a machine whose agent dials us."""
+    if seen.phase is not Phase.RUNNING:
+        return seen
+    if machine is None or machine.why_not:
+        why = machine.why_not if machine else "its agent has not connected yet"
+        return Observation(phase=Phase.PENDING, detail=f"it runs, and {why}")
+    return seen.model_copy(update={"address": address_of(machine)})
 
 
 def _unable(settings: QEMUSettings, facts: Facts) -> str:

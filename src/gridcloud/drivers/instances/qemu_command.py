@@ -37,6 +37,7 @@ def machine_words(
 ) -> list[str]:
     """Return the words that start a machine of so many CPUs (whole ones) and so much memory (bytes)."""
     restricted = "off" if settings.outbound else "on"
+    forward = "" if settings.agent else ",hostfwd=tcp:127.0.0.1:@PORT@-:22"
     words = [
         settings.program,
         *("-name", instance_id),
@@ -51,7 +52,7 @@ def machine_words(
         # A kernel that panics ends the machine where it can say so; else its console tells.
         *("-device", "pvpanic", "-action", "panic=exit-failure"),
         *_disks(image),
-        *("-netdev", f"user,id=net,ipv6=off,restrict={restricted},hostfwd=tcp:127.0.0.1:@PORT@-:22"),
+        *("-netdev", f"user,id=net,ipv6=off,restrict={restricted}{forward}"),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
         *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
     ]

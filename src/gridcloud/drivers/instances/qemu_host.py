@@ -82,8 +82,10 @@ class Look:
     """What is seen of one machine of ours."""
 
     supervised: bool = False
+    running: bool = False
+    """Whether QEMU runs."""
     port: int = 0
-    """The host's port that leads to its SSH server; 0: QEMU does not run."""
+    """The host's port that leads to its SSH server; 0: there is none."""
     ran: bool = False
     """Whether QEMU did run, and does no longer."""
     panicked: bool = False
@@ -243,7 +245,7 @@ def _note(look: Look, what: str, words: str) -> None:
         case "supervised":
             look.supervised = True
         case "running":
-            look.port = int(words)
+            look.running, look.port = True, int(words)
         case "ran":
             look.ran = True
         case "panic":

@@ -340,7 +340,7 @@ fetch() {
   exec 8>&-
 }
 
-# Start QEMU on a free port: where somebody else was first, on the next one.
+# Start QEMU on a free port: where somebody else was first, on the next one. With the ports 0 to 0 it has none.
 start() {
   set_guard
   span=$((last - first + 1))
@@ -353,8 +353,7 @@ start() {
     launch "$@"
     waits=0
     while [ -n "$(started "$machine")" ] && [ $((waits += 1)) -le 200 ]; do
-      inode=$(listener $port)
-      if [ -n "$inode" ] && ls -l "/proc/$machine/fd" 2>/dev/null | grep -qF "socket:[$inode]"; then
+      if has_begun; then
         say "$machine $(started "$machine") $port" >running.new && mv -f running.new running
         return
       fi
@@ -368,6 +367,17 @@ start() {
   if grep -qi 'cannot allocate memory\|cannot set up guest memory' log; then fail 71 "QEMU had not the memory: $(last_line log)"; fi
   if grep -qi 'host forwarding\|hostfwd' log || [ ! -f log ]; then fail 71 "none of the ports $first to $last is free"; fi
   fail 75 "QEMU did not start: $(last_line log)"
+}
+
+# Whether QEMU listens on its port, or has opened its own disk where it has none.
+has_begun() {
+  sign="/$id/files/disk.qcow2"
+  if [ "$port" != 0 ]; then
+    inode=$(listener $port)
+    [ -n "$inode" ] || return 1
+    sign="socket:[$inode]"
+  fi
+  ls -l "/proc/$machine/fd" 2>/dev/null | grep -qF "$sign"
 }
 
 # What QEMU is started by: it dies with us, gains no rights, and where we are root is nobody that owns anything else.

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from gridcloud.instances.bootstraps import AgentDoor
 from gridcloud.instances.ssh_machine import SSHMachine
 from gridcloud.settings import ProviderSettings, Size
 
@@ -131,6 +132,11 @@ class QEMUSettings(ProviderSettings):
         description="let machines open connections: to the world, and to all that the host itself reaches, its own "
         "127.0.0.1 included",
     )
+    agent: AgentDoor | None = Field(
+        default=None,
+        description="have an agent in each machine dial this gridcloud's service, in place of a port that leads to its "
+        "SSH server: {url: https://HOST:PORT}; the image or boot_script brings gridcloud then",
+    )
     confine: bool = Field(
         default=True,
         description="where we are root on the host, run each machine as a user id of its own that owns nothing else",
@@ -162,6 +168,8 @@ class QEMUSettings(ProviderSettings):
             raise ValueError(f"image: {self.image!r} is none of images")
         if self.ports[0] > self.ports[1]:
             raise ValueError("ports: the first is above the last")
+        if self.agent and not self.outbound:
+            raise ValueError("agent: dials out, so that machines need outbound: true")
         return self
 
     @property

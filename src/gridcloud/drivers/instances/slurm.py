@@ -207,8 +207,9 @@ class SlurmDriver(InstanceDriver):
         choice, request = spec.offer.choice, spec.request
         token = await invite(self.context, spec.id, request, self.settings.networks, self.settings.wait)
         folder = names.folder(spec.id)
-        # Who has an account there has a home.
+        # Who has an account there has a home; that of a guest goes with the instance.
         home = facts.home if spec.owner == facts.user else names.home(spec.owner)
+        home = f"{folder}/home" if spec.guest else home
         authorities = await read_authorities(self.settings.ca)
         await self._login.do("prepare", folder, home, input=token.reveal_bytes() + b"\n" + authorities)
         script = render_script(
@@ -264,10 +265,8 @@ class SlurmDriver(InstanceDriver):
         facts = await self._login.facts()
         if not facts.slurm:
             self._login.forget()
-            raise InvalidSettings(
-                f"sbatch is not found on {self._login.name}.",
-                remedy="Set 'login' to a login node of the cluster.",
-            )
+            wrong, remedy = facts.lacks
+            raise InvalidSettings(f"{self._login.name}: {wrong}", remedy=remedy)
         if not self._command(facts):
             self._login.forget()
             raise InvalidSettings(

@@ -26,13 +26,7 @@ async def check_cluster(login: Login, settings: SlurmSettings, command: Sequence
         remedy = error.remedy or "Can you log in there by hand, with this account and key?"
         return [_wrong(login.name, f"It cannot be used: {error.message}", remedy)]
     if not facts.slurm:
-        return [
-            _wrong(
-                login.name,
-                "sbatch is not found there.",
-                "Set 'login' to a login node of the cluster, or its PATH.",
-            )
-        ]
+        return [_wrong(login.name, *facts.lacks)]
     findings = [_fine(login.name, f"Answers as {facts.user}: {facts.slurm}.")]
     try:
         findings += await _partitions(login, settings)

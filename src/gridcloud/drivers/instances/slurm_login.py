@@ -44,7 +44,21 @@ class Facts:
     program: str
     """Path of gridcloud there; empty when it is not found."""
     slurm: str
-    """What ``sbatch --version`` says; empty when it is not found."""
+    """What ``sbatch --version`` says; empty when it is not found, or does not work."""
+    complaint: str = ""
+    """Why it does not work, in its words; empty when it is not found."""
+
+    @property
+    def lacks(self) -> tuple[str, str]:
+        """What is wrong with Slurm there and what to do, in words; empty when nothing is."""
+        if self.slurm:
+            return "", ""
+        if self.complaint:
+            return (
+                f"sbatch does not work there: {self.complaint}",
+                "Where it needs variables, such as SLURM_CONF, name them in 'environment' of the provider.",
+            )
+        return "sbatch is not found there.", "Set 'login' to a login node of the cluster, or its PATH."
 
 
 class Login:
@@ -112,6 +126,7 @@ class Login:
                     home=fields["home"],
                     program=fields.get("program", ""),
                     slurm=fields.get("slurm", ""),
+                    complaint=fields.get("complaint", "")[:300],
                 )
             except KeyError as error:
                 raise Transient(f"{self.name} answers with something else: {said[:200]!r}.") from error

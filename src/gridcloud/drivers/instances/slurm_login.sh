@@ -1,7 +1,8 @@
 # What the `slurm` provider does on a login node, beside Slurm's own commands: sh -c TEXT gridcloud VERB [WORD…]
 #
 # Fixed text for any POSIX sh; all values come as words, what is secret by standard input.
-#   facts PROGRAM             lines `name value`: user, uid, home, path of the program (or none), Slurm's version
+#   facts PROGRAM             lines `name value`: user, uid, home, path of the program (or none), Slurm's version,
+#                             what it complains of
 #   prepare FOLDER [HOME]     make both, for us alone; standard input: a token in the first line, then authorities
 #   list FOLDER               the names of what lies there
 #   tail FOLDER               the end of what its job said
@@ -19,13 +20,21 @@ facts)
     echo "uid $(id -u)"
     echo "home $(cd -- "$HOME" && pwd)"
     echo "program $(command -v -- "$1" 2>/dev/null)"
-    echo "slurm $(sbatch --version 2>/dev/null)"
+    if command -v sbatch >/dev/null; then
+        # It may fail for long: once is enough. What it warns of comes before the version.
+        if said=$(sbatch --version 2>&1); then field=slurm; else field=complaint; fi
+        echo "$field $(printf '%s\n' "$said" | tail -n 1)"
+    fi
     ;;
 prepare)
+    if [ -L "$1" ]; then # another job of this account may have put it there
+        echo "$1 is a link" >&2
+        exit 1
+    fi
     mkdir -p -- "$1" && chmod 700 -- "$1" || exit 1
     if [ $# -gt 1 ]; then mkdir -p -- "$2" || exit 1; fi
     IFS= read -r token || exit 1
-    rm -f -- "$1/token"
+    rm -f -- "$1/token" "$1/ca.pem"
     printf '%s\n' "$token" >"$1/token" && cat >"$1/ca.pem"
     ;;
 list)

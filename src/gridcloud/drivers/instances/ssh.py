@@ -103,7 +103,7 @@ class SSHDriver(InstanceDriver):
         host = self._configured()[label]
         facts = await host.facts()
         mode = self._mode(entry, facts)
-        owner = self._account(spec.owner)
+        owner = self._account(spec.owner, guest=spec.guest)
         self._notes.add(spec.id, {label: host.address.model_dump(mode="json")})
         words = self._reserve_words(spec, entry, facts, owner, mode)
         answer = await host.run("reserve", *words, seconds=CHANGE_SECONDS)
@@ -120,7 +120,7 @@ class SSHDriver(InstanceDriver):
         )
         await host.run(
             "install",
-            *(self._tag, spec.id, owner, reservation.mode, _key_of(self.context.user_authority)),
+            *(self._tag, spec.id, owner, reservation.mode, _keys_of(self.context.user_authority)),
             *(render_prepare(limits), render_enter(limits), render_leave(limits)),
             seconds=CHANGE_SECONDS,
         )
@@ -236,10 +236,11 @@ class SSHDriver(InstanceDriver):
     def _keep(self) -> str:
         return "yes" if self.settings.keep_homes else "no"
 
-    def _account(self, owner: str) -> str:
-        """Return the account's name for an owner, whose own name is never used on a host."""
+    def _account(self, owner: str, *, guest: bool) -> str:
+        """Return the account's name for an owner, whose own name is never used on a host. The host keeps no home of a
+        guest's, whose account it knows by its name."""
         words = f"{self.context.installation}:{owner}".encode("utf-8", "surrogatepass")
-        return "gc-" + hashlib.sha256(words).hexdigest()[:12]
+        return ("gc-guest-" if guest else "gc-") + hashlib.sha256(words).hexdigest()[:12]
 
     def _mode(self, entry: SSHHost, facts: Facts) -> Mode:
         able = facts.may_make_accounts and bool(self.context.user_authority)  # as Host.run has it
@@ -406,6 +407,6 @@ def _by_host(handles: Mapping[str, Handle]) -> dict[str, dict[str, Any]]:
     return {handle.data["host"]: handle.data["address"] for handle in handles.values()}
 
 
-def _key_of(line: str) -> str:
-    """Return the type and data of a public key line, without its comment."""
-    return " ".join(line.split()[:2])
+def _keys_of(lines: str) -> str:
+    """Return the type and data of public key lines, without their comments."""
+    return "\n".join(" ".join(line.split()[:2]) for line in lines.splitlines())

@@ -235,7 +235,9 @@ make_account() {
   if [ ! -d "$home" ]; then mkdir -- "$home" && chown -- "$account:" "$home"; fi
   chmod 700 "$home"
   close_account || refuse 74 "the folder .ssh of the account $account cannot be changed"
-  printf 'cert-authority,principals="%s" %s\n' "$account" "$2" | HOME=$home su -s /bin/sh -c \
+  printf '%s\n' "$2" | while IFS= read -r key; do
+    printf 'cert-authority,principals="%s" %s\n' "$account" "$key"
+  done | HOME=$home su -s /bin/sh -c \
     'umask 077 && mkdir -p "$HOME/.ssh" && chmod 700 "$HOME/.ssh" && cat >"$HOME/.ssh/authorized_keys"' "$account" \
     >/dev/null 2>&1 || refuse 74 "the key of our authority cannot be written for the account $account"
 }
@@ -306,7 +308,7 @@ remove() {
 
 end_account() {
   account=$1 home=$directory/homes/$1
-  case $account in gc-?*) ;; *) refuse 74 "$account is no account of ours" ;; esac
+  case $account in gc-guest-?*) keep=no ;; gc-?*) ;; *) refuse 74 "$account is no account of ours" ;; esac
   if id -u "$account" >/dev/null 2>&1; then
     if has crontab; then crontab -r -u "$account" 2>/dev/null; fi
     end_processes "$account"

@@ -70,7 +70,8 @@ class SSHSettings(ProviderSettings):
     )
     keep_homes: bool = Field(
         default=True,
-        description="keep an owner's account (locked) and home when the last instance has ended: their work is there",
+        description="keep an owner's account (locked) and home when the last instance has ended: their work is there; "
+        "never those of partners' users",
     )
     reserve: SSHReserve = Field(default=SSHReserve(), description="what is kept back on each host")
     processes: int = Field(default=4096, ge=16, description="processes and threads of one instance, at most")
