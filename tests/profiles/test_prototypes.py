@@ -126,13 +126,10 @@ def test_three_types_become_three_profiles() -> None:
 
 def test_another_spawner_gets_the_deployment_with_its_arguments() -> None:
     docker = {"class": "dockerspawner.DockerSpawner", "kwargs": {"name_template": "{prefix}-{username}"}}
-    with pytest.raises(InvalidSettings, match="there is no placeholder {prefix}"):
-        read([template(resource_type="container") | docker])
-    docker["kwargs"] = {"notebook_dir": "/home/{JUPYTERHUB_USER}"}
     (profile,) = read([template(resource_type="container", spawner=docker)]).profiles.values()
     assert profile.spawner is not None
     assert profile.spawner.kwargs == {
-        "notebook_dir": "/home/{JUPYTERHUB_USER}",
+        "name_template": "{prefix}-{username}",
         "image": "nielsbohr/python-notebook",
     }
 

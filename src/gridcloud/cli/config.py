@@ -65,6 +65,7 @@ def check(
         raise NotFound(f"There is no {file}.")
     source = SettingsFile(file.absolute(), required=True) if file is not None else frame.settings_file()
     book = Book(source)
+    book.rosters.read_all(book.current()[0].courses)
     settings, problems = book.current()
     if problems:
         raise InvalidSettings("\n".join(str(problem) for problem in problems))
@@ -72,7 +73,13 @@ def check(
     if frame.json:
         notes = [{"place": note.place, "key": note.key, "became": note.became} for note in book.notes]
         frame.show(
-            {"file": str(source.path), "valid": True, "providers": names, "profiles": profiles, "notes": notes}
+            {
+                "file": str(source.path),
+                "valid": True,
+                "providers": names,
+                "profiles": profiles,
+                "notes": notes,
+            }
         )
         return
     for note in book.notes:

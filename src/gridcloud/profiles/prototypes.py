@@ -147,6 +147,8 @@ class _Reader:
             fault((*key, "resource_type"), f"expected one of {', '.join(Kind)}; found {kind!r:.60}")
             return
         for place, strange in strange_placeholders(template, {**PLACEHOLDERS, "endpoint": ""}, key):
+            if strange.isidentifier() and "kwargs" in place:
+                continue  # the spawner's own, such as {username}
             fault(
                 place,
                 f"there is no placeholder {{{strange[:60]}}}; there are {', '.join(PLACEHOLDERS)}, endpoint",

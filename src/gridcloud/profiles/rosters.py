@@ -47,6 +47,12 @@ class Rosters:
         listed = self._listed(course, roster.file)
         return any(name.casefold() in listed for name in (person.name, *person.addresses))
 
+    def read_all(self, courses: Mapping[str, CourseSettings]) -> None:
+        """Read every list now, so that `faults` has all that is wrong with them."""
+        for name, course in courses.items():
+            if course.roster.file:
+                self._listed(name, course.roster.file)
+
     def _listed(self, course: str, name: str) -> frozenset[str]:
         path = (self._folder / Path(name).expanduser()).absolute()
         stamp, known = self._lists.get(str(path), ((0, 0, 0), frozenset[str]()))
