@@ -13,8 +13,7 @@ import yaml
 
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances import first_boot
-from gridcloud.instances.agent_boot import AgentBoot
-from gridcloud.instances.bootstraps import AgentDoor
+from gridcloud.instances.bootstraps import AgentBoot, AgentDoor
 from gridcloud.instances.first_boot import FirstBoot, HostKey, HostKeys, render_user_data
 
 GOLDEN = Path(__file__).parent / "golden" / "user-data.yaml"

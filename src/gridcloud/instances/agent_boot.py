@@ -7,27 +7,16 @@ joined, and its file is gone then: nobody is on the machine before, for the agen
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 
-from gridcloud.identity.credentials import Secret
-from gridcloud.instances.bootstraps import AgentDoor
+from gridcloud.instances.bootstraps import AgentBoot
 
-__all__ = ["AgentBoot", "render_agent"]
+__all__ = ["render_agent"]
 
 PLACE = "/var/lib/gridcloud-agent"
 START = "/usr/local/sbin/gridcloud-agent"
 TOKEN = f"{PLACE}/token"
 AUTHORITIES = f"{PLACE}/ca.pem"
 STATE = f"{PLACE}/state"
-
-
-@dataclass(frozen=True, slots=True)
-class AgentBoot:
-    """An agent that joins with a token, and what it believes (PEM; the system's authorities where there is nothing)."""
-
-    door: AgentDoor
-    token: Secret
-    authorities: bytes = b""
 
 
 def render_agent(agent: AgentBoot, user: str) -> tuple[list[tuple[str, str, str]], str]:

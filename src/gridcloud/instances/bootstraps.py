@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from gridcloud.instances.driver import Context, JoinedMachine
 from gridcloud.instances.model import Request
 
 __all__ = [
+    "AgentBoot",
     "AgentDoor",
     "ProxyURL",
     "ServiceURL",
@@ -26,6 +28,7 @@ __all__ = [
     "forget",
     "invite",
     "invite_once",
+    "prepare_agent",
     "read_authorities",
 ]
 
@@ -70,6 +73,16 @@ class AgentDoor(BaseModel):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class AgentBoot:
+    """An agent that a machine begins at its first boot, with its token and what it believes (PEM; the system's
+    authorities where there is nothing)."""
+
+    door: AgentDoor
+    token: Secret
+    authorities: bytes = b""
+
+
 async def invite(
     context: Context, instance_id: str, request: Request, networks: tuple[str, ...], wait: int = 0
 ) -> Secret:
@@ -96,6 +109,16 @@ async def invite_once(
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     await asyncio.to_thread(write_whole, path, token.reveal().encode(), 0o600)
     return token
+
+
+async def prepare_agent(
+    context: Context, instance_id: str, request: Request, door: AgentDoor | None
+) -> AgentBoot | None:
+    """Return the agent of an instance, invited; nothing where it dials nowhere. Raises InvalidSettings."""
+    if door is None:
+        return None
+    token = await invite_once(context, instance_id, request, door.networks)
+    return AgentBoot(door, token, await read_authorities(door.ca))
 
 
 async def forget(context: Context, instance_id: str) -> None:

@@ -33,7 +33,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected, Transient
-from gridcloud.instances.agent_boot import AgentBoot, render_agent
+from gridcloud.instances.agent_boot import render_agent
+from gridcloud.instances.bootstraps import AgentBoot
 
 __all__ = [
     "FirstBoot",

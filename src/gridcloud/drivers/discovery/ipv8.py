@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import socket
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -134,10 +135,17 @@ class IPv8Discovery:
         while True:
             for community, meeting in list(self._meetings.items()):
                 if not meeting.get_peers():
-                    for contact in self._contacts:
-                        meeting.walk_to(contact)
+                    await self._begin_at_contacts(meeting)
                 self._tell_peers(community, meeting, loop.time())
             await asyncio.sleep(LOOK)
+
+    async def _begin_at_contacts(self, meeting: Any) -> None:
+        """Greet the contacts, whose names may lead elsewhere by now; IPv8 takes IPv4 addresses only."""
+        loop = asyncio.get_running_loop()
+        for host, port in self._contacts:
+            with contextlib.suppress(OSError):  # it has no address now: it is tried again
+                found = await loop.getaddrinfo(host, port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+                meeting.walk_to(found[0][4])
 
     def _tell_peers(self, community: str, meeting: Any, now: float) -> None:
         """Send our record to each peer that has not had it, or had it long ago."""

@@ -25,8 +25,7 @@ from gridcloud.drivers.instances.qemu_host import SCRIPT, Facts, Look, QEMUHost,
 from gridcloud.drivers.instances.qemu_seed import render_seed
 from gridcloud.drivers.instances.qemu_settings import QEMUImage, QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Rejected, Transient
-from gridcloud.instances.agent_boot import AgentBoot
-from gridcloud.instances.bootstraps import address_of, find_machines, forget, invite_once, read_authorities
+from gridcloud.instances.bootstraps import address_of, find_machines, forget, prepare_agent
 from gridcloud.instances.cloud import GRACE
 from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
@@ -113,7 +112,7 @@ class QEMUDriver(InstanceDriver):
                 sudo=self.settings.sudo,
                 idle=spec.request.idle,
                 run=(self.settings.boot_script,) if self.settings.boot_script else (),
-                agent=await self._agent(spec),
+                agent=await prepare_agent(self.context, spec.id, spec.request, self.settings.agent),
             )
         )
         shape, accelerator = self._shape(spec.request), self._accelerator(facts)
@@ -348,14 +347,6 @@ class QEMUDriver(InstanceDriver):
         if name not in self.settings.images:
             raise InvalidRequest(f"{self.context.provider}: {self._never(request)}.")
         return name, self.settings.images[name]
-
-    async def _agent(self, spec: Spec) -> AgentBoot | None:
-        """Return what reaches the machine where the configuration says so."""
-        door = self.settings.agent
-        if door is None:
-            return None
-        token = await invite_once(self.context, spec.id, spec.request, door.networks)
-        return AgentBoot(door, token, await read_authorities(door.ca))
 
     def _accelerator(self, facts: Facts) -> Accelerator:
         if self.settings.accelerator == "auto":
