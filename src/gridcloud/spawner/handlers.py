@@ -8,6 +8,7 @@ from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
 from gridcloud.errors import GridcloudError
+from gridcloud.spawner.callbacks import BatchPortHandler
 from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
@@ -66,6 +67,7 @@ class GridHandler(BaseHandler):
 
 
 HANDLERS = [
+    (r"/api/batchspawner", BatchPortHandler),
     (r"/gridcloud/grid", GridHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),
