@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import count, plain
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, NotFound
+
+if TYPE_CHECKING:
+    from gridcloud.settings import Settings
 
 __all__ = ["app"]
 
@@ -67,6 +70,7 @@ def check(
     book = Book(source)
     book.rosters.read_all(book.current()[0].courses)
     settings, problems = book.current()
+    problems = [*problems, *_hook_faults(settings, source.path.parent)]
     if problems:
         raise InvalidSettings("\n".join(str(problem) for problem in problems))
     names, profiles = list(settings.providers), list(settings.profiles)
@@ -157,6 +161,19 @@ async def import_(
         frame.show(stack)
     else:
         print(f"Defined the stack {name}. Deploy it: gridcloud stack deploy {name}")
+
+
+def _hook_faults(settings: Settings, folder: Path) -> list[GridcloudError]:
+    from gridcloud.hooks.running import load
+
+    faults = []
+    for entry in (settings.hub, *settings.profiles.values()):
+        for hook in entry.before_start:
+            try:
+                load(hook, folder)
+            except GridcloudError as error:
+                faults.append(error)
+    return faults
 
 
 async def _import_providers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -138,6 +138,10 @@ class HubSettings(Section):
         default="",
         description="the file of spawner deployments that goes with it; MULTIPLE_SPAWNER_DEPLOYMENT_FILE where "
         "that is set",
+    )
+    before_start: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="hooks to run before each session starts, in order, each {use: NAME, …}, such as ldap",
     )
     configuration: str = Field(
         default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"

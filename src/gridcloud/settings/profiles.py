@@ -155,6 +155,9 @@ class ProfileSettings(_Part):
     configure: tuple[dict[str, Any], ...] = Field(
         default=(), description="what makes its machines fit, as in a request: packages, script, ansible"
     )
+    before_start: tuple[dict[str, Any], ...] = Field(
+        default=(), description="hooks to run before its sessions start, after those of the hub, as there"
+    )
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment variables of its sessions"
     )

@@ -27,6 +27,8 @@ class Desk:
 
     def __init__(self, settings_file: SettingsFile, data: Path) -> None:
         self.data = data
+        self.folder = settings_file.path.parent
+        """Where relative paths of the configuration start."""
         self.ended: dict[tuple[str, str], str] = {}
         """Why the last session of (user, server) ended by itself, for its user to see."""
         self.expires: dict[tuple[str, str], datetime] = {}

@@ -16,18 +16,20 @@ from jupyterhub.utils import maybe_future, url_escape_path, url_path_join
 from traitlets import default
 
 from gridcloud.connections.model import Port
-from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
+from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound
+from gridcloud.hooks.model import Outcome
 from gridcloud.instances.idleness import idle_end
 from gridcloud.instances.model import Instance
 from gridcloud.profiles import Choice
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
+from gridcloud.spawner.before import run_hooks
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
 from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
-from gridcloud.spawner.wrapped import Wrapped
+from gridcloud.spawner.wrapped import HOOK_REFUSED, Wrapped
 
 __all__ = ["GridcloudSpawner", "Refused", "idle_words"]
 
@@ -146,20 +148,14 @@ class GridcloudSpawner(Spawner):
         try:
             asked = self._read(self.user_options)
             self.profile = asked.profile
-            if asked.spawner is not None:
-                self.wrapped = Wrapped(self, asked.spawner, asked.environment)
-                told.set()
-                self._keep_state()
-                return await self.wrapped.start(self, asked.fields)
-            session = await self._submit(asked)
-            self.session_id = session.id
-            self._keep_state()
-            told.set()
-            endpoint = await self._wait()
+            prepared = await run_hooks(self, asked.profile)
+            try:
+                return await self._start(asked, prepared.outcome, told)
+            except BaseException:
+                await asyncio.shield(prepared.undo())
+                raise
         except GridcloudError as error:
             raise Refused(error) from error
-        await self._note_expiry(session)
-        return endpoint.host, endpoint.port
 
     async def poll(self) -> int | None:
         """Return None while the session lives, else 0, or 1 when it ended by itself."""
@@ -222,6 +218,11 @@ class GridcloudSpawner(Spawner):
         database.commit()
         return self._after_stop()
 
+    async def run_pre_spawn_hook(self) -> None:
+        """Run the hub's own hook. Raises Refused when it returns False: JupyterHub would start all the same."""
+        if await maybe_future(super().run_pre_spawn_hook()) is False:
+            raise Refused(Forbidden(HOOK_REFUSED))
+
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the live steps of a pending start."""
         told = self._told = self._told or asyncio.Event()
@@ -246,27 +247,48 @@ class GridcloudSpawner(Spawner):
         """Return by name the profiles that the user may use now."""
         return self.desk.book.choices(person_of(self.user))
 
-    def _read(self, options: Mapping[str, Any]) -> Asked:
-        """Return what the user's options come to. Raises GridcloudError."""
-        others = [one for one in self.user.spawners.values() if one is not self and one.active]
-        running = Counter(getattr(one, "profile", "") for one in others)
-        known = {
+    def known(self) -> dict[str, str]:
+        """Return what placeholders stand for."""
+        return {
             "JUPYTERHUB_USER": self.user.name,
             "JUPYTERHUB_SERVER_NAME": self.name,
             "JUPYTERHUB_BASE_URL": self.hub.base_url,
             "JUPYTERHUB_HOST": self.hub.public_host,
         }
-        return read_options(options, self.desk.settings(), self.choices(), running=running, known=known)
+
+    def _read(self, options: Mapping[str, Any]) -> Asked:
+        """Return what the user's options come to. Raises GridcloudError."""
+        others = [one for one in self.user.spawners.values() if one is not self and one.active]
+        running = Counter(getattr(one, "profile", "") for one in others)
+        return read_options(
+            options, self.desk.settings(), self.choices(), running=running, known=self.known()
+        )
+
+    async def _start(self, asked: Asked, given: Outcome, told: asyncio.Event) -> Any:
+        """Start what was asked for, with what the hooks give; return where it answers."""
+        if asked.spawner is not None:
+            self.wrapped = Wrapped(self, asked.spawner, asked.environment)
+            told.set()
+            self._keep_state()
+            return await self.wrapped.start(self, asked.fields, given.environment)
+        session = await self._submit(asked, given)
+        self.session_id = session.id
+        self._keep_state()
+        told.set()
+        endpoint = await self._wait()
+        await self._note_expiry(session)
+        return endpoint.host, endpoint.port
 
     async def _after_stop(self) -> None:
         if self.wrapped is not None:
             await self.wrapped.ended()
         await maybe_future(super().run_post_stop_hook())
 
-    async def _submit(self, asked: Asked) -> Session:
+    async def _submit(self, asked: Asked, given: Outcome) -> Session:
         """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""
         settings = self.desk.settings()
-        plan, environment = self._plan(settings), self.get_env() | asked.environment
+        plan = self._plan(settings)
+        environment = self.get_env() | asked.environment | dict(given.environment)
         asking = asyncio.ensure_future(
             self.desk.ask(
                 lambda client: client.start_session(

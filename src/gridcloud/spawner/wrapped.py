@@ -17,11 +17,13 @@ from jupyterhub.utils import maybe_future
 from tornado.web import HTTPError
 from traitlets import TraitError
 
-from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, TimedOut, Unavailable
+from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, InvalidSettings, TimedOut, Unavailable
 from gridcloud.profiles.placeholders import fill
 from gridcloud.settings.profiles import SpawnerSettings
 
-__all__ = ["Wrapped", "load_spawner"]
+__all__ = ["HOOK_REFUSED", "Wrapped", "load_spawner"]
+
+HOOK_REFUSED = "The hub's own hook before the start, Spawner.pre_spawn_hook, returned False."
 
 OURS = ("session_spawner.GridcloudSpawner", "gridcloud.spawner.GridcloudSpawner")
 
@@ -66,8 +68,11 @@ class Wrapped:
         """Return the HTML of the spawner's own form; nothing where it has none."""
         return str(await self.spawner.get_options_form() or "")
 
-    async def start(self, outer: Spawner, fields: Mapping[str, list[Any]]) -> Any:
-        """Return where the session answers, as JupyterHub expects it. ``fields``: what was sent of its own form.
+    async def start(
+        self, outer: Spawner, fields: Mapping[str, list[Any]], given: Mapping[str, str] | None = None
+    ) -> Any:
+        """Return where the session answers, as JupyterHub expects it. ``fields``: what was sent of its own form;
+        ``given``: more of its environment, which is not kept.
 
         Raises InvalidRequest for fields that it does not take, TimedOut after its own ``start_timeout``, and what it
         raises. Cancelled or failed, it is told to stop.
@@ -79,7 +84,9 @@ class Wrapped:
         spawner.user_options = await self._options(fields)
         await spawner.apply_group_overrides()
         await spawner._run_apply_user_options(spawner.user_options)
-        await maybe_future(spawner.run_pre_spawn_hook())
+        spawner.environment = {**spawner.environment, **(given or {})}
+        if await maybe_future(spawner.run_pre_spawn_hook()) is False:
+            raise Forbidden(HOOK_REFUSED)
         self._begun.set()
         try:
             async with asyncio.timeout(spawner.start_timeout):

@@ -1,0 +1,1 @@
+"""Hooks: what is done before a session starts, one file each."""

@@ -1,0 +1,1 @@
+"""What is done before a session starts: contracts of hooks, and how they are run and undone."""
