@@ -72,7 +72,7 @@ def read_document(name: str, text: str, *, example: str = "hub:", rows: bool = F
                     Fault(
                         _spell(name, node),
                         "",
-                        f"expected {'a list of' if rows else ''} keys with values, such as {example!r}",
+                        f"expected {'a list of ' if rows else ''}keys with values, such as {example!r}",
                     )
                 )
         finally:
