@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gridcloud.errors import GridcloudError
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.lending import LendingSettings
+from gridcloud.settings.login import (
+    WAYS,
+    CILogonSettings,
+    GlobusSettings,
+    HeaderSettings,
+    LDAPSettings,
+    LTISettings,
+    NativeSettings,
+    OIDCSettings,
+    check_way,
+)
 from gridcloud.settings.profiles import PROFILE_NAME, CourseSettings, ProfileSettings
 from gridcloud.settings.values import Duration, Size
 
@@ -120,7 +131,18 @@ class HubSettings(Section):
     )
     authenticator: str = Field(
         default="",
-        description="JupyterHub authenticator (name or class); empty: one link to log in, printed at start",
+        description="how people log in: header, oidc, globus, cilogon, ldap, lti, native, or an authenticator of "
+        "JupyterHub (name or class); empty: one link to log in, printed at start",
+    )
+    header: HeaderSettings | None = Field(default=None, description="for authenticator: header")
+    oidc: OIDCSettings | None = Field(default=None, description="for authenticator: oidc")
+    globus: GlobusSettings | None = Field(default=None, description="for authenticator: globus")
+    cilogon: CILogonSettings | None = Field(default=None, description="for authenticator: cilogon")
+    ldap: LDAPSettings | None = Field(default=None, description="for authenticator: ldap")
+    lti: LTISettings | None = Field(default=None, description="for authenticator: lti")
+    native: NativeSettings | None = Field(default=None, description="for authenticator: native")
+    allow_all: bool = Field(
+        default=False, description="everybody whom the authenticator knows may log in, beside allowed_users"
     )
     allowed_users: tuple[str, ...] = Field(
         default=(), description="users who may log in, for an authenticator"
@@ -146,6 +168,11 @@ class HubSettings(Section):
     configuration: str = Field(
         default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
     )
+
+    @model_validator(mode="after")
+    def _has_its_way(self) -> Self:
+        check_way(self.authenticator, {name: getattr(self, name) for name in WAYS})
+        return self
 
 
 class ServiceSettings(Section):

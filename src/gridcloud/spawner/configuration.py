@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gridcloud.spawner.authenticator import LinkAuthenticator
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.handlers import HANDLERS
 from gridcloud.spawner.hub_files import HubFiles
+from gridcloud.spawner.login_ways import CRYPT_KEY, let_in
 from gridcloud.spawner.notes import notes_for
 from gridcloud.spawner.session_spawner import GridcloudSpawner
 
@@ -25,7 +27,7 @@ def configure(c: Any) -> None:
     desk = the_desk()
     files = HubFiles(desk.data)
     _places(c, desk, files)
-    _people(c, desk.settings().hub, files)
+    _people(c, desk, files)
     _sessions(c, desk)
 
 
@@ -56,11 +58,15 @@ def _notes(user: Any) -> list[dict[str, str]]:
     return notes_for(the_desk(), user.name) if user else []
 
 
-def _people(c: Any, hub: HubSettings, files: HubFiles) -> None:
+def _people(c: Any, desk: Desk, files: HubFiles) -> None:
+    hub: HubSettings = desk.settings().hub
     c.Authenticator.allowed_users = set(hub.allowed_users)
     c.Authenticator.admin_users = set(hub.admin_users)
+    if CRYPT_KEY not in os.environ:
+        c.CryptKeeper.keys = [files.secret("auth-state-key")]
     if hub.authenticator:
-        c.JupyterHub.authenticator_class = hub.authenticator
+        c.Authenticator.allow_all = hub.allow_all
+        let_in(c, hub, desk.data)
     else:
         me = getpass.getuser()
         c.JupyterHub.authenticator_class = LinkAuthenticator
@@ -83,6 +89,6 @@ def _sessions(c: Any, desk: Desk) -> None:
     names = desk.settings().hub.named_servers
     c.JupyterHub.allow_named_servers = names > 0
     c.JupyterHub.named_server_limit_per_user = names
-    c.Spawner.start_timeout = FOREVER
+    c.GridcloudSpawner.start_timeout = FOREVER
     c.Spawner.http_timeout = 600
     c.Spawner.poll_interval = 5

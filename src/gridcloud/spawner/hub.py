@@ -14,6 +14,7 @@ from jupyterhub.app import JupyterHub
 from gridcloud.errors import GridcloudError
 from gridcloud.sessions.model import Session
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.login_door import LoginDoor, door_path
 
 __all__ = ["Hub", "main"]
 
@@ -27,6 +28,13 @@ class Hub(JupyterHub):
     """JupyterHub, which also ends sessions that no server of its users accounts for."""
 
     _looking: asyncio.Task[None] | None = None
+    _door: LoginDoor | None = None
+
+    async def start(self) -> None:
+        """Open the door for logins by header before the proxy is told of it, then all the rest."""
+        if the_desk().settings().hub.header is not None:
+            self._door = LoginDoor(self.tornado_application, door_path(the_desk().data))
+        await super().start()
 
     async def init_spawners(self) -> Any:
         """Find the running sessions again, then stop those that were being started for nobody."""
@@ -40,6 +48,8 @@ class Hub(JupyterHub):
         """Let go of the service, too."""
         if self._looking is not None:
             self._looking.cancel()
+        if self._door is not None:
+            await self._door.close()
         await super().cleanup()
         await the_desk().close()
 

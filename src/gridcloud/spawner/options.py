@@ -15,11 +15,17 @@ from gridcloud.profiles.placeholders import fill
 from gridcloud.profiles.reading import read_request
 from gridcloud.settings import Settings
 from gridcloud.settings.profiles import SpawnerSettings
+from gridcloud.spawner.login import Login
 
-__all__ = ["Asked", "from_form", "person_of", "read_options"]
+__all__ = ["CHOSEN", "Asked", "from_form", "person_of", "read_options"]
 
 FORM_ONLY = frozenset({"_xsrf"})
 """Fields of the form that are no options."""
+
+CHOSEN = "gridcloud_profile"
+"""The form's field of the profile: a name that no other spawner's form has, as KubeSpawner's has ``profile``."""
+
+NOTHING_KNOWN = Login()
 
 Fields = Mapping[str, list[Any]]
 
@@ -40,10 +46,11 @@ class Asked:
 def from_form(sent: Fields, choices: Mapping[str, Choice]) -> dict[str, Any]:
     """Return the options of a sent form; what was left empty is left out. Raises InvalidRequest."""
     given = {name: values for name, values in sent.items() if name not in FORM_ONLY}
-    name = _single("profile", given["profile"]) if given.get("profile") else ""
+    field_ = CHOSEN if given.get(CHOSEN) else "profile"  # a link may have the shorter name
+    name = _single("profile", given.pop(field_)) if given.get(field_) else ""
     if name and name in choices and choices[name].profile.spawner is not None:
-        return {"profile": name, "fields": {key: values for key, values in given.items() if key != "profile"}}
-    options = {}
+        return {"profile": name, "fields": given}
+    options = {"profile": name} if name else {}
     for key, values in given.items():
         if value := _single(key, values):
             options[key] = value
@@ -126,6 +133,7 @@ def _single(name: str, values: list[Any]) -> str:
     return values[0].strip()
 
 
-def person_of(user: Any) -> Person:
-    """Return who a user of JupyterHub is."""
-    return Person(user.name, frozenset(group.name for group in user.groups))
+def person_of(user: Any, login: Login = NOTHING_KNOWN) -> Person:
+    """Return who a user of JupyterHub is; ``login``: what they told when they logged in."""
+    groups = frozenset(group.name for group in user.groups)
+    return Person(user.name, groups, login.contexts, login.addresses)

@@ -16,7 +16,7 @@ from jupyterhub.utils import maybe_future, url_escape_path, url_path_join
 from traitlets import default
 
 from gridcloud.connections.model import Port
-from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound
+from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound, Unavailable
 from gridcloud.hooks.model import Outcome
 from gridcloud.instances.idleness import idle_end
 from gridcloud.instances.model import Instance
@@ -27,6 +27,7 @@ from gridcloud.spawner.before import run_hooks
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
+from gridcloud.spawner.login import Login, login_of
 from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
 from gridcloud.spawner.wrapped import HOOK_REFUSED, Wrapped
@@ -64,11 +65,16 @@ class GridcloudSpawner(Spawner):
     """The profile that it was started from."""
     wrapped: Wrapped | None = None
     """The other spawner that starts it, where its profile names one."""
+    login = Login()
+    """What its user's login told."""
     typed: Mapping[str, list[Any]] | None = None
     """What was sent with a form that could not be taken, for the form to show again."""
     _recovered = False
     _unknown: dict[str, Any] = {}  # noqa: RUF012 - never changed in place
     """The state of a session whose spawner is there no more."""
+    _left: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed in place
+    """What other spawners' sessions left when they ended, by profile: what deletes a volume, say."""
+    failed_to_stop = False
     _told: asyncio.Event | None = None
 
     @property
@@ -95,6 +101,7 @@ class GridcloudSpawner(Spawner):
         state: dict[str, Any] = super().get_state()
         own = {"session": self.session_id, "profile": self.profile}
         state |= {name: value for name, value in own.items() if value}
+        state |= {"left": self._left} if self._left else {}
         return state | ({"wrapped": self.wrapped.get_state()} if self.wrapped else self._unknown)
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -102,6 +109,7 @@ class GridcloudSpawner(Spawner):
         super().load_state(state)
         self.session_id = str(state.get("session", ""))
         self.profile = str(state.get("profile", ""))
+        self._left = dict(state.get("left") or {})
         self._recovered = True
         if inner := state.get("wrapped"):
             try:
@@ -111,8 +119,10 @@ class GridcloudSpawner(Spawner):
                 self._unknown = {"wrapped": inner}
 
     def clear_state(self) -> None:
-        """Forget the session."""
+        """Forget the session, but not what another spawner's has left."""
         super().clear_state()
+        if over := self.wrapped.get_state() if self.wrapped else self._unknown.get("wrapped"):
+            self._left = {**self._left, self.profile: over}
         self.session_id = self.profile = ""
         self.wrapped = None
         self._unknown = {}
@@ -123,8 +133,23 @@ class GridcloudSpawner(Spawner):
 
     # Options ---------------------------------------------------------------------------------------------------
 
-    def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
+    async def run_auth_state_hook(self, auth_state: dict[str, Any] | None) -> None:
+        """Know what the user's login told: JupyterHub says so before it shows the form, and before each start."""
+        self.login = login_of(auth_state, self.desk.settings().hub)
+        await super().run_auth_state_hook(auth_state)
+
+    def get_env(self) -> dict[str, str]:
+        """Return the session's environment, with what of its user's login is to be there."""
+        environment: dict[str, str] = super().get_env()
+        return environment | dict(self.login.environment)
+
+    async def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
         """Return the options of a sent form. Raises Refused."""
+        # The page may have been shown by a hub before this one.
+        self.login = login_of(await self.user.get_auth_state(), self.desk.settings().hub)
+        return self._options_of(form_data)
+
+    def _options_of(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
         self.typed = form_data
         try:
             options = from_form(form_data, self.choices())
@@ -135,7 +160,7 @@ class GridcloudSpawner(Spawner):
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> dict[str, Any]:
         """Raise Refused: a link may fill in the form, but only its user starts anything."""
-        self.run_options_from_form(query_data)
+        self._options_of(query_data)
         raise Refused(InvalidRequest("The link filled in the form below. Check it, then press Start."))
 
     # Life ------------------------------------------------------------------------------------------------------
@@ -185,6 +210,8 @@ class GridcloudSpawner(Spawner):
 
     async def get_url(self) -> str:
         """Return where the session answers now: a hub that died while it was being started never learned that."""
+        if self.wrapped is not None:
+            return str(await maybe_future(self.wrapped.spawner.get_url()))
         url: str = await super().get_url()
         if not self.session_id:
             return url
@@ -198,8 +225,14 @@ class GridcloudSpawner(Spawner):
 
     async def stop(self, now: bool = False) -> None:
         """End the session with its instance; return when nothing is left of it, or it takes long."""
+        if self._unknown:
+            self.failed_to_stop = True
+            name = self._unknown["wrapped"]["class"]
+            raise Refused(
+                Unavailable(f"{name}, which started this session, is not there any more: it may still run.")
+            )
         if self.wrapped is not None:
-            await self.wrapped.stop(now)
+            await self._stop_wrapped(self.wrapped, now)
             return
         if not self.session_id:
             return
@@ -219,7 +252,12 @@ class GridcloudSpawner(Spawner):
         return self._after_stop()
 
     async def run_pre_spawn_hook(self) -> None:
-        """Run the hub's own hook. Raises Refused when it returns False: JupyterHub would start all the same."""
+        """Run the hub's own hook. Raises Refused when it returns False: JupyterHub would start all the same.
+
+        Another spawner runs its own, for which what is configured for all spawners counts, too.
+        """
+        if self._has_others_hook("pre_spawn_hook"):
+            return
         if await maybe_future(super().run_pre_spawn_hook()) is False:
             raise Refused(Forbidden(HOOK_REFUSED))
 
@@ -240,12 +278,17 @@ class GridcloudSpawner(Spawner):
     # ----------------------------------------------------------------------------------------------------------
 
     @property
+    def of_another(self) -> bool:
+        """Whether another spawner has started the session."""
+        return self.wrapped is not None or bool(self._unknown)
+
+    @property
     def _key(self) -> tuple[str, str]:
         return self.user.name, self.name
 
     def choices(self) -> dict[str, Choice]:
         """Return by name the profiles that the user may use now."""
-        return self.desk.book.choices(person_of(self.user))
+        return self.desk.book.choices(person_of(self.user, self.login))
 
     def known(self) -> dict[str, str]:
         """Return what placeholders stand for."""
@@ -270,7 +313,11 @@ class GridcloudSpawner(Spawner):
             self.wrapped = Wrapped(self, asked.spawner, asked.environment)
             told.set()
             self._keep_state()
-            return await self.wrapped.start(self, asked.fields, given.environment)
+            before = self._left.get(asked.profile, {})
+            left = before.get("state") if before.get("class") == asked.spawner.class_ else None
+            return await self.wrapped.start(
+                self, asked.fields, given.environment, left=left, keep=self._keep_state
+            )
         session = await self._submit(asked, given)
         self.session_id = session.id
         self._keep_state()
@@ -279,10 +326,38 @@ class GridcloudSpawner(Spawner):
         await self._note_expiry(session)
         return endpoint.host, endpoint.port
 
+    async def _stop_wrapped(self, wrapped: Wrapped, now: bool) -> None:
+        try:
+            await wrapped.stop(now)
+        except Exception:
+            self.failed_to_stop = True
+            raise
+
     async def _after_stop(self) -> None:
         if self.wrapped is not None:
             await self.wrapped.ended()
-        await maybe_future(super().run_post_stop_hook())
+        if not self._has_others_hook("post_stop_hook"):
+            await maybe_future(super().run_post_stop_hook())
+
+    async def delete_forever(self) -> None:
+        """Have other spawners delete what outlives their sessions, when the user or a named server is deleted."""
+        for profile, state in self._left.items():
+            try:
+                await Wrapped.of_state(self, state).delete_forever()
+            except Exception as error:
+                self.log.error("%s: what %s has left: %s", self._log_name, profile, error)
+        self._left = {}
+
+    def _has_others_hook(self, name: str) -> bool:
+        """Whether a hook is another spawner's to run; one that is configured for this class is not."""
+        if name in self.config.GridcloudSpawner:
+            return False
+        if self.wrapped is not None:
+            return True
+        try:
+            return self._read(self.user_options).spawner is not None
+        except GridcloudError:
+            return False
 
     async def _submit(self, asked: Asked, given: Outcome) -> Session:
         """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""

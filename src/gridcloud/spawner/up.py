@@ -21,6 +21,7 @@ from gridcloud.settings import HubSettings, SettingsFile, socket_path
 from gridcloud.spawner.children import Child, Report
 from gridcloud.spawner.hub_files import HubFiles, Ports
 from gridcloud.spawner.links import issue_link
+from gridcloud.spawner.login_ways import check_login
 from gridcloud.spawner.proxy_program import install_proxy
 from gridcloud.store import Holder, OwnerLock
 
@@ -122,6 +123,7 @@ async def running(settings_file: SettingsFile, data: Path, report: Report) -> As
     settings, problems = settings_file.current()
     for problem in problems:
         report(f"Warning: {problem}")
+    check_login(settings.hub)
     files = HubFiles(data)
     logs = data / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
 from tornado.web import HTTPError
-from traitlets import TraitError
+from traitlets import All, TraitError
 
 from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, InvalidSettings, TimedOut, Unavailable
 from gridcloud.profiles.placeholders import fill
 from gridcloud.settings.profiles import SpawnerSettings
+from gridcloud.spawner.form_fields import check_fields
 
 __all__ = ["HOOK_REFUSED", "Wrapped", "load_spawner"]
 
@@ -35,6 +36,9 @@ HANDED_ON = (
 )  # fmt: skip
 """What JupyterHub told the outer spawner, for the inner one."""
 
+AS_SENT = (Spawner._passthrough_options_from_form, Spawner._simple_options_from_form)
+"""How JupyterHub makes options of a form where a spawner does not say how: they are whatever was sent."""
+
 
 class Wrapped:
     """One session of a profile that another spawner starts: that spawner, and what makes it again."""
@@ -45,6 +49,12 @@ class Wrapped:
         self.environment = dict(environment)
         self.spawner = _make(outer, settings, self.environment)
         self._begun = asyncio.Event()
+        self._started = False
+        self._adopted = False
+        self._secret: dict[str, str] = {}
+        own = self.spawner.get_env
+        # Beside its own: a spawner may keep its environment, or fill placeholders in it.
+        self.spawner.get_env = lambda: own() | self._secret
 
     def get_state(self) -> dict[str, Any]:
         """Return what makes it again after the hub's restart."""
@@ -52,6 +62,7 @@ class Wrapped:
             "class": self.settings.class_,
             "kwargs": self.settings.kwargs,
             "environment": self.environment,
+            "started": self._started,
             "state": self.spawner.get_state(),
         }
 
@@ -61,6 +72,8 @@ class Wrapped:
         settings = SpawnerSettings.model_validate({"class": state["class"], "kwargs": state["kwargs"]})
         found = cls(outer, settings, state.get("environment") or {})
         found.spawner.load_state(state.get("state") or {})
+        found._started = bool(state.get("started"))
+        found._adopted = True
         found._begun.set()
         return found
 
@@ -69,10 +82,17 @@ class Wrapped:
         return str(await self.spawner.get_options_form() or "")
 
     async def start(
-        self, outer: Spawner, fields: Mapping[str, list[Any]], given: Mapping[str, str] | None = None
+        self,
+        outer: Spawner,
+        fields: Mapping[str, list[Any]],
+        given: Mapping[str, str] | None = None,
+        *,
+        left: Mapping[str, Any] | None = None,
+        keep: Callable[[], None] = lambda: None,
     ) -> Any:
         """Return where the session answers, as JupyterHub expects it. ``fields``: what was sent of its own form;
-        ``given``: more of its environment, which is not kept.
+        ``given``: more of its environment, which is not kept; ``left``: the state that the one before it has left;
+        ``keep`` stores the state, at each change while it starts: a hub that dies finds what it has begun.
 
         Raises InvalidRequest for fields that it does not take, TimedOut after its own ``start_timeout``, and what it
         raises. Cancelled or failed, it is told to stop.
@@ -80,17 +100,21 @@ class Wrapped:
         spawner = self.spawner
         for name in ("api_token", "handler", "cert_paths"):
             setattr(spawner, name, getattr(outer, name))
+        if left:
+            spawner.load_state(dict(left))
         spawner.clear_state()
+        self._secret = {**outer.login.environment, **(given or {})}
+        await spawner.run_auth_state_hook(await outer.user.get_auth_state())
         spawner.user_options = await self._options(fields)
         await spawner.apply_group_overrides()
         await spawner._run_apply_user_options(spawner.user_options)
-        spawner.environment = {**spawner.environment, **(given or {})}
         if await maybe_future(spawner.run_pre_spawn_hook()) is False:
             raise Forbidden(HOOK_REFUSED)
         self._begun.set()
         try:
-            async with asyncio.timeout(spawner.start_timeout):
-                url = await maybe_future(spawner.start())
+            with _kept(spawner, keep):
+                async with asyncio.timeout(spawner.start_timeout):
+                    url = await maybe_future(spawner.start())
         except TimeoutError as error:
             await self._give_up()
             raise TimedOut(
@@ -104,11 +128,18 @@ class Wrapped:
             raise Unavailable(f"{self.settings.class_} failed: {type(error).__name__}: {error}") from error
         outer.api_token = spawner.api_token
         outer.will_resume = spawner.will_resume
+        self._started = True
         return url
 
     async def poll(self) -> int | None:
-        """Return None while it runs, else its exit status; 0 before it began."""
+        """Return None while it runs, else its exit status; 0 before it began.
+
+        One whose hub died while it was being started is ended: nobody waits for it any more.
+        """
         if not self._begun.is_set():
+            return 0
+        if self._adopted and not self._started:
+            await self._give_up()
             return 0
         status: int | None = await maybe_future(self.spawner.poll())
         return status
@@ -120,8 +151,15 @@ class Wrapped:
 
     async def ended(self) -> None:
         """Do what the spawner does once its session has ended."""
-        await maybe_future(self.spawner.run_post_stop_hook())
-        self.spawner.clear_state()
+        try:
+            await maybe_future(self.spawner.run_post_stop_hook())
+        finally:
+            self.spawner.clear_state()
+            self._started = False
+
+    async def delete_forever(self) -> None:
+        """Have the spawner delete what outlives its sessions, such as a volume."""
+        await maybe_future(self.spawner.delete_forever())
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Yield the spawner's own steps, once it has begun."""
@@ -131,12 +169,15 @@ class Wrapped:
 
     async def _options(self, fields: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Return what the spawner's own form makes of the fields: the REST API comes through here, too."""
-        if not await self.form():
+        form = await self.form()
+        if not form:
             if fields:
                 raise InvalidRequest(
                     f"There is nothing to choose of {', '.join(sorted(map(repr, fields)))[:200]}."
                 )
             return {}
+        if self.spawner.options_from_form in AS_SENT:
+            check_fields(form, fields)
         try:
             options: dict[str, Any] = await maybe_future(self.spawner.run_options_from_form(dict(fields)))
         except GridcloudError:
@@ -148,8 +189,29 @@ class Wrapped:
         return options
 
     async def _give_up(self) -> None:
-        with contextlib.suppress(Exception):
+        try:
             await asyncio.shield(maybe_future(self.spawner.stop(now=True)))
+        except Exception as error:
+            self.spawner.log.warning("%s: what it had begun: %s", self.spawner._log_name, error)
+
+
+@contextlib.contextmanager
+def _kept(spawner: Spawner, keep: Callable[[], None]) -> Iterator[None]:
+    """Have a spawner's state kept whenever it changes, while the context is open."""
+    last = None
+
+    def look(_: object) -> None:
+        nonlocal last
+        with contextlib.suppress(Exception):  # some spawners have no state before they have all of it
+            if (now := spawner.get_state()) != last:
+                last = now
+                keep()
+
+    spawner.observe(look, All)
+    try:
+        yield
+    finally:
+        spawner.unobserve(look, All)
 
 
 def load_spawner(name: str) -> type[Spawner]:
@@ -174,7 +236,8 @@ def _make(outer: Spawner, settings: SpawnerSettings, environment: Mapping[str, s
     strange = sorted(set(settings.kwargs) - names)
     if strange:
         raise InvalidSettings(
-            f"{settings.class_} has no trait {', '.join(strange)}.", remedy="Mend the profile's kwargs."
+            f"{settings.class_} has no trait {', '.join(strange)} that can be configured.",
+            remedy="Mend the profile's kwargs.",
         )
     known = {
         "JUPYTERHUB_USER": outer.user.name,
