@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from gridcloud.client.agents import Agents
 from gridcloud.client.authority import AuthorityKeys
+from gridcloud.client.configuration import Configuration
 from gridcloud.client.grid import Grid
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
@@ -85,6 +86,8 @@ class AsyncClient:
         """The machines that dial out, for administrators."""
         self.authority = AuthorityKeys(wire)
         """The SSH authority that lets the service into machines, for administrators."""
+        self.configuration = Configuration(wire)
+        """The configuration file and its history, for administrators."""
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
         self._processes: WeakSet[RemoteProcess] = WeakSet()

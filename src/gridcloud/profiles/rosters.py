@@ -47,6 +47,10 @@ class Rosters:
         listed = self._listed(course, roster.file)
         return any(name.casefold() in listed for name in (person.name, *person.addresses))
 
+    def listed(self, course: str, settings: CourseSettings) -> frozenset[str]:
+        """Return the names and addresses in a course's list, in lower case."""
+        return self._listed(course, settings.roster.file) if settings.roster.file else frozenset()
+
     def read_all(self, courses: Mapping[str, CourseSettings]) -> None:
         """Read every list now, so that `faults` has all that is wrong with them."""
         for name, course in courses.items():

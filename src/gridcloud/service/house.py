@@ -50,6 +50,7 @@ from gridcloud.instances.links import Links
 from gridcloud.instances.model import Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
+from gridcloud.service.configuration_desk import ConfigurationDesk
 from gridcloud.sessions import runner as sessions
 from gridcloud.settings import Settings, SettingsFile, short_folder
 from gridcloud.stacks import runner as stacks
@@ -83,6 +84,7 @@ class House:
     ) -> None:
         self.settings_file = settings_file
         self.data = data
+        self.configuration = ConfigurationDesk(settings_file.path, data, settings_file.environment)
         self.store = store
         self.authority = authority
         self.credentials = SSHCredentials(authority)
@@ -172,6 +174,7 @@ class House:
         house._loops = [
             asyncio.create_task(house._reconcile(), name="reconcile"),
             asyncio.create_task(house.budgets.run(), name="budgets"),
+            asyncio.create_task(house.configuration.watch(clock), name="configuration"),
         ]
         try:
             await house.leasing.start()

@@ -15,6 +15,7 @@ from gridcloud.instances.matching import describe, unnamed
 from gridcloud.instances.model import Discovery, Finding, Request
 from gridcloud.instances.reconciliation import Difference
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
+from gridcloud.service.configuration_documents import Edit, Verb
 from gridcloud.service.documents import (
     Findings,
     ForgetOrder,
@@ -25,7 +26,7 @@ from gridcloud.service.documents import (
     Providers,
     Trouble,
 )
-from gridcloud.settings import ProviderSettings, add_provider, remove_provider
+from gridcloud.settings import ProviderSettings, provider_settings
 
 __all__ = ["router"]
 
@@ -79,14 +80,16 @@ async def discover(name: str, caller: Asking, house: TheHouse) -> Discovery:
 @router.post("/providers", status_code=201)
 async def add(entry: ProviderEntry, caller: Admin, house: TheHouse) -> Provider:
     """Add a provider to the configuration file, once its entry is checked."""
-    await asyncio.to_thread(add_provider, house.settings_file.path, entry.name, entry.entry)
+    provider_settings(entry.name, entry.entry)
+    added = Edit(verb=Verb.ADD, path=["providers", entry.name], value=entry.entry)
+    await house.configuration.edit([added], by=caller.user)
     return await _describe(house, entry.name, False, caller)
 
 
 @router.delete("/providers/{name}", status_code=204)
 async def remove(name: str, caller: Admin, house: TheHouse) -> None:
     """Remove a provider from the configuration file; what it holds lives on until it ends."""
-    await asyncio.to_thread(remove_provider, house.settings_file.path, name)
+    await house.configuration.edit([Edit(verb=Verb.REMOVE, path=["providers", name])], by=caller.user)
 
 
 @router.post("/providers/{name}/forget")

@@ -18,7 +18,7 @@ from gridcloud.errors import GridcloudError, NotFound
 __all__ = ["LARGEST", "History", "Revision", "digest_of"]
 
 KEPT = 200
-"""Texts that are kept; the oldest goes first."""
+"""Texts that are kept."""
 
 LARGEST = 512 << 10
 """Bytes of a text at most."""
@@ -48,8 +48,10 @@ def digest_of(text: str) -> str:
 class History:
     """The texts in a folder, a file each, all for its owner only. Several processes may write."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: int = KEPT) -> None:
+        """``kept``: how many at most; the oldest goes first."""
         self._folder = folder
+        self._kept = kept
 
     def all(self) -> list[Revision]:
         """Return what is kept, the newest first; a file that cannot be read is left out."""
@@ -82,7 +84,7 @@ class History:
                 text=text,
             )
             self._write(revision)
-            for number in numbers[: max(0, len(numbers) + 1 - KEPT)]:
+            for number in numbers[: max(0, len(numbers) + 1 - self._kept)]:
                 self._path(number).unlink(missing_ok=True)
         return revision
 

@@ -37,7 +37,7 @@ class SettingsFile:
         """``required``: the file has to be there. Otherwise defaults hold until it is."""
         self.path = path
         self.fault: InvalidSettings | None = None
-        self._environment = environment
+        self.environment = environment
         self._required = required
         self._seen: object = ()
         self._settings: Settings | None = None
@@ -82,7 +82,7 @@ class SettingsFile:
             text = ""
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidSettings(f"The configuration file {self.path} cannot be read: {error}.") from error
-        return parse_settings(text, str(self.path), self._environment)
+        return parse_settings(text, str(self.path), self.environment)
 
 
 def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.environ) -> Settings:
