@@ -13,6 +13,7 @@ from gridcloud.instances.model import Kind, Offer, Request, format_size
 from gridcloud.service.documents import Provider
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk
+from gridcloud.spawner.options import CHOSEN
 from gridcloud.spawner.profiles import chosen_profile, format_time, shown_profiles
 
 __all__ = ["free_now", "render_form"]
@@ -47,7 +48,10 @@ async def render_form(spawner: Any) -> str:
     asked = _asked_values(spawner)
     return _pages.get_template("gridcloud_form.html").render(
         profiles=await shown_profiles(spawner, choices, asked),
-        chosen=chosen_profile(choices, [*_asked(spawner, "profile"), _kept(spawner).get("profile", "")]),
+        chosen=chosen_profile(
+            choices,
+            [*_asked(spawner, CHOSEN), *_asked(spawner, "profile"), _kept(spawner).get("profile", "")],
+        ),
         providers=[provider for provider in providers if not provider.problem],
         broken=[one for one in providers if one.problem and one.name not in told],
         kinds={str(kind): words for kind, words in KINDS.items()},

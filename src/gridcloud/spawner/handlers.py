@@ -13,6 +13,7 @@ from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
 from gridcloud.spawner.notes import endings_for
+from gridcloud.spawner.others import OthersHandler
 
 __all__ = ["HANDLERS", "GridHandler", "NotesHandler", "OffersHandler"]
 
@@ -68,6 +69,7 @@ class GridHandler(BaseHandler):
 
 HANDLERS = [
     (r"/api/batchspawner", BatchPortHandler),
+    (r"/api/gridcloud/others", OthersHandler),
     (r"/gridcloud/grid", GridHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),

@@ -72,14 +72,15 @@ class Running:
     hub: Child = field(repr=False)
 
 
-async def run_up(settings_file: SettingsFile, data: Path, report: Report) -> None:
+async def run_up(settings_file: SettingsFile, data: Path, report: Report, *, keep: bool = False) -> None:
     """Run everything until SIGINT or SIGTERM, then stop sessions and all; a second signal leaves at once.
 
-    ``report`` gets each line worth a terminal. Raises PortTaken, Conflict when it runs already, GridcloudError.
+    ``report`` gets each line worth a terminal. ``keep``: sessions run on when it ends. Raises PortTaken, Conflict when
+    it runs already, GridcloudError.
     """
     up, asked = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(_until(settings_file, data, report, up, asked))
+    work = asyncio.create_task(_until(settings_file, data, report, up, asked, keep))
 
     def obey() -> None:
         if asked.is_set() or not up.is_set():
@@ -102,23 +103,31 @@ async def run_up(settings_file: SettingsFile, data: Path, report: Report) -> Non
 
 
 async def _until(
-    settings_file: SettingsFile, data: Path, report: Report, up: asyncio.Event, asked: asyncio.Event
+    settings_file: SettingsFile,
+    data: Path,
+    report: Report,
+    up: asyncio.Event,
+    asked: asyncio.Event,
+    keep: bool,
 ) -> None:
-    async with running(settings_file, data, report) as hub:
+    async with running(settings_file, data, report, keep=keep) as hub:
         up.set()
         report(f"gridcloud is up: {hub.url}")
         if hub.link:
             report(f"Log in (this link works once, within the hour): {hub.link}")
-        report("Press Ctrl-C to stop it with all its sessions.")
+        report("Press Ctrl-C to stop it" + ("; its sessions run on." if keep else " with all its sessions."))
         await asked.wait()
-        report("Stopping; press Ctrl-C again to leave the sessions running.")
+        report("Stopping" + ("." if keep else "; press Ctrl-C again to leave the sessions running."))
 
 
 @contextlib.asynccontextmanager
-async def running(settings_file: SettingsFile, data: Path, report: Report) -> AsyncIterator[Running]:
+async def running(
+    settings_file: SettingsFile, data: Path, report: Report, *, keep: bool = False
+) -> AsyncIterator[Running]:
     """Have service, proxy and hub up while the context is open; at its end, end all sessions and them.
 
-    Cancelled while it ends, it leaves sessions running. Raises PortTaken, Conflict, InvalidSettings, GridcloudError.
+    Cancelled while it ends, or told to ``keep`` them, it leaves sessions running. Raises PortTaken, Conflict,
+    InvalidSettings, GridcloudError.
     """
     settings, problems = settings_file.current()
     for problem in problems:
@@ -139,6 +148,7 @@ async def running(settings_file: SettingsFile, data: Path, report: Report) -> As
         link = "" if settings.hub.authenticator else issue_link(files, url)
         api = f"http://127.0.0.1:{ports.hub}{settings.hub.base_url}hub/api"
         ending.sessions_of = data
+        ending.others_at = api, files.secret("api-token")
         yield Running(url, link, api, files.secret("api-token"), service, proxy, hub)
 
 
@@ -165,6 +175,8 @@ class _Ending:
 
     def __init__(self, report: Report) -> None:
         self.sessions_of: Path | None = None
+        self.others_at: tuple[str, str] | None = None
+        """The hub's REST API and a token for it."""
         self._report = report
         self._children: list[Child] = []
 
@@ -179,6 +191,8 @@ class _Ending:
 
     async def __aexit__(self, *_: object) -> None:
         try:
+            if self.others_at is not None:
+                await _end_others(*self.others_at, self._report)
             for child in self._children:
                 if child.name == "hub":
                     await child.stop()  # or it would start what we stop
@@ -191,6 +205,26 @@ class _Ending:
                 child.kill()
             await asyncio.gather(*(child.stop() for child in self._children), return_exceptions=True)
             raise
+
+
+async def _end_others(api: str, token: str, report: Report) -> None:
+    """Have the hub end the sessions that other spawners started."""
+    try:
+        async with (
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=ENDING), headers={"Authorization": f"token {token}"}
+            ) as client,
+            client.delete(f"{api}/gridcloud/others") as answer,
+        ):
+            answer.raise_for_status()
+            told = await answer.json()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        report(f"Sessions of other spawners could not be stopped: {str(error) or type(error).__name__}")
+        return
+    if count := told["ended"]:
+        report(f"{count} session{'s' if count > 1 else ''} of other spawners stopped.")
+    if told["left"]:
+        report(f"Sessions of other spawners that did not end: {', '.join(told['left'])}; see the hub's log.")
 
 
 async def _end_sessions(data: Path, report: Report) -> None:
