@@ -26,6 +26,12 @@ async def up(
     link: Annotated[
         bool, typer.Option("--link", help="Only print a new link to log in at the hub that runs.")
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep-sessions", help="When it is stopped, leave the sessions running for the next 'up'."
+        ),
+    ] = False,
 ) -> None:
     """Start gridcloud with its hub and print a link to log in; Ctrl-C stops it with all its sessions."""
     from gridcloud.spawner.up import new_link, run_up
@@ -43,4 +49,4 @@ async def up(
     def report(line: str) -> None:
         print(plain(line), file=sys.stderr, flush=True)
 
-    await run_up(frame.settings_file(), frame.data_folder, report)
+    await run_up(frame.settings_file(), frame.data_folder, report, keep=keep)
