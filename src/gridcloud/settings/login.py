@@ -280,6 +280,11 @@ class LDAPSettings(_Part):
     allowed_groups: tuple[str, ...] = Field(
         default=(), description="names (DN) of groups whose members may log in, beside hub.allowed_users"
     )
+    group_attributes: tuple[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")], ...] = Field(
+        default=("member", "uniqueMember", "memberUid"),
+        min_length=1,
+        description="attributes of a group that name its members; the directory must know all of them",
+    )
 
     @model_validator(mode="after")
     def _finds_users(self) -> Self:

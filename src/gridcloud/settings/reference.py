@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -26,7 +26,10 @@ def reference() -> str:
         _table((), Settings, skip={*sections(), "providers", "clusters", "budgets", "groups"}),
     ]
     for name, kind in sections().items():
-        parts += [f"## `{name}`\n", f"{_first_line(kind)}\n", _table((name,), kind)]
+        inner = dict(_inner_sections(kind))
+        parts += [f"## `{name}`\n", f"{_first_line(kind)}\n", _table((name,), kind, skip=inner)]
+        for key, part in inner.items():
+            parts += [f"### `{name}.{key}`\n", f"{_first_line(part)}\n", _table(None, part)]
     parts += [
         "## `budgets.NAME`\n",
         f"{_first_line(BudgetSettings)} A list does as well, each entry with `name`.\n",
@@ -42,6 +45,18 @@ def reference() -> str:
     ]
     parts += _drivers("clusters")
     return "\n".join(parts)
+
+
+def _inner_sections(kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the sections within a section that may be left out."""
+    for name, field in kind.model_fields.items():
+        for one in get_args(field.annotation):
+            if (
+                isinstance(one, type)
+                and issubclass(one, BaseModel)
+                and type(None) in get_args(field.annotation)
+            ):
+                yield name, one
 
 
 def _drivers(kind: str) -> list[str]:

@@ -145,6 +145,8 @@ def _ldap(hub: HubSettings) -> dict[str, Any]:
         "tls_strategy": {"off": "insecure"}.get(section.tls, section.tls),
         "tls_kwargs": tls,
         "allowed_groups": list(section.allowed_groups) or None,
+        "group_attributes": list(section.group_attributes),
+        "group_search_filter": f"(|{''.join(map(_names_member, section.group_attributes))})",
     }
     if section.port:
         traits["server_port"] = section.port
@@ -160,6 +162,10 @@ def _ldap(hub: HubSettings) -> dict[str, Any]:
         password = resolve(section.search_password).reveal().strip()
         traits |= {"lookup_dn_search_user": section.search_user, "lookup_dn_search_password": password}
     return traits
+
+
+def _names_member(attribute: str) -> str:
+    return f"({attribute}={{{'uid' if attribute.lower() == 'memberuid' else 'userdn'}}})"
 
 
 def _lti(hub: HubSettings) -> dict[str, Any]:
