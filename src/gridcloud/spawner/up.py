@@ -147,8 +147,9 @@ async def running(
         )
         link = "" if settings.hub.authenticator else issue_link(files, url)
         api = f"http://127.0.0.1:{ports.hub}{settings.hub.base_url}hub/api"
-        ending.sessions_of = data
-        ending.others_at = api, files.secret("api-token")
+        if not keep:
+            ending.sessions_of = data
+            ending.others_at = api, files.secret("api-token")
         yield Running(url, link, api, files.secret("api-token"), service, proxy, hub)
 
 
