@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from tests.labs.containers import missing_for_engine, prepare_images
+from tests.labs.helm import missing_for_helm, prepare_helm
 from tests.labs.kubernetes import missing_for_kubernetes, prepare_kubernetes
 from tests.labs.machines import missing_for_machines
 from tests.labs.openstack_build import missing_to_build, prepare_openstack
@@ -28,7 +29,7 @@ HEAVY: dict[str, tuple[Callable[[], str | None], Callable[[], object]]] = {
 
 def main(names: list[str]) -> None:
     """Build the root file system, the image store of each engine, the image of virtual machines, and the heavy labs
-    that are named, where they can be used at all."""
+    that are named, and fetch Helm, where they can be used at all."""
     heavy = list(HEAVY) if names == ["all"] else names
     if unknown := [name for name in heavy if name not in HEAVY]:
         sys.exit(f"no lab is called {unknown[0]}; there are: {', '.join(HEAVY)}")
@@ -44,6 +45,9 @@ def main(names: list[str]) -> None:
     reasons.append(missing_for_virtual_machines())
     if reasons[-1] is None:
         prepare_image()
+    reasons.append(missing_for_helm())
+    if reasons[-1] is None:
+        prepare_helm()
     for lab in heavy:
         missing_for_lab, prepare = HEAVY[lab]
         reasons.append(missing_for_lab())
