@@ -175,6 +175,7 @@ REFUSED = {
     'sessions.pools.x={"placeholders":{"replicas":1,"cpu":1,"memory":"1Gi","gpus":1}}': "this pool has no GPUs",
     'config.providers={"cluster":{"driver":"fake"}}': "sessions.pools has a pool of this name",
     'config.providers={"here":{"driver":"local"}}': "local would run sessions in the hub's own pod",
+    'config.profiles={"p":{"request":{"true":"cpu"}}}': "Helm reads the key on as true",
     "config.hub.port=1": "config.hub.port: this is the chart's to say",
     "config.store.url=x": "use storage.postgresql.secret",
     "secretEnvironment.KEY=word": "at '/secretEnvironment/KEY': got string, want object",

@@ -151,6 +151,11 @@ runtime_class: {{ . }}
 {{- fail (printf "config.hub.%s: this is the chart's to say; use %s" $key $instead) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $profile := dig "profiles" dict .Values.config -}}
+{{- if hasKey (dig "request" dict $profile) "true" -}}
+{{- fail (printf "config.profiles.%s.request: Helm reads the key on as true; write \"on\"" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if hasKey (dig "store" dict .Values.config) "url" -}}
 {{- fail "config.store.url: it may hold a password, and a ConfigMap is no secret; use storage.postgresql.secret" -}}
 {{- end -}}
