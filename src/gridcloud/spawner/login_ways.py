@@ -13,6 +13,7 @@ from gridcloud.identity.credentials import resolve
 from gridcloud.settings import HubSettings
 from gridcloud.settings.login import WAYS, NativeSettings
 from gridcloud.spawner.header_authenticator import HeaderAuthenticator, front_secret
+from gridcloud.spawner.headers import NAME
 from gridcloud.spawner.login import keep_contexts, note_person
 from gridcloud.spawner.login_door import DoorProxy, door_path
 
@@ -46,6 +47,7 @@ def let_in(c: Any, hub: HubSettings, data: Path) -> None:
         c.DoorProxy.door = str(door_path(data))
         return
     kind = _load(way)
+    c.Authenticator.username_pattern = rf"{NAME.pattern}\Z"
     c.JupyterHub.authenticator_class = kind
     if way in ("oidc", "globus", "cilogon", "lti"):
         c.Authenticator.enable_auth_state = True
