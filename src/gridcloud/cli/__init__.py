@@ -35,6 +35,8 @@ class _Verbs(typer.core.TyperGroup):
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",
+        "profile": "profile",
+        "course": "course",
         "agent": "agent",
         "authority": "authority",
         "grid": "grid",

@@ -10,8 +10,10 @@ __all__ = [
     "cluster_providers",
     "clusters",
     "communities",
+    "courses",
     "drivers",
     "instances",
+    "profiles",
     "providers",
     "sessions",
     "stacks",
@@ -36,6 +38,28 @@ def budgets() -> list[str]:
 
     try:
         return list(SettingsFile(config_path()).current()[0].budgets)
+    except GridcloudError:
+        return []
+
+
+def profiles() -> list[str]:
+    """Return the names of the configured profiles."""
+    from gridcloud.errors import GridcloudError
+    from gridcloud.settings import SettingsFile, config_path
+
+    try:
+        return list(SettingsFile(config_path()).current()[0].profiles)
+    except GridcloudError:
+        return []
+
+
+def courses() -> list[str]:
+    """Return the names of the configured courses."""
+    from gridcloud.errors import GridcloudError
+    from gridcloud.settings import SettingsFile, config_path
+
+    try:
+        return list(SettingsFile(config_path()).current()[0].courses)
     except GridcloudError:
         return []
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gridcloud.cli.config_changes import VERBS
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import count, plain
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, NotFound
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The configuration file.")
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
 
 _SECRET = re.compile(r"password|passwd|secret|token|credential|private_key", re.IGNORECASE)
 _REFERENCE = re.compile(r"(file|env|keyring|agent):")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from gridcloud.cli.steps import waiting
 from gridcloud.errors import InvalidRequest, Unreachable
 from gridcloud.instances.matching import describe
 from gridcloud.instances.model import Found
+from gridcloud.service.configuration_documents import Edit, Verb
 
 __all__ = ["app", "read_settings", "write_provider"]
 
@@ -136,7 +138,7 @@ async def remove(frame: Frame, name: Name) -> None:
         async with await frame.connect(alone=True) as client:
             await client.remove_provider(name)
     except Unreachable:
-        _change_file(frame, "remove", name, {})
+        await _change_file(frame, Edit(verb=Verb.REMOVE, path=["providers", name]))
     if frame.json:
         frame.show({"removed": name})
     else:
@@ -191,19 +193,19 @@ async def write_provider(frame: Frame, name: str, entry: dict[str, Any]) -> None
         async with await frame.connect(alone=True) as client:
             await client.add_provider(name, entry)
     except Unreachable:
-        _change_file(frame, "add", name, entry)
+        from gridcloud.settings import provider_settings
+
+        provider_settings(name, entry)
+        await _change_file(frame, Edit(verb=Verb.ADD, path=["providers", name], value=entry))
 
 
-def _change_file(frame: Frame, verb: str, name: str, entry: dict[str, Any]) -> None:
+async def _change_file(frame: Frame, edit: Edit) -> None:
     """Change the configuration where no service runs; one that cannot be reached is never gone round."""
-    from gridcloud.settings import add_provider, remove_provider
+    from gridcloud.service.configuration_desk import ConfigurationDesk
 
     if frame.is_remote:
         raise Unreachable("The service cannot be reached.", remedy="Check --url and GRIDCLOUD_URL.")
-    if verb == "add":
-        add_provider(frame.config_path, name, entry)
-    else:
-        remove_provider(frame.config_path, name)
+    await ConfigurationDesk(frame.config_path, frame.data_folder).edit([edit], by=getpass.getuser())
 
 
 def read_settings(words: Sequence[str]) -> dict[str, Any]:

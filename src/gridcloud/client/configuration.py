@@ -42,14 +42,14 @@ class Configuration:
         ``since``: digest of the text that it was made from. Raises InvalidSettings; Conflict where the file says
         something else, with the difference in ``details["changes"]``.
         """
-        order = TextOrder(text=text, since=since, what=what, by=by)
+        order = TextOrder(text=text, since=since, what=what[:200], by=by)
         return await self._wire.ask("POST", "/configuration", Written, order)
 
     async def edit(
         self, edits: Sequence[Edit], *, since: str | None = None, what: str = "", by: str = ""
     ) -> Written:
         """Change single values, all or none. Raises NotFound, Conflict, InvalidSettings."""
-        order = EditOrder(edits=list(edits), since=since, what=what, by=by)
+        order = EditOrder(edits=list(edits), since=since, what=what[:200], by=by)
         return await self._wire.ask("POST", "/configuration/edits", Written, order)
 
     async def history(self) -> Revisions:

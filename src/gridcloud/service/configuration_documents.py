@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -178,7 +178,7 @@ class Edit(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     verb: Verb
-    path: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=1, max_length=10)
+    path: list[str] = Field(min_length=1, max_length=50)
     value: Any = None
 
 
