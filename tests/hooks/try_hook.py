@@ -9,18 +9,20 @@ from tests.unit.distributions import write_distribution
 __all__ = ["write_try_hook"]
 
 HOOK = """
-import asyncio
+import asyncio, json
 from pathlib import Path
 from pydantic import Field
 from gridcloud.errors import Forbidden
 from gridcloud.hooks.driver import Hook, HookSettings
-from gridcloud.hooks.model import Context, Outcome
+from gridcloud.hooks.model import Context, Mount, Outcome
+from gridcloud.identity.credentials import Secret
 
 
 class TrySettings(HookSettings):
     does: str = Field(default="give", description="what it does")
     name: str = Field(default="one", description="as whom it notes that")
     noted: str = Field(default="", description="where")
+    mount: str = Field(default="", description="file of what is to be mounted")
 
 
 class TryHook(Hook):
@@ -48,6 +50,9 @@ class TryHook(Hook):
                 await asyncio.sleep(60)
             case "newline":
                 return Outcome({"A B": "1"})
+            case "mount":
+                known = json.loads(Path(self.settings.mount).read_text())
+                return Outcome(mounts=(Mount(**{**known, "key": Secret(known["key"])}),))
             case "hub":
                 return Outcome({"JUPYTERHUB_API_TOKEN": "1"})
         name = self.settings.name

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from gridcloud.testing.sshd import SSHServer
 from tests.hooks.try_hook import write_try_hook
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
@@ -46,6 +50,9 @@ def hooked(make_house: Callable[..., UpHouse], noted: Path) -> UpHouse:
             "ours": {"before_start": before("give")},
             "wrapped": {"before_start": before("give"), "spawner": wrapped},
             "gone": {"before_start": before("give"), "spawner": gone},
+            "mount": {
+                "before_start": [{"use": "try", "does": "mount", "mount": str(noted.parent / "mount")}]
+            },
             **{does: {"before_start": before(does)} for does in ("refuse", "crash", "sleep")},
             "false": {"before_start": before("false"), "spawner": wrapped},
         },
@@ -75,6 +82,44 @@ async def test_a_session_gets_what_hooks_give(hooked: UpHouse, admin: Any) -> No
         said = await kernel.run("import os; print([os.environ.get(one) for one in ('GIVEN', 'HUB', 'GIVE')])")
     assert said.strip() == "['give to ada', '1', '1']"
     await hooked.stop_server(admin, "ada")
+
+
+@pytest.mark.skipif(
+    not shutil.which("sshfs") or not os.access("/dev/fuse", os.W_OK), reason="no sshfs, or no /dev/fuse"
+)
+async def test_a_session_finds_a_folder_of_a_file_server(hooked: UpHouse, admin: Any, noted: Path) -> None:
+    place = noted.parent / "server"
+    place.mkdir()
+    (place / "theirs").mkdir()
+    at = f"remote-{place.parent.name}"
+    with SSHServer(place) as server:
+        known = {
+            "host": "127.0.0.1",
+            "port": server.port,
+            "account": server.user,
+            "key": (place / "user_key").read_text(),
+            "host_keys": [" ".join(server.host_key.split()[:2])],
+            "folder": str(place / "theirs"),
+            "at": at,
+        }
+        (noted.parent / "mount").write_text(json.dumps(known))
+        path = await hooked.spawn(admin, "mia", {"profile": "mount"})
+        async with open_kernel(admin, path) as kernel:
+            code = f"open('{at}/v1', 'w').write('hello'); import os; print(os.path.realpath('{at}'))"
+            where = Path((await kernel.run(code)).strip())
+        assert (place / "theirs" / "v1").read_text() == "hello"
+        assert f" {where} fuse.sshfs " in Path("/proc/self/mounts").read_text()
+        await hooked.stop_server(admin, "mia")
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if f" {where} fuse.sshfs " not in Path("/proc/self/mounts").read_text():
+                break
+        else:
+            raise AssertionError("it is still mounted")
+        (noted.parent / "mount").write_text(json.dumps({**known, "host_keys": ["ssh-ed25519 AAAA"]}))
+        async with admin.post("/hub/api/users/mia/server", json={"profile": "mount"}) as answer:
+            assert "The remote folder is not mounted" in await answer.text()
+        where.rmdir()
 
 
 async def test_a_session_of_another_spawner_gets_it_too(hooked: UpHouse, admin: Any) -> None:

@@ -16,7 +16,7 @@ from jupyterhub.utils import maybe_future, url_escape_path, url_path_join
 from traitlets import default
 
 from gridcloud.connections.model import Port
-from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound, Unavailable
+from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, InvalidSettings, NotFound, Unavailable
 from gridcloud.hooks.model import Outcome
 from gridcloud.instances.idleness import idle_end
 from gridcloud.instances.model import Instance
@@ -28,6 +28,7 @@ from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
 from gridcloud.spawner.login import Login, login_of
+from gridcloud.spawner.mounts import mounting_keys, with_mounts
 from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
 from gridcloud.spawner.wrapped import HOOK_REFUSED, Wrapped
@@ -310,6 +311,8 @@ class GridcloudSpawner(Spawner):
     async def _start(self, asked: Asked, given: Outcome, told: asyncio.Event) -> Any:
         """Start what was asked for, with what the hooks give; return where it answers."""
         if asked.spawner is not None:
+            if given.mounts:
+                raise InvalidSettings("Folders of file servers are for sessions of gridcloud's own spawner.")
             self.wrapped = Wrapped(self, asked.spawner, asked.environment)
             told.set()
             self._keep_state()
@@ -362,8 +365,9 @@ class GridcloudSpawner(Spawner):
     async def _submit(self, asked: Asked, given: Outcome) -> Session:
         """Ask for the session; one asked for by a start that is cancelled meanwhile is stopped."""
         settings = self.desk.settings()
-        plan = self._plan(settings)
+        plan = with_mounts(self._plan(settings), given.mounts)
         environment = self.get_env() | asked.environment | dict(given.environment)
+        environment |= mounting_keys(given.mounts)
         asking = asyncio.ensure_future(
             self.desk.ask(
                 lambda client: client.start_session(
