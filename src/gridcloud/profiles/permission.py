@@ -171,6 +171,8 @@ def _check_choice(choice: Choice, name: str, rule: ChoiceSettings, request: Requ
         raise InvalidRequest(
             f"{name} {_shown(name, value)} is none of what {choice.title!r} has: {', '.join(rule.values)}."
         )
+    if not rule.least and not rule.most:
+        return  # of an image, say, there is no least
     asked = _number(name, value)
     if rule.least and asked < _number(name, getattr(read_request({name: rule.least}), name)):
         raise InvalidRequest(

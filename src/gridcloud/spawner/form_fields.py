@@ -25,7 +25,7 @@ def check_fields(html: str, fields: Mapping[str, list[Any]]) -> None:
         if len(values) > 1 and not found.several:
             raise InvalidRequest(f"{name!r} was given {len(values)} times.")
         for value in values:
-            if found.values and value not in found.values:
+            if found.values and (not isinstance(value, str) or value not in found.values):
                 raise InvalidRequest(
                     f"{name!r} cannot be {value!r:.60}; there are: {', '.join(sorted(found.values))}."
                 )
