@@ -9,6 +9,7 @@ from tornado import web
 
 from gridcloud.errors import GridcloudError
 from gridcloud.spawner.callbacks import BatchPortHandler
+from gridcloud.spawner.configuration_page import ConfigurationHandler
 from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
@@ -70,6 +71,7 @@ class GridHandler(BaseHandler):
 HANDLERS = [
     (r"/api/batchspawner", BatchPortHandler),
     (r"/api/gridcloud/others", OthersHandler),
+    (r"/gridcloud/configuration", ConfigurationHandler),
     (r"/gridcloud/grid", GridHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),
