@@ -8,9 +8,9 @@ import pytest
 
 from gridcloud.errors import GridcloudError, InvalidRequest
 from gridcloud.instances.model import Request
-from gridcloud.profiles import Choice
+from gridcloud.profiles import Choice, Terms
 from gridcloud.settings import Settings, SettingsFile
-from gridcloud.settings.profiles import ChoiceSettings, ProfileSettings, SpawnerSettings
+from gridcloud.settings.profiles import ChoiceSettings, ProfileLimits, ProfileSettings, SpawnerSettings
 from gridcloud.spawner.form_fields import check_fields
 from gridcloud.spawner.options import CHOSEN, from_form, read_options
 
@@ -72,7 +72,7 @@ def images() -> Choice:
     profile = ProfileSettings(
         request=Request(kind="container"), choose={"image": ChoiceSettings.model_validate(["x:1", "y:1"])}
     )
-    return Choice("images", profile, ())
+    return Choice("images", profile, (Terms(ProfileLimits()),))
 
 
 def test_an_image_of_those_offered_is_chosen(tmp_path: Path) -> None:

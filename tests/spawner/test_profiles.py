@@ -162,6 +162,8 @@ async def test_another_spawner_starts_progresses_and_stops(shop: UpHouse, admin:
         assert answer.status == 200, await answer.text()
     server = process_of("pat")
     assert server.environ()["MEM_LIMIT"] == str(2 << 30)
+    async with shop.api(server.environ()["JUPYTERHUB_API_TOKEN"]) as own, own.get("/hub/api/user") as answer:
+        assert (await answer.json()).get("name") == "pat", "its token is its user's"
     await shop.stop_server(admin, "pat")
     assert not server.is_running()
 

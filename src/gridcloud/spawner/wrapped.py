@@ -98,11 +98,11 @@ class Wrapped:
         raises. Cancelled or failed, it is told to stop.
         """
         spawner = self.spawner
-        for name in ("api_token", "handler", "cert_paths"):
-            setattr(spawner, name, getattr(outer, name))
         if left:
             spawner.load_state(dict(left))
-        spawner.clear_state()
+        spawner.clear_state()  # before it has its token, which this would forget
+        for name in ("api_token", "handler", "cert_paths"):
+            setattr(spawner, name, getattr(outer, name))
         self._secret = {**outer.login.environment, **(given or {})}
         await spawner.run_auth_state_hook(await outer.user.get_auth_state())
         spawner.user_options = await self._options(fields)
