@@ -108,10 +108,13 @@ async def test_it_is_for_administrators_with_a_token_of_the_page(
         assert answer.status == 302
     me = f"/hub/api/users/{getpass.getuser()}"
     async with house.api() as service:
-        token = await house.user(service, "paul")
-        async with house.api(token) as paul, paul.post(PAGE, data=fields) as answer:
+        ours, theirs = [await house.user(service, name) for name in (getpass.getuser(), "paul")]
+    async with house.api(theirs) as paul, house.api(ours) as root:
+        async with paul.post(PAGE, data=fields) as answer:
             assert answer.status == 403
-        async with service.patch(me, json={"admin": False}) as answer:
+        async with root.patch("/hub/api/users/paul", json={"admin": True}) as answer:
+            assert answer.status == 200
+        async with paul.patch(me, json={"admin": False}) as answer:
             assert answer.status == 200
         try:
             async with admin.get(PAGE, headers=NAVIGATE) as answer:
@@ -120,7 +123,9 @@ async def test_it_is_for_administrators_with_a_token_of_the_page(
             async with admin.get("/hub/home", headers=NAVIGATE) as answer:
                 assert "gridcloud/configuration" not in await answer.text()
         finally:
-            async with service.patch(me, json={"admin": True}) as answer:
+            async with paul.patch(me, json={"admin": True}) as answer:
+                assert answer.status == 200
+            async with root.patch("/hub/api/users/paul", json={"admin": False}) as answer:
                 assert answer.status == 200
     assert house.config.read_text() == before
 

@@ -63,7 +63,10 @@ def _with(text: str, path: Path, value: Any, *, whole: bool = False) -> str:
         if not whole and isinstance(value, Mapping) and value and _is_block(old):
             return _merged(text, path, old, value)
         lines = _lines(text)
-        lines[key.start_mark.line : _last_line(old) + 1] = _dump(path[-1], value, key.start_mark.column)
+        written = _dump(path[-1], value, key.start_mark.column)
+        if len(written) == 1 and _is_word(old):  # what stands behind it on its line stays
+            written = [f"{written[0][:-1]}{lines[old.start_mark.line][old.end_mark.column :]}"]
+        lines[key.start_mark.line : _last_line(old) + 1] = written
         return "".join(lines)
     if len(path) > 1 and _find(text, path[:-1])[1] is None:
         return _with(text, path[:-1], {path[-1]: value})
@@ -133,6 +136,14 @@ def _is_block(node: Any) -> bool:
     import yaml
 
     return isinstance(node, yaml.MappingNode) and bool(node.value) and not node.flow_style
+
+
+def _is_word(node: Any) -> bool:
+    """Whether a value stands on one line, so that nothing but a remark can follow it there."""
+    import yaml
+
+    start, end = node.start_mark, node.end_mark
+    return isinstance(node, yaml.ScalarNode) and start.line == end.line and start.column < end.column
 
 
 def _last_line(node: Any) -> int:
