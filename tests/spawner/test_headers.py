@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
+from traitlets.config import Config
 
 from gridcloud.errors import DriverUnavailable, GridcloudError, InvalidSettings
 from gridcloud.settings import parse_settings
@@ -23,7 +24,7 @@ from gridcloud.settings.login import HeaderSettings, ParserSettings
 from gridcloud.spawner.header_authenticator import HeaderAuthenticator, front_secret
 from gridcloud.spawner.headers import NAME, address_of, is_trusted, listed, parse_header
 from gridcloud.spawner.login import CONTEXT, keep_contexts, login_of, note_person
-from gridcloud.spawner.login_ways import check_login
+from gridcloud.spawner.login_ways import check_login, let_in
 
 MAIL = ParserSettings(kind="match", match=r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", replace={"@": "_", ".": "_"})
 
@@ -252,3 +253,61 @@ def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DriverUnavailable, match="native needs a library") as refused:
         check_login(settings_of(authenticator="native"))
     assert "hub-login" in str(refused.value)
+
+
+CLIENT = {"client_id": "hub", "client_secret": "env:FRONT"}
+READY: dict[str, dict[str, Any]] = {
+    "oidc": {
+        **CLIENT,
+        "authorize_url": "https://id.example.org/a",
+        "token_url": "https://id.example.org/t",
+        "userdata_url": "https://id.example.org/u",
+        "groups": "groups",
+        "admin_groups": ["admins"],
+        "title": "Example",
+    },
+    "globus": {**CLIENT, "identity_provider": "example.org"},
+    "cilogon": {**CLIENT, "institutions": {"https://idp.example.org/shibboleth": "eppn"}},
+    "ldap": {
+        "server": "ldap.example.org",
+        "search_base": "ou=people,dc=example,dc=org",
+        "search_user": "cn=reader,dc=example,dc=org",
+        "search_password": "env:FRONT",
+        "certificates": "/etc/ldap/ca.pem",
+    },
+    "lti": {
+        "issuer": "https://moodle.example.org",
+        "client_id": ["hub"],
+        "authorize_url": "https://moodle.example.org/a",
+        "keys_url": "https://moodle.example.org/k",
+    },
+    "native": {"least_password": 14},
+}
+
+
+@pytest.mark.parametrize("way", READY)
+def test_each_way_is_what_its_library_takes(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRONT", "s" * 20)
+    hub = settings_of(authenticator=way, public_url="https://hub.example.org", **{way: READY[way]})
+    try:
+        check_login(hub)
+    except DriverUnavailable as error:
+        pytest.skip(str(error))
+    configuration = Config()
+    let_in(configuration, hub, tmp_path)
+    kind = configuration.JupyterHub.authenticator_class
+    given = configuration[kind.__name__]
+    assert set(given) <= set(kind.class_trait_names(config=True))
+    if way == "native":  # it cannot be made without the hub's database
+        return
+    made = kind(config=configuration)
+    assert not made.allow_existing_users
+    assert not made.allow_all
+    assert not made.validate_username("a b")
+    for name, value in given.items():
+        if isinstance(value, dict):  # of which defaults are filled in
+            continue
+        kept = getattr(made, name)
+        assert getattr(kept, "name", kept) == value, name  # some are members of an enumeration

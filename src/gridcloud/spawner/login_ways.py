@@ -132,7 +132,7 @@ def _cilogon(hub: HubSettings) -> dict[str, Any]:
         place: {"username_derivation": {"username_claim": claim}}
         for place, claim in section.institutions.items()
     }
-    return _client(hub, section) | {"allowed_idps": known}
+    return _client(hub, section) | {"idps": known}
 
 
 def _ldap(hub: HubSettings) -> dict[str, Any]:
