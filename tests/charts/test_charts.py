@@ -16,6 +16,7 @@ import yaml
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
 from gridcloud.settings import Settings
 from gridcloud.settings.reading import parse_settings
+from tests.docs.pages import blocks
 from tests.labs.helm import helm, kept_helm, missing_for_helm
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ def render(tmp_path: Path) -> Render:
 
     def render(values: str = "small", *single: str, words: tuple[str, ...] = ()) -> tuple[str, str]:
         command = ["template", "house", str(CHART), "--namespace", "hubs", *words]
-        command += ["--values", str(HERE / "values" / f"{values}.yaml")]
+        command[3:3] = ["--values", str(HERE / "values" / f"{values}.yaml")]
         for one in single:
             command += ["--set-json" if one.partition("=")[2].startswith(("{", "[")) else "--set", one]
         done = helm(*command, folder=tmp_path)
@@ -159,6 +160,18 @@ def test_an_older_cluster_gets_what_it_knows(render: Render) -> None:
         made, refused = render("institution", words=("--kube-version", version))
         assert read(made)["PodDisruptionBudget", "house-gridcloud-hub"]["apiVersion"] == wanted, refused
     assert "incompatible with Kubernetes" in render(words=("--kube-version", "1.19.0"))[1]
+
+
+def test_the_values_of_the_guide_are_taken(render: Render, tmp_path: Path) -> None:
+    said = [one for one in blocks(CHART.parents[1] / "docs/guide/helm.md") if one.language == "yaml"]
+    assert len(said) == 3
+    for number, block in enumerate(said):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text("\n".join(block.lines))
+        made, refused = render(words=("--values", str(file)))
+        assert made, f"{block.place}: {refused}"
+        text = read(made)["ConfigMap", "house-gridcloud"]["data"]["config.yaml"]
+        parse_settings(text, block.place, {"CILOGON_SECRET": "x"})
 
 
 REFUSED = {

@@ -141,6 +141,14 @@ class Cluster:
         subprocess.run([*within, "POSTROUTING", "-d", target, *to, "-j", "MASQUERADE"], check=True)
         return gateway
 
+    def run_within(self, *words: str, stdin: str = "", seconds: float = 30) -> str:
+        """Run a program of this computer in the cluster's network, where pods answer; what it prints."""
+        assert self._process
+        command = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *words]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def __enter__(self) -> Self:
         return self.open()
 
