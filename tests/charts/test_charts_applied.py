@@ -63,7 +63,7 @@ class House:
             f"/opt/cache/gridcloud/{self.proxy.name}": str(self.proxy),
         }
         environment = {
-            "KUBERNETES_SERVICE_HOST": self.cluster.address,
+            "KUBERNETES_SERVICE_HOST": self.cluster.gateway,
             "KUBERNETES_SERVICE_PORT": "6443",
             "PYTHONPATH": "/opt/source:/opt/packages",
             "LD_LIBRARY_PATH": "/opt/python/lib",
@@ -266,7 +266,7 @@ def _within(given: Any, kept: Any) -> bool:
     """Whether nothing that was given was dropped as unknown; amounts may be written another way."""
     if isinstance(given, dict):
         return isinstance(kept, dict) and all(
-            _within(value, kept.get(key)) for key, value in given.items() if value not in ({}, [], "", None)
+            _within(value, kept.get(key)) for key, value in given.items() if value not in ({}, [], "", None, False)
         )
     if isinstance(given, list):
         return isinstance(kept, list) and all(_within(*pair) for pair in zip(given, kept, strict=True))

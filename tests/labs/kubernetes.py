@@ -54,6 +54,7 @@ PROGRAMS = {
     "/usr/lib/cni/ptp": "containernetworking-plugins",
 }
 POD_NETWORK = "10.44.0.0/24"
+GATEWAY = "10.44.0.1"
 
 
 class Cluster:
@@ -77,6 +78,11 @@ class Cluster:
     def outside(self) -> str:
         """This computer's address beside it."""
         return f"10.214.{self.number}.1"
+
+    @property
+    def gateway(self) -> str:
+        """Where pods reach the API server."""
+        return GATEWAY
 
     @property
     def url(self) -> str:
@@ -122,7 +128,6 @@ class Cluster:
     def lead_out(self, port: int) -> str:
         """Lead a port of the pods' gateway to that port of this computer; return the gateway's address."""
         assert self._process
-        gateway = POD_NETWORK.replace(".0/24", ".1")
         target = self.outside
         within = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", "iptables", "-w", "-t", "nat", "-A"]
         to = ["-p", "tcp", "--dport", str(port)]
@@ -130,7 +135,7 @@ class Cluster:
             *within,
             "PREROUTING",
             "-d",
-            gateway,
+            GATEWAY,
             *to,
             "-j",
             "DNAT",
@@ -139,7 +144,7 @@ class Cluster:
         ]
         subprocess.run(lead, check=True)
         subprocess.run([*within, "POSTROUTING", "-d", target, *to, "-j", "MASQUERADE"], check=True)
-        return gateway
+        return GATEWAY
 
     def run_within(self, *words: str, stdin: str = "", seconds: float = 30) -> str:
         """Run a program of this computer in the cluster's network, where pods answer; what it prints."""
@@ -356,7 +361,7 @@ def _make_keys(folder: Path, address: str) -> None:
         (folder / f"{name}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     sign("authority", authority_name, authority_key, x509.BasicConstraints(ca=True, path_length=None))
-    names = [x509.IPAddress(ip_address(one)) for one in (address, "127.0.0.1")]
+    names = [x509.IPAddress(ip_address(one)) for one in (address, GATEWAY, "127.0.0.1")]
     for name, organization, extension in (
         ("server", "lab", x509.SubjectAlternativeName(names)),
         ("client", "system:masters", x509.ExtendedKeyUsage([x509.OID_CLIENT_AUTH])),
