@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.labs.containers import SESSION_IMAGE, TINY_IMAGE, Engine
-from tests.labs.kubernetes import POD_NETWORK, Cluster
+from tests.labs.kubernetes import Cluster
 from tests.labs.slurm import Slurm
 from tests.spawner.kernel import open_kernel
 from tests.spawner.test_deaths import back
@@ -236,6 +236,8 @@ PARTITIONS = (
     '<select name="partition"><option>work</option><option value="short">Ten minutes</option></select>'
 )
 
+BLOCKING = ("--parsable", "--nodes=2", "--exclusive", "--chdir=/", "--output=/dev/null", "--wrap=sleep 300")
+
 JOB = """#!/bin/bash
 #SBATCH --output=/dev/null
 #SBATCH --job-name=wrapped
@@ -314,7 +316,8 @@ async def test_a_job_that_waits_is_cancelled_with_its_start(
 ) -> None:
     """Whether its user gives up, or its hub dies before it ran."""
     await slurm_house.user(slurm_admin, "root")
-    blocker = quiet_slurm.run("sbatch", "--parsable", "--nodes=2", "--exclusive", "--wrap=sleep 300").strip()
+    blocker = quiet_slurm.run("sbatch", *BLOCKING).strip()
+    await until(lambda: any("RUNNING" in job for job in jobs(quiet_slurm)))
     try:
         options = {"profile": "theirs", "fields": {"partition": ["work"]}}
         async with slurm_admin.post("/hub/api/users/root/server", json=options) as answer:
@@ -382,18 +385,19 @@ def kube_house(
         },
         **PUBLIC,
     )
+    assert kubernetes_cluster._process is not None
+    house.network = kubernetes_cluster.address
+    house.settings["hub"]["bind"] = house.network
     port = public_port(house)
-    gateway = kubernetes_cluster.lead_out(port)
     kwargs = house.settings["profiles"]["theirs"]["spawner"]["kwargs"]
-    kwargs["hub_connect_url"] = f"http://{gateway}:{port}"
-    route = ["ip", "route", "replace", POD_NETWORK, "via", kubernetes_cluster.address]
-    subprocess.run(route, check=True)
-    house.before = ("env", f"KUBECONFIG={kubernetes_cluster.kubeconfig}")
+    kwargs["hub_connect_url"] = f"http://{house.network}:{port}"
+    inside = f"--net=/proc/{kubernetes_cluster._process.pid}/ns/net"
+    # Where pods and the hub reach each other, as they do where the hub is a pod itself.
+    house.before = ("nsenter", inside, "env", f"KUBECONFIG={kubernetes_cluster.kubeconfig}")
     house.write()
     house.start()
     yield house, namespace
     house.stop()
-    subprocess.run(["ip", "route", "delete", POD_NETWORK], check=False)
 
 
 def of_namespace(cluster: Cluster, namespace: str, kind: str) -> list[dict[str, Any]]:

@@ -62,6 +62,8 @@ class UpHouse:
         }
         self.before: tuple[str, ...] = ()
         """Words to run it by, as of unshare."""
+        self.network = "127.0.0.1"
+        """Its address where it runs in another network."""
         self.process: subprocess.Popen[bytes] | None = None
         self.output = folder / "output"
         self.write()
@@ -113,7 +115,7 @@ class UpHouse:
     @property
     def url(self) -> str:
         """Where the pages lie, without a slash at the end."""
-        return f"http://127.0.0.1:{json.loads((self.data / 'hub' / 'ports.json').read_text())['public']}"
+        return f"http://{self.network}:{json.loads((self.data / 'hub' / 'ports.json').read_text())['public']}"
 
     @property
     def link(self) -> str:

@@ -49,6 +49,7 @@ class Wrapped:
         self.environment = dict(environment)
         self.spawner = _make(outer, settings, self.environment)
         self._begun = asyncio.Event()
+        self._outer = outer
         self._started = False
         self._adopted = False
         self._secret: dict[str, str] = {}
@@ -110,6 +111,7 @@ class Wrapped:
         await spawner._run_apply_user_options(spawner.user_options)
         if await maybe_future(spawner.run_pre_spawn_hook()) is False:
             raise Forbidden(HOOK_REFUSED)
+        self._share_address()
         self._begun.set()
         try:
             with _kept(spawner, keep):
@@ -141,6 +143,7 @@ class Wrapped:
         if self._adopted and not self._started:
             await self._give_up()
             return 0
+        self._share_address()
         status: int | None = await maybe_future(self.spawner.poll())
         return status
 
@@ -187,6 +190,10 @@ class Wrapped:
                 f"{self.settings.class_} does not take that: {error or type(error).__name__}."
             ) from error
         return options
+
+    def _share_address(self) -> None:
+        """Have one record of where the session answers: the spawner may look whether that has changed."""
+        self.spawner._server = self._outer.server
 
     async def _give_up(self) -> None:
         try:
@@ -246,9 +253,8 @@ def _make(outer: Spawner, settings: SpawnerSettings, environment: Mapping[str, s
         "JUPYTERHUB_HOST": outer.hub.public_host,
     }
     try:
-        spawner = kind(**{name: getattr(outer, name) for name in HANDED_ON if hasattr(outer, name)})
-        for name, value in settings.kwargs.items():
-            setattr(spawner, name, fill(value, known))
+        handed_on = {name: getattr(outer, name) for name in HANDED_ON if hasattr(outer, name)}
+        spawner = kind(**{**handed_on, **fill(settings.kwargs, known)})  # some make names of them at once
         spawner.environment = {**spawner.environment, **fill(dict(environment), known)}
     except TraitError as error:
         raise InvalidSettings(f"{settings.class_}: {error}") from error
