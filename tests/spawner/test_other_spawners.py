@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gridcloud.spawner.proxy_program import install_proxy
 from tests.labs.containers import SESSION_IMAGE, TINY_IMAGE, Engine
 from tests.labs.kubernetes import Cluster
 from tests.labs.slurm import Slurm
@@ -392,6 +393,7 @@ def kube_house(
     kwargs = house.settings["profiles"]["theirs"]["spawner"]["kwargs"]
     kwargs["hub_connect_url"] = f"http://{house.network}:{port}"
     inside = f"--net=/proc/{kubernetes_cluster._process.pid}/ns/net"
+    asyncio.run(install_proxy())  # from there it cannot be fetched
     # Where pods and the hub reach each other, as they do where the hub is a pod itself.
     house.before = ("nsenter", inside, "env", f"KUBECONFIG={kubernetes_cluster.kubeconfig}")
     house.write()
