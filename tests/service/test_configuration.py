@@ -116,6 +116,11 @@ async def test_what_is_not_valid_is_refused_whole(service: Service, admin: Async
     ):
         with pytest.raises(error):
             await admin.configuration.edit(edits)
+    deep: object = 1
+    for _ in range(400):
+        deep = [deep]
+    with pytest.raises((InvalidRequest, InvalidSettings)):
+        await admin.configuration.edit(change("set", "profiles.small.spawner.kwargs.a", deep))
     for text in ("profiles: {a: {titel: x}}", "a: [", "x" * (LARGEST + 1), "\x00"):
         with pytest.raises((InvalidSettings, InvalidRequest)):
             await admin.configuration.write(text)

@@ -16,7 +16,7 @@ import typer
 from gridcloud.cli.configuring import changes, configuration_of, tell, who
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.printing import ago, error_console, plain, print_table
-from gridcloud.errors import Conflict, InvalidRequest, InvalidSettings, NotFound
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, InvalidSettings, NotFound
 from gridcloud.service.configuration_documents import Verb
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["VERBS"]
 
 
 @framed
-async def set_(
+async def _set(
     frame: Frame,
     settings: Annotated[
         list[str] | None,
@@ -46,7 +46,7 @@ async def set_(
 
 
 @framed
-async def edit(
+async def _edit(
     frame: Frame,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Take this text; - for standard input.")
@@ -61,12 +61,12 @@ async def edit(
                 _read(source), since=state.digest, what=message[:200], by=who()
             )
         else:
-            written = await _edit(configuration, state.text, state.digest, message[:200])
+            written = await _edit_until_valid(configuration, state.text, state.digest, message[:200])
     tell(frame, written, f"Written to {state.path}")
 
 
 @framed
-async def history(frame: Frame) -> None:
+async def _history(frame: Frame) -> None:
     """List the texts that are kept: who wrote each, when, and what for. '*' is the present one."""
     async with configuration_of(frame) as configuration:
         found = await configuration.history()
@@ -83,7 +83,7 @@ async def history(frame: Frame) -> None:
 
 
 @framed
-async def diff(
+async def _diff(
     frame: Frame,
     number: Annotated[
         int | None,
@@ -108,7 +108,7 @@ async def diff(
 
 
 @framed
-async def rollback(
+async def _rollback(
     frame: Frame,
     number: Annotated[int, typer.Argument(metavar="NUMBER", help="One of the history.", min=1)],
 ) -> None:
@@ -119,21 +119,24 @@ async def rollback(
 
 
 VERBS: dict[str, Any] = {
-    "set": set_,
-    "edit": edit,
-    "history": history,
-    "diff": diff,
-    "rollback": rollback,
+    "set": _set,
+    "edit": _edit,
+    "history": _history,
+    "diff": _diff,
+    "rollback": _rollback,
 }
 
 
-async def _edit(configuration: Configuration | ConfigurationDesk, text: str, since: str, message: str) -> Any:
+async def _edit_until_valid(
+    configuration: Configuration | ConfigurationDesk, text: str, since: str, message: str
+) -> Any:
     """Have a person change the text until it can be taken. Where they give up, their text is left in a file."""
     descriptor, name = tempfile.mkstemp(prefix="gridcloud-", suffix=".yaml")  # 0600
     path = Path(name)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     console = error_console()
+    refusal: GridcloudError
     while True:
         await asyncio.to_thread(_open_editor, path)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gridcloud.clock import Clock
-from gridcloud.errors import Conflict, GridcloudError, InvalidSettings, NotFound
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, InvalidSettings, NotFound
 from gridcloud.hooks.running import load
 from gridcloud.profiles.inspection import Inspection, inspect
 from gridcloud.service.configuration_documents import (
@@ -128,12 +128,15 @@ class ConfigurationDesk:
 
     def _inspect(self, text: str) -> Inspection:
         found = inspect(self._file.path, text, self._environment)
-        for entry in (found.settings.hub, *found.settings.profiles.values()):
-            for hook in entry.before_start:
-                try:
-                    load(hook, self._file.path.parent)
-                except GridcloudError as error:
-                    found.problems.append(error)
+        profiles = found.settings.profiles.values()
+        for hook in (
+            *found.settings.hub.before_start,
+            *(one for profile in profiles for one in profile.before_start),
+        ):
+            try:
+                load(hook, self._file.path.parent)
+            except GridcloudError as error:
+                found.problems.append(error)
         return found
 
     def _judge(self, text: str) -> Verdict:
@@ -220,8 +223,19 @@ class ConfigurationDesk:
     def _edited(self, text: str, edits: Sequence[Edit]) -> str:
         if read_document(str(self._file.path), text).faults:
             self._inspect(text)  # raises, with every fault
-        for edit in edits:
-            text = _apply(text, edit)
+        import yaml
+
+        try:
+            for edit in edits:
+                text = _apply(text, edit)
+        except (
+            yaml.YAMLError,
+            RecursionError,
+        ) as error:  # an anchor that is used elsewhere, a value without end
+            raise InvalidRequest(
+                f"This cannot be changed by a command: {type(error).__name__}.",
+                remedy="Change the file with an editor: gridcloud config edit",
+            ) from error
         return text
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakSet, WeakValueDictionary
@@ -84,7 +85,6 @@ class House:
     ) -> None:
         self.settings_file = settings_file
         self.data = data
-        self.configuration = ConfigurationDesk(settings_file.path, data, settings_file.environment)
         self.store = store
         self.authority = authority
         self.credentials = SSHCredentials(authority)
@@ -134,6 +134,11 @@ class House:
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loops: list[asyncio.Task[None]] = []
+
+    @cached_property
+    def configuration(self) -> ConfigurationDesk:
+        """The desk where the configuration is changed."""
+        return ConfigurationDesk(self.settings_file.path, self.data, self.settings_file.environment)
 
     @classmethod
     async def open(
