@@ -20,7 +20,7 @@ import pytest
 
 from gridcloud.spawner.proxy_program import install_proxy
 from tests.labs.containers import SESSION_IMAGE, TINY_IMAGE, Engine
-from tests.labs.kubernetes import Cluster
+from tests.labs.kubernetes import POD_NETWORK, Cluster
 from tests.labs.slurm import Slurm
 from tests.spawner.kernel import open_kernel
 from tests.spawner.test_deaths import back
@@ -388,10 +388,9 @@ def kube_house(
     )
     assert kubernetes_cluster._process is not None
     house.network = kubernetes_cluster.address
-    house.settings["hub"]["bind"] = house.network
     port = public_port(house)
     kwargs = house.settings["profiles"]["theirs"]["spawner"]["kwargs"]
-    kwargs["hub_connect_url"] = f"http://{house.network}:{port}"
+    kwargs["hub_connect_url"] = f"http://{POD_NETWORK.replace('.0/24', '.1')}:{port}"  # all that pods reach
     inside = f"--net=/proc/{kubernetes_cluster._process.pid}/ns/net"
     asyncio.run(install_proxy())  # from there it cannot be fetched
     # Where pods and the hub reach each other, as they do where the hub is a pod itself.

@@ -145,7 +145,9 @@ class UpHouse:
     async def browser(self) -> AsyncIterator[aiohttp.ClientSession]:
         """Open a browser of sorts, logged in by a new link as the user who runs the hub."""
         async with self.stranger() as client:
-            link = new_link(SettingsFile(self.config), self.data)
+            link = new_link(SettingsFile(self.config), self.data).replace(
+                "//127.0.0.1:", f"//{self.network}:"
+            )
             async with client.get(link, headers=NAVIGATE) as answer:
                 assert answer.status == 200, await answer.text()
                 assert "token=" not in str(answer.url)
