@@ -7,8 +7,8 @@ answer is compared with). ``requests``: of a thousand wishes as people have them
 ``distinct``: no wish like another, against machines of which nearly none is like another. ``tied`` is the worst there
 is: the same, where all cost nothing and stand equally near, so that only what is left over decides. ``bare_pass``
 compares numbers of tuples and takes the cheapest: less than matching has to do, and what plain Python would do at best
-without an index. ``milliseconds_to_build`` are spent when an offer changes. Seconds are the processor's, which other work
-on the machine lengthens less. Goal: 20,000 requests per second.
+without an index. ``milliseconds_to_build`` are spent when an offer changes. Seconds are the processor's, which other
+work on the machine lengthens less. Goal: 20,000 requests per second.
 """
 
 from __future__ import annotations

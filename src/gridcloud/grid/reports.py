@@ -139,7 +139,9 @@ class Record(_Shown):
     began: datetime
     ended: datetime
     amount: Hours
-    price: str = Field(default="", description="per hour, with its currency, as it was accepted; empty: no money")
+    price: str = Field(
+        default="", description="per hour, with its currency, as it was accepted; empty: no money"
+    )
     standing: Standing
     dispute: str = ""
 

@@ -85,7 +85,10 @@ class GridSettings(BaseModel):
         " our own `addresses`",
     )
 
-    discovery: DiscoverySettings = DiscoverySettings()
+    discovery: DiscoverySettings = Field(
+        default_factory=DiscoverySettings,
+        description="another way to find members, beside what members tell each other",
+    )
 
     @model_validator(mode="after")
     def _is_reached_where_it_listens(self) -> Self:
