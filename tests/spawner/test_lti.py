@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -44,11 +47,9 @@ def claims(nonce: str, name: str, course: str) -> dict[str, Any]:
 
 @pytest.mark.lab
 @pytest.mark.keeps("the house of the module's tests")
-async def test_a_launch_from_a_course(make_house: Callable[..., UpHouse]) -> None:
-    pytest.importorskip("ltiauthenticator", reason="pip install gridcloud[hub-login]")
-    jwt = pytest.importorskip("jwt")
-    key, forger = (rsa.generate_private_key(65537, 2048) for _ in range(2))
-    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": "k", "use": "sig"}
+@asynccontextmanager
+async def platform_with(public: dict[str, Any]) -> AsyncIterator[str]:
+    """Serve the learning platform's keys; yield where."""
 
     async def keys(_: web.Request) -> web.Response:
         return web.json_response({"keys": [public]})
@@ -58,7 +59,14 @@ async def test_a_launch_from_a_course(make_house: Callable[..., UpHouse]) -> Non
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    platform = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def hub_of(make_house: Callable[..., UpHouse], platform: str) -> UpHouse:
+    """Return a hub, not started yet, that a learning platform launches."""
     house = make_house(
         {"here": HERE},
         profiles={"all": {"request": {"cpus": 1}}, "told": {"offered": []}},
@@ -77,41 +85,60 @@ async def test_a_launch_from_a_course(make_house: Callable[..., UpHouse]) -> Non
         },
     }
     house.write()
-    house.start()
-    try:
-        for name, course, signer, age, code in (
-            ("ada", "course-7", key, 0, 302),
-            ("ada", "course-8", key, 0, 302),
-            ("ben", "course-8", key, 0, 302),
-            ("ada", "course-7", forger, 0, 400),
-            ("ada", "course-7", key, 3600, 400),
-            ("../root", "course-7", key, 0, 403),
-        ):
-            async with house.stranger() as client:
-                begun = {
-                    "iss": ISSUER,
-                    "login_hint": "5",
-                    "client_id": "the-hub",
-                    "target_link_uri": f"{house.url}/hub/",
-                }
-                async with client.get(
-                    "/hub/lti13/oauth_login", params=begun, headers=NAVIGATE, allow_redirects=False
-                ) as answer:
-                    assert answer.status == 302, house.logs()
-                    asked = parse_qs(urlsplit(answer.headers["Location"]).query)
-                said = claims(asked["nonce"][0], name, course)
-                said |= {"iat": said["iat"] - age, "exp": said["exp"] - age}
-                token = jwt.encode(said, signer, algorithm="RS256", headers={"kid": "k"})
-                sent = {"id_token": token, "state": asked["state"][0]}
-                async with client.post(
-                    "/hub/lti13/oauth_callback", data=sent, headers=NAVIGATE, allow_redirects=False
-                ) as answer:
-                    assert answer.status == code, (name, course, age, house.logs())
-                if code == 302:
-                    async with client.get("/hub/spawn", headers=NAVIGATE) as page:
-                        shown = await page.text()
-                    assert 'value="all"' in shown
-                    assert ('value="told"' in shown) is (name == "ada")
-    finally:
-        house.stop()
-        await runner.cleanup()
+    return house
+
+
+async def launch(client: aiohttp.ClientSession, house: UpHouse, sign: Callable[[str], str]) -> int:
+    """Launch the hub with what is signed for its nonce; return the status of the answer."""
+    begun = {
+        "iss": ISSUER,
+        "login_hint": "5",
+        "client_id": "the-hub",
+        "target_link_uri": f"{house.url}/hub/",
+    }
+    async with client.get(
+        "/hub/lti13/oauth_login", params=begun, headers=NAVIGATE, allow_redirects=False
+    ) as answer:
+        assert answer.status == 302, house.logs()
+        asked = parse_qs(urlsplit(answer.headers["Location"]).query)
+    sent = {"id_token": sign(asked["nonce"][0]), "state": asked["state"][0]}
+    async with client.post(
+        "/hub/lti13/oauth_callback", data=sent, headers=NAVIGATE, allow_redirects=False
+    ) as answer:
+        return answer.status
+
+
+async def test_a_launch_from_a_course(make_house: Callable[..., UpHouse]) -> None:
+    pytest.importorskip("ltiauthenticator", reason="pip install gridcloud[hub-login]")
+    jwt = pytest.importorskip("jwt")
+    key, forger = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": "k", "use": "sig"}
+
+    def signed(nonce: str, name: str, course: str, signer: Any, age: int) -> str:
+        said = claims(nonce, name, course)
+        said |= {"iat": said["iat"] - age, "exp": said["exp"] - age}
+        return str(jwt.encode(said, signer, algorithm="RS256", headers={"kid": "k"}))
+
+    async with platform_with(public) as platform:
+        house = hub_of(make_house, platform)
+        house.start()
+        try:
+            for name, course, signer, age, code in (
+                ("ada", "course-7", key, 0, 302),
+                ("ada", "course-8", key, 0, 302),
+                ("ben", "course-8", key, 0, 302),
+                ("ada", "course-7", forger, 0, 400),
+                ("ada", "course-7", key, 3600, 400),
+                ("../root", "course-7", key, 0, 403),
+            ):
+                sign = partial(signed, name=name, course=course, signer=signer, age=age)
+                async with house.stranger() as client:
+                    status = await launch(client, house, sign)
+                    assert status == code, (name, course, age, house.logs())
+                    if code == 302:
+                        async with client.get("/hub/spawn", headers=NAVIGATE) as page:
+                            shown = await page.text()
+                        assert 'value="all"' in shown
+                        assert ('value="told"' in shown) is (name == "ada")
+        finally:
+            house.stop()
