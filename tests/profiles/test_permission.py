@@ -150,13 +150,6 @@ def test_a_session_ends_with_its_course_and_is_charged_to_it(settings: Settings)
         ("profiles: {a: {spawner: {class: 'x; y'}}}", "t:1:26", "pattern"),
         ("profiles: {a: {offered: {since: 2026-02-01, until: 2026-01-01}}}", "t:1:16", "before it begins"),
         ("courses: {c: {profiles: [nothing]}}", "t:1:15", "there is no profile 'nothing'"),
-        ("courses: {c: {seats: [{count: 1, ready: '25:00', until: '12:00'}]}}", "t:1:34", "pattern"),
-        ("courses: {c: {seats: [{count: 1, ready: '12:00', until: '11:00'}]}}", "t:1:23", "end after"),
-        (
-            "courses: {c: {seats: [{count: 1, ready: '08:50', until: '12:00', time_zone: Mars}]}}",
-            "t:1:66",
-            "Mars",
-        ),
     ],
 )
 def test_a_bad_profile_or_course_is_told_with_its_place(text: str, place: str, words: str) -> None:

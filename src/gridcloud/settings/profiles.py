@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gridcloud.settings.budgets import TimeZone, Words
+from gridcloud.settings.budgets import Words
 from gridcloud.settings.request import Request
 from gridcloud.settings.values import Duration, Size
 
@@ -30,13 +30,10 @@ __all__ = [
     "ProfileLimits",
     "ProfileSettings",
     "RosterSettings",
-    "SeatSettings",
     "SpawnerSettings",
 ]
 
 PROFILE_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-
-WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 CLASS_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
@@ -227,39 +224,12 @@ class RosterSettings(_Part):
     )
 
 
-class SeatSettings(_Part):
-    """Machines that are kept ready, so that a class does not wait for them."""
-
-    count: int = Field(ge=1, le=10_000, description="machines that are ready at once")
-    days: Annotated[tuple[str, ...], BeforeValidator(_as_many)] = Field(
-        default=WEEKDAYS[:5], description="days of the week: mon, tue, wed, thu, fri, sat, sun"
-    )
-    ready: str = Field(
-        pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="time of day from which they are ready, 08:50"
-    )
-    until: str = Field(
-        pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="time of day at which those nobody took are ended"
-    )
-    time_zone: TimeZone = Field(default="UTC", description="time zone of both, e.g. Europe/Copenhagen")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        for day in self.days:
-            if day not in WEEKDAYS:
-                raise ValueError(f"{day!r} is no day; write {', '.join(WEEKDAYS)}")
-        if self.until <= self.ready:
-            raise ValueError("seats end after they are ready, on the same day")
-        return self
-
-
 class CourseSettings(_Part):
-    """A course: a roster, what it may use and when, who pays, and its folders."""
+    """A course: a roster, what it may use and when, and who pays."""
 
     title: str = Field(default="", max_length=200, description="what people read; its name when not given")
     roster: RosterSettings = Field(default_factory=RosterSettings, description="who is in it")
-    teachers: Words = Field(
-        default=(), description="users who teach it: they see its sessions and its folders"
-    )
+    teachers: Words = Field(default=(), description="users who teach it, and may use what it may")
     profiles: Words = Field(default=(), description="profiles that it may use, one or a list")
     since: date | None = Field(default=None, description="first day, e.g. 2026-09-01")
     until: date | None = Field(default=None, description="last day, e.g. 2027-01-31")
@@ -269,13 +239,6 @@ class CourseSettings(_Part):
     project: str = Field(
         default="", max_length=300, description="project whose budget its sessions are charged to"
     )
-    handout: str = Field(
-        default="", max_length=1000, description="folder that its sessions see read-only, as ~/handout/COURSE"
-    )
-    shared: str = Field(
-        default="", max_length=1000, description="folder that its sessions share, as ~/shared/COURSE"
-    )
-    seats: tuple[SeatSettings, ...] = Field(default=(), description="machines kept ready for lectures")
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> Self:

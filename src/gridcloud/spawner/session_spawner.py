@@ -172,6 +172,7 @@ class GridcloudSpawner(Spawner):
         self.desk.ended.pop(self._key, None)
         told = self._told = self._told or asyncio.Event()
         try:
+            await self.desk.learn()
             asked = self._read(self.user_options)
             self.profile = asked.profile
             prepared = await run_hooks(self, asked.profile)
@@ -293,7 +294,7 @@ class GridcloudSpawner(Spawner):
 
     def known(self) -> dict[str, str]:
         """Return what placeholders stand for."""
-        return {
+        return self.desk.known | {
             "JUPYTERHUB_USER": self.user.name,
             "JUPYTERHUB_SERVER_NAME": self.name,
             "JUPYTERHUB_BASE_URL": self.hub.base_url,
