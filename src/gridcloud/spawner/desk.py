@@ -41,7 +41,7 @@ class Desk:
         """What is offered, and to whom."""
         self._client: AsyncClient | None = None
         self.known: dict[str, str] = {}
-        """What placeholders stand for, once it was learned."""
+        """What placeholders stand for, as it was learned last."""
 
     def settings(self) -> Settings:
         """Return the settings as they are now, with all profiles."""
@@ -75,7 +75,7 @@ class Desk:
 
     async def learn(self) -> None:
         """Learn what placeholders stand for that are the same for everybody. Raises GridcloudError."""
-        if not self.known:
+        if self.settings().profiles:
             state = await self.ask(lambda client: client.authority.get())
             self.known = {
                 "auth_key": f"cert-authority {state.present.line}",
