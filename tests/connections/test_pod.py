@@ -44,7 +44,9 @@ def pod(
     }  # fmt: skip
     place = f"/api/v1/namespaces/{namespace}/pods"
     cluster.ask("POST", place, body)
-    deadline = time.monotonic() + 200  # the first of a cluster waits for its image, on a machine with other work
+    deadline = (
+        time.monotonic() + 200
+    )  # the first of a cluster waits for its image, on a machine with other work
     while (made := cluster.ask("GET", f"{place}/one"))["status"]["phase"] != "Running":
         assert time.monotonic() < deadline, made["status"]
         time.sleep(0.1)

@@ -170,12 +170,15 @@ def _hook_faults(settings: Settings, folder: Path) -> list[GridcloudError]:
     from gridcloud.hooks.running import load
 
     faults = []
-    for entry in (settings.hub, *settings.profiles.values()):
-        for hook in entry.before_start:
-            try:
-                load(hook, folder)
-            except GridcloudError as error:
-                faults.append(error)
+    profiles = settings.profiles.values()
+    for hook in (
+        *settings.hub.before_start,
+        *(hook for profile in profiles for hook in profile.before_start),
+    ):
+        try:
+            load(hook, folder)
+        except GridcloudError as error:
+            faults.append(error)
     return faults
 
 
