@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from gridcloud.errors import MessageRefused
+from gridcloud.errors import MessageRefused, Unreachable
 from gridcloud.federation import gossip, ring
 from gridcloud.federation.encoding import Json
 from gridcloud.federation.ring import Ring, shard_of
@@ -49,10 +50,7 @@ async def test_member_that_gossip_does_not_bring_is_looked_up(
             kept_elsewhere = [who for who in by_id if not mine.ring.keeps(mine.me, who)]
             for who in kept_elsewhere:
                 assert who not in mine.records
-                assert await asker.office.caller.ask(who, "test.say", {}) == (
-                    "test.said",
-                    {"by": asker.office.me},
-                )
+                assert await _ask(asker, who) == ("test.said", {"by": asker.office.me})
                 assert who in mine.known()
         asker = next(one for one in everybody if _held(one).sought)
         who = next(iter(_held(asker).sought))
@@ -63,6 +61,16 @@ async def test_member_that_gossip_does_not_bring_is_looked_up(
             for refusal in one.office.status().refusals
         )
         assert shard_of(who) not in _held(asker).ring.shards(asker.office.me)
+
+
+async def _ask(asker: Place, who: str) -> tuple[str, Json]:
+    """Ask again for as long as a guide may take to answer on a machine with other work."""
+    for _ in range(20):
+        try:
+            return await asker.office.caller.ask(who, "test.say", {})
+        except Unreachable:
+            await asyncio.sleep(0.5)
+    return await asker.office.caller.ask(who, "test.say", {})
 
 
 def _forget_places(place: Place) -> None:

@@ -32,6 +32,7 @@ from gridcloud.settings import (
     socket_path,
 )
 from gridcloud.settings.reading import sections
+from gridcloud.settings.reference import NAMED
 from tests.unit.distributions import write_distribution
 
 
@@ -233,11 +234,8 @@ def test_every_setting_has_its_help_and_stands_in_the_reference() -> None:
     for model in models:
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name} has no help"
-            assert (
-                f"`{name}`" in text
-                or name in sections()
-                or name in ("providers", "clusters", "budgets", "groups")
-            )
+            told = f"`{name}`" in text or f"`hub.{name}`" in text
+            assert told or name in {*sections(), *NAMED}, f"{model.__name__}.{name}"
     assert "GRIDCLOUD_LIMITS__WARNING" in text
     assert "### `driver: local`" in text
 

@@ -247,7 +247,7 @@ class Settings(Section):
         description="what the spawn page offers, and to whom, by name; none: any request",
     )
     courses: dict[Annotated[str, Field(pattern=PROFILE_NAME)], CourseSettings] = Field(
-        default_factory=dict, description="courses by name: rosters, their profiles, their folders"
+        default_factory=dict, description="courses by name: their rosters, what they may use and when"
     )
     defaults: DefaultSettings = Field(
         default_factory=DefaultSettings, description="what requests ask for by default"

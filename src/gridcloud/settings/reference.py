@@ -13,17 +13,37 @@ from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable
 from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.model import ProviderSettings, Settings
+from gridcloud.settings.profiles import (
+    AudienceSettings,
+    ChoiceSettings,
+    CourseSettings,
+    ProfileLimits,
+    ProfileSettings,
+    RosterSettings,
+    SpawnerSettings,
+)
 from gridcloud.settings.reading import PREFIX, sections
 from gridcloud.settings.values import format_size, parse_duration, parse_size
 
 __all__ = ["reference"]
 
 
+NAMED = ("providers", "clusters", "budgets", "groups", "profiles", "courses")
+"""Sections of named entries."""
+
+PARTS: dict[str, type[BaseModel]] = {
+    "profiles.NAME.choose.FIELD": ChoiceSettings,
+    "profiles.NAME.offered": AudienceSettings,
+    "profiles.NAME.limits": ProfileLimits,
+    "profiles.NAME.spawner": SpawnerSettings,
+}
+
+
 def reference() -> str:
     """Return all settings as Markdown tables: the sections, then each installed driver's own keys."""
     parts = [
         "## Top level\n",
-        _table((), Settings, skip={*sections(), "providers", "clusters", "budgets", "groups"}),
+        _table((), Settings, skip={*sections(), *NAMED}),
     ]
     for name, kind in sections().items():
         inner = dict(_inner_sections(kind))
@@ -37,6 +57,11 @@ def reference() -> str:
         "## `groups.NAME`\n",
         f"{(Settings.model_fields['groups'].description or '').capitalize()}: one name or a list.\n",
     ]
+    parts += ["## `profiles.NAME`\n", f"{_first_line(ProfileSettings)}\n", _table(None, ProfileSettings)]
+    for name, kind in PARTS.items():
+        parts += [f"### `{name}`\n", f"{_first_line(kind)}\n", _table(None, kind)]
+    parts += ["## `courses.NAME`\n", f"{_first_line(CourseSettings)}\n", _table(None, CourseSettings)]
+    parts += ["### `courses.NAME.roster`\n", f"{_first_line(RosterSettings)}\n", _table(None, RosterSettings)]
     parts += ["## `providers.NAME`\n", "What every provider's entry has.\n", _table(None, ProviderSettings)]
     parts += _drivers("instances")
     parts += [
@@ -83,7 +108,7 @@ def _table(above: tuple[str, ...] | None, kind: type[BaseModel], skip: Iterable[
             continue
         default = field.get_default(call_default_factory=True, validated_data={})
         written = "required" if default is PydanticUndefined else f"`{_spell(default, field)}`"
-        key = f"`{name}`"
+        key = f"`{field.alias or name}`"
         if above is not None:
             key += f"<br>`{PREFIX}{'__'.join([*above, name]).upper()}`"
         lines.append(f"| {key} | {written} | {_cell(field.description or '')} |")

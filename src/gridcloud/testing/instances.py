@@ -393,7 +393,7 @@ class InstanceDriverContract:
         assert await self.phase(driver, spec, handle) is Phase.RUNNING
 
     async def _impossible(self, driver: InstanceDriver, **beyond: object) -> Offer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             offers = await driver.offers(self.request_.model_copy(update=beyond))
         assert len(offers) == 1, "what never fits is one offer"
         assert not offers[0].possible
