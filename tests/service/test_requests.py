@@ -12,7 +12,7 @@ import pytest
 from gridcloud.errors import GridcloudError
 from gridcloud.service import gate, server
 from gridcloud.service.house import House
-from gridcloud.settings import add_provider
+from gridcloud.settings.edit import with_provider
 from tests.services import Service
 
 
@@ -158,12 +158,12 @@ async def test_the_loop_runs_on_while_disks_are_slow(
     """Writing the configuration waits for a disk, and nobody else waits for that."""
     slow = threading.Event()
 
-    def add(*arguments: Any) -> None:
+    def add(*arguments: Any) -> str:
         assert slow.wait(20)
-        add_provider(*arguments)
+        return with_provider(*arguments)
 
     # A disk that is slow for just as long as is wanted.
-    monkeypatch.setattr("gridcloud.service.providers.add_provider", add)
+    monkeypatch.setattr("gridcloud.service.configuration_desk.with_provider", add)
     async with service.admin() as client:
         adding = asyncio.create_task(client.add_provider("more", {"driver": "fake"}))
         await client.version()

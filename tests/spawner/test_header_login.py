@@ -10,14 +10,13 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.spawner.conftest import HERE
+from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import NAVIGATE, UpHouse
 
 SECRET = "s3cret-" + "x" * 40
@@ -284,8 +283,9 @@ async def test_what_is_known_reaches_the_session_and_nobody_else(front: UpHouse)
             assert answer.status == 200
         assert (await log_in(client))[0] == 302  # it outlives the next login
     async with front.api() as admin:
-        await front.spawn(admin, "ada", {"profile": "listed"})
-        found = session_of("ada")
+        path = await front.spawn(admin, "ada", {"profile": "listed"})
+        async with open_kernel(admin, path) as kernel:
+            found = json.loads(await kernel.run("import json, os; print(json.dumps(dict(os.environ)))"))
         assert json.loads(found["CLAIMS"]) == json.loads(claims)
         assert found["DISPLAY_NAME"] == "Ädä"
         assert found["MOUNT"] == "from a page"
@@ -299,15 +299,3 @@ async def test_what_is_known_reaches_the_session_and_nobody_else(front: UpHouse)
             assert b"hidden-in-auth-state" not in path.read_bytes(), path
     key = front.data / "hub" / "auth-state-key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-
-
-def session_of(user: str) -> dict[str, Any]:
-    """Return the environment of a user's session on this computer."""
-    for one in psutil.process_iter():
-        try:
-            environment = one.environ()
-        except psutil.Error:
-            continue
-        if environment.get("JUPYTERHUB_USER") == user and "CLAIMS" in environment:
-            return environment
-    raise LookupError(user)

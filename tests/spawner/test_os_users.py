@@ -33,6 +33,7 @@ pytestmark = pytest.mark.needs_root
 PASSWORD = secrets.token_hex(8)
 
 PEOPLE = f"""
+c.JupyterHub.authenticator_class = "dummy"
 c.Authenticator.allow_all = False
 c.DummyAuthenticator.password = {PASSWORD!r}
 """
@@ -164,10 +165,8 @@ def hub(make_house: Callable[..., UpHouse], accounts: tuple[str, str]) -> Iterat
     """A hub at which both may log in by a password, and somebody without an account."""
     house = make_house({"here": {"driver": "local"}})
     house.folder.chmod(0o755)  # so that the data folder protects itself
-    house.settings["hub"] |= {"authenticator": "dummy", "allowed_users": [*accounts, NOBODY]}
-    house.write()
-    with (house.folder / "more.py").open("a") as more:
-        more.write(PEOPLE)
+    with (house.folder / "more.py").open("a") as more:  # the configuration itself takes no such authenticator
+        more.write(f"{PEOPLE}c.Authenticator.allowed_users = {{*{(*accounts, NOBODY)!r}}}\n")
     if closed := closed_home():
         house.before = ("unshare", "--mount", "sh", "-c", REMOUNT, "sh", "711", closed)
     house.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -25,7 +26,7 @@ def shop(make_house: Callable[..., UpHouse], tmp_path_factory: pytest.TempPathFa
             "small": {
                 "title": "A small <one>",
                 "choose": {"cpus": {"least": 1, "most": 2}, "time": ["1h", "2h"]},
-                "environment": {"WHO": "{JUPYTERHUB_USER}"},
+                "environment": {"WHO": "{JUPYTERHUB_USER}", "TEST_RUN": str(os.getpid())},
             },
             "staff": {"request": {"cpus": 1}, "offered": {"groups": "staff"}, "limits": {"sessions": 1}},
             "process": {
@@ -37,7 +38,7 @@ def shop(make_house: Callable[..., UpHouse], tmp_path_factory: pytest.TempPathFa
                         "mem_limit": "2G",
                     },
                 },
-                "environment": {"WHO": "{JUPYTERHUB_USER}"},
+                "environment": {"WHO": "{JUPYTERHUB_USER}", "TEST_RUN": str(os.getpid())},
             },
             "asking": {
                 "spawner": {
@@ -66,7 +67,9 @@ def process_of(user: str) -> psutil.Process:
     found = [
         one
         for one in psutil.process_iter(["cmdline"])
-        if "jupyterhub-singleuser" in " ".join(one.info["cmdline"] or ()) and one.environ().get("WHO") == user
+        if "jupyterhub-singleuser" in " ".join(one.info["cmdline"] or ())
+        and one.environ().get("WHO") == user
+        and one.environ().get("TEST_RUN") == str(os.getpid())
     ]
     (server,) = found
     return server
@@ -168,6 +171,7 @@ async def test_another_spawner_starts_progresses_and_stops(shop: UpHouse, admin:
     assert not server.is_running()
 
 
+@pytest.mark.keeps("the hub, anew")
 async def test_another_spawners_session_outlives_its_hub(shop: UpHouse, admin: Any) -> None:
     path = await shop.spawn(admin, "lee", {"profile": "process"})
     hub = shop.child("gridcloud.spawner.hub")
