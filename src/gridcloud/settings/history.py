@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gridcloud.errors import GridcloudError, NotFound
+from gridcloud.settings.edit import locked
 
 __all__ = ["LARGEST", "History", "Revision", "digest_of"]
 
@@ -73,7 +71,7 @@ class History:
 
     def note(self, text: str, who: str, what: str) -> Revision:
         """Keep a text as the newest. Raises GridcloudError when that cannot be written."""
-        with self._locked():
+        with locked(self._path(0)):
             numbers = sorted(self._numbers())
             revision = Revision(
                 number=numbers[-1] + 1 if numbers else 1,
@@ -113,16 +111,3 @@ class History:
             if isinstance(error, OSError):
                 raise GridcloudError(f"{self._folder} cannot be written: {error.strerror}.") from error
             raise
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise GridcloudError(f"{self._folder} cannot be written: {error.strerror}.") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -333,7 +333,7 @@ class GridcloudSpawner(Spawner):
     async def _stop_wrapped(self, wrapped: Wrapped, now: bool) -> None:
         try:
             await wrapped.stop(now)
-        except Exception:
+        except Exception:  # whatever another's code raises: noted here, and told by JupyterHub
             self.failed_to_stop = True
             raise
 
