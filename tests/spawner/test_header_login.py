@@ -294,8 +294,8 @@ async def test_what_is_known_reaches_the_session_and_nobody_else(front: UpHouse)
     with contextlib.closing(sqlite3.connect(kept)) as database:
         [(state,)] = database.execute("select encrypted_auth_state from users where name = 'ada'").fetchall()
     assert state
-    for path in (front.data / "hub").iterdir():
-        if path.is_file():
-            assert b"hidden-in-auth-state" not in path.read_bytes(), path
+    for file in (front.data / "hub").iterdir():
+        if file.is_file():
+            assert b"hidden-in-auth-state" not in file.read_bytes(), file
     key = front.data / "hub" / "auth-state-key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
