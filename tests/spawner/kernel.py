@@ -19,8 +19,11 @@ class Kernel:
         self.id = id
         self._websocket = websocket
 
-    async def run(self, code: str) -> str:
-        """Run a cell and return what it printed, and its error's name if it had one."""
+    async def run(self, code: str, *, patience: float = 60) -> str:
+        """Run a cell and return what it printed, and its error's name if it had one.
+
+        Raises TimeoutError when the kernel says nothing for ``patience`` seconds.
+        """
         header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "s", "username": "u"}
         await self._websocket.send_json(
             {
@@ -34,7 +37,7 @@ class Kernel:
         )
         said = ""
         while True:
-            message: dict[str, Any] = await self._websocket.receive_json(timeout=60)
+            message: dict[str, Any] = await self._websocket.receive_json(timeout=patience)
             if message["parent_header"].get("msg_id") != header["msg_id"]:
                 continue
             if message["msg_type"] == "stream":

@@ -171,13 +171,18 @@ class UpHouse:
             return str((await answer.json())["token"])
 
     async def spawn(
-        self, client: aiohttp.ClientSession, name: str, options: dict[str, Any] | None = None
+        self,
+        client: aiohttp.ClientSession,
+        name: str,
+        options: dict[str, Any] | None = None,
+        *,
+        patience: float = 60,
     ) -> str:
-        """Start a user's session and return its path once it is ready."""
+        """Start a user's session and return its path once it is ready, after at most ``patience`` seconds."""
         await self.user(client, name)
         async with client.post(f"/hub/api/users/{name}/server", json=options or {}) as answer:
             assert answer.status in (201, 202), await answer.text() + self.logs()
-        for _ in range(600):
+        for _ in range(int(patience * 10)):
             server = await self.server(client, name)
             if server.get("ready"):
                 return str(server["url"])
