@@ -9,9 +9,14 @@ from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.leftovers import Leftovers
+
+# How long an example takes says more of a busy computer than of what is tried.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # Before anything of gridcloud is imported: no test reads or writes the files of whoever runs it. The path is
 # short because sockets live below it, and a socket's path has 107 bytes at most.
