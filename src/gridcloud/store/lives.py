@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -42,7 +43,10 @@ T = TypeVar("T", bound=Living)
 
 
 class Lives(Generic[T]):
-    """All things of one kind in a store. Live ones are kept in memory where nobody else writes to the store."""
+    """All things of one kind in a store. Live ones are kept in memory where nobody else writes to the store.
+
+    What is kept is never older than an event that was told: whoever hears of a change and asks sees it.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Lives(Generic[T]):
         self._step = step
         self._final = frozenset(final)
         self._known: dict[str, T] = {}
+        # Held while a thing is written, for its event is told by the store before the writer goes on here.
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._listeners: list[Callable[[T], None]] = []
 
@@ -68,21 +74,25 @@ class Lives(Generic[T]):
     async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
         """Store a new thing with its first event. Raises Conflict when there is one of its id."""
         entry = Entry(type, message, data or {})
-        record = await self.store.insert(
-            self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry]
-        )
-        return self._wake(self._keep(self._thing(record)))
+        async with self._lock(thing.id):
+            record = await self.store.insert(
+                self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry]
+            )
+            return self._wake(self._keep(self._thing(record)))
 
     async def get(self, id: str) -> T:
         """Return one. Raises NotFound."""
         known = self._known.get(id)
-        if known is not None:
+        if known is not None and id not in self._locks:
             return known
-        try:
-            return self._keep(self._thing(await self.store.get(self.kind, id)))
-        except NotFound:
-            remedy = f"See 'gridcloud {self.kind} list --all'."
-            raise NotFound(f"There is no {self.kind} {id!r}.", remedy=remedy) from None
+        async with self._lock(id):
+            if known := self._known.get(id):
+                return known
+            try:
+                return self._keep(self._thing(await self.store.get(self.kind, id)))
+            except NotFound:
+                remedy = f"See 'gridcloud {self.kind} list --all'."
+                raise NotFound(f"There is no {self.kind} {id!r}.", remedy=remedy) from None
 
     async def find(self, *, owner: str | None = None, states: Iterable[StrEnum] | None = None) -> list[T]:
         """Return those of an owner, in some states, oldest first."""
@@ -132,14 +142,15 @@ class Lives(Generic[T]):
             self.kind, thing.id, thing.owner, thing.state, {}, thing.version, thing.created, thing.created
         )
         events = [Entry(type, message, data or {})] if type else []
-        try:
-            stored = await self.store.update(
-                record, state=changed.state, body=self._body(changed), events=events
-            )
-        except Conflict:
-            self._known.pop(thing.id, None)
-            raise
-        return self._wake(self._keep(changed.model_copy(update={"version": stored.version})))
+        async with self._lock(thing.id):
+            try:
+                stored = await self.store.update(
+                    record, state=changed.state, body=self._body(changed), events=events
+                )
+            except BaseException:  # a conflict; or a writer that was cancelled, whose change may stand
+                self._known.pop(thing.id, None)
+                raise
+            return self._wake(self._keep(changed.model_copy(update={"version": stored.version})))
 
     async def happen(
         self, thing: T, event: StrEnum, message: str, data: dict[str, Any] | None = None, **changes: Any
@@ -162,6 +173,9 @@ class Lives(Generic[T]):
     async def tell(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> None:
         """Append an event that changes nothing."""
         await self.store.append(self.kind, thing.id, thing.owner, [Entry(type, message, data or {})])
+
+    def _lock(self, id: str) -> asyncio.Lock:
+        return self._locks.setdefault(id, asyncio.Lock())
 
     def _keep(self, thing: T) -> T:
         known = self._known.get(thing.id)
