@@ -100,3 +100,11 @@ async def test_many_changes_at_once(lives: Lives[Instance]) -> None:
 async def test_none(lives: Lives[Instance]) -> None:
     with pytest.raises(NotFound, match="no instance 'i-2'"):
         await lives.get("i-2")
+
+
+async def test_a_new_owner_finds_it_and_its_story(lives: Lives[Instance]) -> None:
+    made = await one(lives)
+    await lives.save(made, "handed", "Handed to bob.", owner="bob")
+    assert [found.owner for found in await lives.find(owner="bob")] == ["bob"]
+    assert await lives.find(owner="ada") == []
+    assert [event.type for event in await lives.store.events(owner="bob")] == ["handed"]

@@ -145,7 +145,11 @@ class Lives(Generic[T]):
         async with self._lock(thing.id):
             try:
                 stored = await self.store.update(
-                    record, state=changed.state, body=self._body(changed), events=events
+                    record,
+                    owner=changed.owner,
+                    state=changed.state,
+                    body=self._body(changed),
+                    events=events,
                 )
             except BaseException:  # a conflict; or a writer that was cancelled, whose change may stand
                 self._known.pop(thing.id, None)

@@ -90,11 +90,13 @@ class Store:
         self,
         record: Record,
         *,
+        owner: str | None = None,
         state: str | None = None,
         body: dict[str, Any] | None = None,
         events: Iterable[Entry] = (),
     ) -> Record:
-        """Change the record as it was read, and return it as it is now; state or body stay when not given.
+        """Change the record as it was read, and return it as it is now; owner, state or body stay when not given.
+        The events belong to the new owner.
 
         Raises Conflict when somebody changed it since it was read, NotFound when it is gone.
         """
@@ -102,7 +104,7 @@ class Store:
         changed = Record(
             record.kind,
             record.id,
-            record.owner,
+            record.owner if owner is None else owner,
             record.state if state is None else state,
             record.body if body is None else body,
             record.version + 1,
@@ -110,7 +112,7 @@ class Store:
             now,
         )
         values = _columns(changed)
-        lines = _lines(record, events, now)
+        lines = _lines(changed, events, now)
 
         def work(connection: Connection) -> tuple[Record, list[Event]]:
             done = connection.execute(update(tables.records).where(*_exactly(record)).values(values))
