@@ -12,7 +12,14 @@ from tests.labs.virtual_machines import missing_for_virtual_machines
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.lab, pytest.mark.timeout(2400)]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.lab,
+    pytest.mark.timeout(2400),
+    # The SDK says of its own calls that they will go, whatever is called.
+    pytest.mark.filterwarnings("ignore::openstack.warnings.OpenStackDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning"),
+]
 
 PATIENCE = 1500
 """Seconds that an emulated machine may take until its session answers: it is many times slower than a real one."""

@@ -93,6 +93,8 @@ class _Machine:
         _do("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image / "disk.qcow2"), "disk", "10G",
             folder=folder)  # fmt: skip
         _do("ip", "address", "replace", self._address, "dev", "lo")
+        # QEMU's own network answers loopback addresses and strangers, but not the address that it listens on itself.
+        _do(*f"ip route replace local {address} dev lo table local src 127.0.0.1".split())
         self._process = ownership.start_owned(
             [
                 *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
