@@ -115,11 +115,11 @@ async def test_each_who_uses_a_budget_is_warned_once_over_restarts(tmp_path: Pat
         assert await warnings(house, first) == ["80 %"]
         assert await warnings(house, first) == ["80 %"]
         await clock.advance(HOUR / 2)
-        again = await submit(house, time=HOUR // 4)
+        again = await submit(house, time=HOUR // 2)
     async with open_house(tmp_path, clock, course, {"cloud": SMALL}, groups=groups) as house:
         assert await warnings(house, first) == ["80 %"]
         assert await warnings(house, again) == [], "ada was told"
-        later = await submit(house, "bob", time=HOUR // 4)
+        later = await submit(house, "bob", time=HOUR // 2)
         assert await warnings(house, later) == ["85 %"]
         assert await warnings(house, first) == ["80 %"]
         told = [event.type for event in await house.store.events(subject="course")]

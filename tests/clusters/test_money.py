@@ -172,13 +172,13 @@ async def test_while_it_shrinks_what_is_to_go_costs(tmp_path: Path) -> None:
         made = await start(house, nodes=5)
         driver = house.clusters.providers.get("pretend")
         assert made.handle is not None
-        house.clusters._carry = lambda cluster_id: None  # nobody scales it
+        house.clusters._carry = lambda cluster: None  # nobody scales it
         shrinking = await house.clusters.scale(made.id, 2)
         assert (shrinking.nodes, shrinking.nodes_paid, len(shrinking.charges)) == (2, 5, 1)
         growing = await house.clusters.scale(made.id, 3)
         assert (growing.nodes, growing.nodes_paid) == (3, 5)
         del house.clusters._carry
-        house.clusters._carry(made.id)
+        house.clusters._carry(growing)
         ready = await until(house, made.id, State.READY)
         assert (ready.nodes_paid, ready.charges[-1].price) == (3, Decimal("3.5"))
         assert len(await driver.holdings()) == 1

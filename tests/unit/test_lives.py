@@ -14,7 +14,7 @@ from gridcloud.errors import Conflict, NotFound
 from gridcloud.instances.lifecycle import Event, step
 from gridcloud.instances.model import FINAL, Instance, Reason, Request, State
 from gridcloud.store import Record, Store, open_store
-from gridcloud.store.lives import Lives
+from gridcloud.store.lives import Lives, Overtaken
 
 
 class LateStore:
@@ -24,12 +24,14 @@ class LateStore:
         self._store = store
         self.going_on = asyncio.Event()
         self.going_on.set()
+        self.writing = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     async def update(self, record: Record, **changes: Any) -> Record:
         """Write, and return once it may go on."""
+        self.writing.set()
         stored = await self._store.update(record, **changes)
         await self.going_on.wait()
         return stored
@@ -75,9 +77,32 @@ async def test_a_change_whose_writer_was_cancelled(lives: Lives[Instance], store
         if event.type == "warning":
             break
     saving.cancel()
+    await asyncio.sleep(0)
+    saving.cancel()
+    store.going_on.set()
     with pytest.raises(asyncio.CancelledError):
         await saving
     assert (await lives.get("i-1")).notice == "Soon."
+
+
+async def test_who_follows_hears_of_a_change_whose_writer_was_cancelled(
+    lives: Lives[Instance], store: LateStore
+) -> None:
+    made = await one(lives)
+    following = lives.follow("i-1")
+    assert await anext(following) == made
+    following_on = asyncio.ensure_future(anext(following))
+    store.going_on.clear()
+    failing = asyncio.create_task(lives.happen(made, Event.NO_OFFER, "None.", reason=Reason.NO_OFFER))
+    await store.writing.wait()
+    failing.cancel()
+    store.going_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await failing
+    async with asyncio.timeout(5):
+        assert (await following_on).state is State.FAILED
+    with pytest.raises(StopAsyncIteration):
+        await anext(following)
 
 
 async def test_many_changes_at_once(lives: Lives[Instance]) -> None:
@@ -108,3 +133,16 @@ async def test_a_new_owner_finds_it_and_its_story(lives: Lives[Instance]) -> Non
     assert [found.owner for found in await lives.find(owner="bob")] == ["bob"]
     assert await lives.find(owner="ada") == []
     assert [event.type for event in await lives.store.events(owner="bob")] == ["handed"]
+
+
+async def test_who_began_with_what_a_verb_made_of_it_is_not_overtaken() -> None:
+    overtaken = Overtaken()
+    overtaken.by(3)
+    working = asyncio.create_task(overtaken.wait(3))
+    for version in (2, 3):
+        overtaken.by(version)
+        await asyncio.sleep(0)
+        assert not working.done()
+    overtaken.by(4)
+    await working
+    await overtaken.wait(3)

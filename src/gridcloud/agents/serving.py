@@ -13,9 +13,9 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncssh
 
@@ -26,6 +26,7 @@ from gridcloud.connections.driver import Command, Connection, Process, Resizable
 from gridcloud.connections.model import Port, Socket
 from gridcloud.connections.trust import understood
 from gridcloud.errors import GridcloudError, Rejected
+from gridcloud.finishing import finish
 
 __all__ = ["Account", "Serving", "serve"]
 
@@ -95,7 +96,7 @@ async def serve(link: socket.socket, serving: Serving) -> None:
             connection.abort()
             raise
     finally:
-        await _finish(server.close())
+        await finish(server.close())
 
 
 class _Server(asyncssh.SSHServer):
@@ -204,14 +205,14 @@ class _Server(asyncssh.SSHServer):
         raw = channel.term_modes.get(asyncssh.PTY_ICANON) == 0
         told = {"GRIDCLOUD_AGENT": "1"}
         command = Command(words, told, directory=self._account.directory, terminal=terminal, raw=raw)
-        process = await _finish(connection.start(command))
+        process = await finish(connection.start(command))
         await self._carry(channel, process, process.stdout())
 
     async def _serve_files(self, channel: asyncssh.SSHServerProcess[bytes]) -> None:
         connection = await self._opened()
         client = str(channel.get_extra_info("client_version", ""))
         try:
-            process, output = await _finish(open_files(connection, self._account.directory, client))
+            process, output = await finish(open_files(connection, self._account.directory, client))
         except Rejected as error:
             log.info("files are served by a shell: %s", error)
             await serve_by_shell(connection, self._account.directory, channel)
@@ -264,23 +265,6 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         handling = self._start_process(stdin, stdout, stderr)
         if handling is not None:
             _ = self._chan.get_connection().create_task(handling, self._chan.logger)
-
-
-async def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await what starts or ends something. Who is cancelled meanwhile, once or again, waits all the same: the
-    connection ends what it knows, and all of it."""
-    task = asyncio.ensure_future(work)
-    called_off = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            called_off = True
-    if called_off:
-        with contextlib.suppress(GridcloudError):
-            task.result()
-        raise asyncio.CancelledError
-    return task.result()
 
 
 async def _feed(channel: asyncssh.SSHServerProcess[bytes], process: Process) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from gridcloud.cli.frame import Frame
 from gridcloud.cli.steps import Steps
 from gridcloud.client import AsyncClient
 from gridcloud.errors import GridcloudError, NoOffer
+from gridcloud.finishing import until_done
 from gridcloud.instances.model import FINAL, Instance, Request, State
 from gridcloud.service.documents import Event
 
 __all__ = ["borrowed", "obtain", "stop_and_wait"]
-
-Result = TypeVar("Result")
 
 
 @asynccontextmanager
@@ -57,9 +56,11 @@ async def obtain(
 ) -> Instance:
     """Return a ready instance, showing its steps; what fails or is interrupted leaves none behind."""
     # The wish may be stored although the answer never reached us: its answer is always waited for.
-    instance, cancelled = await _finish(
+    starting = asyncio.ensure_future(
         client.start(request, name=name, configure=configure, before_end=before_end, avoid=avoid)
     )
+    cancelled = await until_done(starting)
+    instance = starting.result()
     try:
         if cancelled:
             raise asyncio.CancelledError
@@ -126,15 +127,3 @@ async def _await_ready(frame: Frame, client: AsyncClient, instance_id: str) -> I
         finally:
             for event in held:
                 steps.event(event)
-
-
-async def _finish(work: Awaitable[Result]) -> tuple[Result, bool]:
-    """Wait for something to its end; return its result, and whether this task was cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    return task.result(), cancelled

@@ -46,6 +46,7 @@ from gridcloud.errors import (
     Transient,
     Unavailable,
 )
+from gridcloud.finishing import whole
 from gridcloud.instances.costs import close_charges
 from gridcloud.instances.matching import describe_price, unnamed
 from gridcloud.store import Store
@@ -87,6 +88,8 @@ class Runner:
         self._judge = judge
         self._judging = judging or asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._begun: dict[str, int] = {}
+        """Version of the cluster that its task works at."""
         self._loop: asyncio.Task[None] | None = None
         self._naming = asyncio.Lock()
         self._duties: dict[State, Callable[[Cluster], Coroutine[Any, Any, None]]] = {
@@ -101,7 +104,7 @@ class Runner:
         """Take up every cluster that has not ended, and begin to watch."""
         for cluster in await self.lives.live():
             if cluster.state in self._duties:
-                self._carry(cluster.id)
+                self._carry(cluster)
         self._loop = asyncio.create_task(self.watch.run(), name="clusters: watch")
 
     async def close(self) -> None:
@@ -113,6 +116,7 @@ class Runner:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.providers.close()
 
+    @whole
     async def submit(self, owner: str, name: str, request: ClusterRequest) -> Cluster:
         """Store the wish for a cluster and start to fulfil it; return at once.
 
@@ -139,7 +143,7 @@ class Runner:
             )
             message = f"Asked for {_count(request.nodes)} at {provider}."
             cluster = await self.lives.insert(cluster, "requested", message)
-        self._carry(cluster.id)
+        self._carry(cluster)
         return cluster
 
     async def scale(self, cluster_id: str, nodes: int) -> Cluster:
@@ -150,7 +154,7 @@ class Runner:
         async with self._judging:
             scaling = await self._begin_scaling(cluster_id, nodes)
         if scaling.state is State.SCALING:
-            self._carry(cluster_id)
+            self._carry(scaling)
         return scaling
 
     async def _begin_scaling(self, cluster_id: str, nodes: int) -> Cluster:
@@ -181,6 +185,7 @@ class Runner:
         if why := await self._judge(ask):
             raise QuotaExceeded(f"{why}.")
 
+    @whole
     async def stop(self, cluster_id: str, reason: Reason = Reason.ASKED, detail: str = "") -> Cluster:
         """Have a cluster end; return at once. Stopping one that has ended changes nothing. Raises NotFound."""
         while True:
@@ -194,7 +199,7 @@ class Runner:
             except Conflict:
                 continue
             if stopped is not None:
-                self._carry(cluster_id)
+                self._carry(stopped)
             return stopped or cluster
 
     async def give_up(self, cluster: Cluster, detail: str) -> None:
@@ -202,8 +207,8 @@ class Runner:
         if cluster.kubeconfig:
             await asyncio.to_thread(Path(cluster.kubeconfig).unlink, missing_ok=True)
         with contextlib.suppress(Conflict):
-            await self._note_gone(cluster, detail, detail=detail)
-            self._carry(cluster.id)  # whoever was removing it sees that it is over
+            gone = await self._note_gone(cluster, detail, detail=detail)
+            self._carry(gone or cluster)  # whoever was removing it sees that it is over
 
     async def accounts(self) -> list[Account]:
         """Return the accounts of all clusters that have not ended."""
@@ -228,12 +233,14 @@ class Runner:
 
     # One life ------------------------------------------------------------------------------------------------
 
-    def _carry(self, cluster_id: str) -> None:
-        task = self._tasks.get(cluster_id)
+    def _carry(self, cluster: Cluster) -> None:
+        task = self._tasks.get(cluster.id)
         if task is not None:
+            if self._begun.get(cluster.id, 0) >= cluster.version:
+                return  # it saw it before whoever wrote it went on
             task.cancel()
-        self._tasks[cluster_id] = asyncio.create_task(
-            self._life(cluster_id, task), name=f"cluster {cluster_id}"
+        self._tasks[cluster.id] = asyncio.create_task(
+            self._life(cluster.id, task), name=f"cluster {cluster.id}"
         )
 
     async def _life(self, cluster_id: str, before: asyncio.Task[None] | None) -> None:
@@ -245,6 +252,7 @@ class Runner:
                 duty = self._duties.get(cluster.state)
                 if duty is None:
                     break
+                self._begun[cluster_id] = cluster.version
                 await duty(cluster)
             except Conflict:
                 continue  # it was changed meanwhile: what is to be done now is another thing
@@ -253,6 +261,7 @@ class Runner:
                 await self.clock.sleep(1)
         if self._tasks.get(cluster_id) is asyncio.current_task():
             del self._tasks[cluster_id]
+            self._begun.pop(cluster_id, None)
 
     async def _begin(self, cluster: Cluster) -> None:
         try:
@@ -408,19 +417,17 @@ class Runner:
             await self.clock.sleep(self.timing.poll)
         await self._note_gone(cluster, "Nothing is left of it.")
 
-    async def _note_gone(self, cluster: Cluster, message: str, **changes: Any) -> None:
+    async def _note_gone(self, cluster: Cluster, message: str, **changes: Any) -> Cluster | None:
         now = self.clock.now()
         changes |= {"handle": None, "kubeconfig": "", "nodes_there": 0, "ended_at": now}
         changes["charges"] = close_charges(cluster.charges, now)
-        await self._happen(cluster, Event.REMOVED, message, **changes)
+        return await self._happen(cluster, Event.REMOVED, message, **changes)
 
     async def _lose(self, cluster: Cluster, detail: str) -> None:
         with contextlib.suppress(Conflict):
-            if (
-                await self._happen(cluster, Event.BROKEN, detail, reason=Reason.LOST, detail=detail)
-                is not None
-            ):
-                self._carry(cluster.id)
+            lost = await self._happen(cluster, Event.BROKEN, detail, reason=Reason.LOST, detail=detail)
+            if lost is not None:
+                self._carry(lost)
 
     # Means ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from gridcloud.errors import (
     Unavailable,
     Untrusted,
 )
+from gridcloud.finishing import finish, whole
 from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
@@ -50,7 +51,7 @@ from gridcloud.instances.providers import Providers
 from gridcloud.instances.timing import Timing
 from gridcloud.instances.watch import Watch
 from gridcloud.store import Store
-from gridcloud.store.lives import Lives
+from gridcloud.store.lives import Lives, Overtaken
 
 __all__ = ["Configure", "Judge", "Runner", "Timing"]
 
@@ -88,7 +89,7 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._first: set[str] = set()
         """Instances for which no provider was asked yet, by us or by whoever was here before."""
-        self._changed: dict[str, asyncio.Event] = {}
+        self._overtaken: dict[str, Overtaken] = {}
         self.choice = Choice(self.records, providers, clock, judge)
         self.watch = Watch(self.records, providers, links, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
@@ -117,6 +118,7 @@ class Runner:
         await self.links.close()
         await self.providers.close()
 
+    @whole
     async def submit(
         self,
         owner: str,
@@ -158,6 +160,7 @@ class Runner:
         self._carry(instance.id)
         return instance
 
+    @whole
     async def stop(self, instance_id: str, reason: Reason | None = None, detail: str = "") -> Instance:
         """Have an instance end; return at once. Stopping one that has ended changes nothing. Raises NotFound."""
         while True:
@@ -176,7 +179,7 @@ class Runner:
             except Conflict:
                 continue
             if stopped is not None:
-                self._changed.setdefault(instance_id, asyncio.Event()).set()
+                self._overtaken.setdefault(instance_id, Overtaken()).by(stopped.version)
                 self._carry(instance_id)
                 return stopped
 
@@ -184,11 +187,11 @@ class Runner:
         """Take what is left of an ending instance for gone, unseen: for a provider that will never be asked again."""
         changes = self._ended(instance, {"detail": detail})
         charges = close_charges(instance.charges, self.clock.now())
-        await self.records.happen(
+        removed = await self.records.happen(
             instance, Event.REMOVED, detail, handle=None, address=None, charges=charges, **changes
         )
-        if instance.id in self._changed:
-            self._changed[instance.id].set()
+        if removed is not None and instance.id in self._overtaken:
+            self._overtaken[instance.id].by(removed.version)
 
     async def extend(self, instance_id: str, expires: datetime) -> Instance:
         """Move the expiry of a ready instance. Raises InvalidRequest for a time that has passed or an instance that
@@ -261,15 +264,14 @@ class Runner:
             )
 
     async def _life(self, instance_id: str) -> None:
-        changed = self._changed.setdefault(instance_id, asyncio.Event())
+        overtaken = self._overtaken.setdefault(instance_id, Overtaken())
         try:
             while True:
-                changed.clear()
                 instance = await self.records.get(instance_id)
                 duty = DUTIES.get(instance.state)
                 if duty is None or duty is Duty.WATCH:
                     return
-                await self._perform(duty, instance, changed)
+                await self._perform(duty, instance, overtaken)
         except asyncio.CancelledError:
             raise
         except Exception:  # a fault of ours must not leave a machine without anybody who looks after it
@@ -281,16 +283,16 @@ class Runner:
             if self._tasks.get(instance_id) is asyncio.current_task():
                 self._first.discard(instance_id)
                 self._tasks.pop(instance_id, None)
-                self._changed.pop(instance_id, None)
+                self._overtaken.pop(instance_id, None)
 
-    async def _perform(self, duty: Duty, instance: Instance, changed: asyncio.Event) -> None:
+    async def _perform(self, duty: Duty, instance: Instance, overtaken: Overtaken) -> None:
         """Do one duty; leave it at once when the instance is changed by somebody else, unless it makes something."""
         work = asyncio.ensure_future(self._duties[duty](instance))
         if duty is Duty.CREATE:
             # What a cancelled call may still make would be found by nobody: it is always waited for.
-            await _finish(work)
+            await finish(work)
             return
-        wake = asyncio.ensure_future(changed.wait())
+        wake = asyncio.ensure_future(overtaken.wait(instance.version))
         try:
             await asyncio.wait({work, wake}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -476,13 +478,3 @@ _ENDINGS = {
     Reason.IDLE: "It was not used.",
     Reason.BUDGET: "Its budget is used up.",
 }
-
-
-async def _finish(work: asyncio.Future[None]) -> None:
-    """Wait for work that must not be broken off; when we are cancelled, after it is done."""
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        with contextlib.suppress(Exception):
-            await work
-        raise

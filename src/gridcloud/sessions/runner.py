@@ -21,6 +21,7 @@ from gridcloud.connections import programs
 from gridcloud.connections.driver import Command, Connection, Forward
 from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
 from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
+from gridcloud.finishing import whole
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
@@ -94,6 +95,7 @@ class Runner:
         for session_id in list(self._forwards):
             await self._close_forwards(session_id)
 
+    @whole
     async def submit(
         self,
         owner: str,
@@ -124,6 +126,7 @@ class Runner:
         self._carry(session.id)
         return session
 
+    @whole
     async def stop(self, session_id: str, detail: str = "") -> Session:
         """Have a session end with its instance; return at once. Raises NotFound."""
         session = await self.lives.get(session_id)

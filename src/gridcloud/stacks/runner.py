@@ -265,21 +265,13 @@ class Runner:
             return
         except NotFound:
             pass
-        work = asyncio.ensure_future(
-            self.machines.submit(
-                stack.owner,
-                member.wish.request,
-                name=f"{stack.name}/{name}",
-                configure=member.wish.configure,
-                instance_id=member.instance_id,
-            )
+        await self.machines.submit(
+            stack.owner,
+            member.wish.request,
+            name=f"{stack.name}/{name}",
+            configure=member.wish.configure,
+            instance_id=member.instance_id,
         )
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # What is half asked for would be found by nobody: it is always asked for to the end.
-            await asyncio.gather(work, return_exceptions=True)
-            raise
 
     async def _await(self, member: Member) -> str:
         """Return nothing once a member's instance is ready, or why it will not be."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from gridcloud.errors import Conflict, NotFound
+from gridcloud.finishing import finish
 from gridcloud.store.model import Entry, Record
 from gridcloud.store.records import Store
 
-__all__ = ["Lives", "Living"]
+__all__ = ["Lives", "Living", "Overtaken"]
 
 POLL = 1.0
 """Seconds between looks at a thing that another process may change."""
@@ -74,11 +75,8 @@ class Lives(Generic[T]):
     async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
         """Store a new thing with its first event. Raises Conflict when there is one of its id."""
         entry = Entry(type, message, data or {})
-        async with self._lock(thing.id):
-            record = await self.store.insert(
-                self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry]
-            )
-            return self._wake(self._keep(self._thing(record)))
+        writing = self.store.insert(self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry])
+        return await finish(self._write(thing.id, writing, self._thing))
 
     async def get(self, id: str) -> T:
         """Return one. Raises NotFound."""
@@ -142,19 +140,14 @@ class Lives(Generic[T]):
             self.kind, thing.id, thing.owner, thing.state, {}, thing.version, thing.created, thing.created
         )
         events = [Entry(type, message, data or {})] if type else []
-        async with self._lock(thing.id):
-            try:
-                stored = await self.store.update(
-                    record,
-                    owner=changed.owner,
-                    state=changed.state,
-                    body=self._body(changed),
-                    events=events,
-                )
-            except BaseException:  # a conflict; or a writer that was cancelled, whose change may stand
-                self._known.pop(thing.id, None)
-                raise
-            return self._wake(self._keep(changed.model_copy(update={"version": stored.version})))
+        writing = self.store.update(
+            record, owner=changed.owner, state=changed.state, body=self._body(changed), events=events
+        )
+        return await finish(
+            self._write(
+                thing.id, writing, lambda stored: changed.model_copy(update={"version": stored.version})
+            )
+        )
 
     async def happen(
         self, thing: T, event: StrEnum, message: str, data: dict[str, Any] | None = None, **changes: Any
@@ -177,6 +170,17 @@ class Lives(Generic[T]):
     async def tell(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> None:
         """Append an event that changes nothing."""
         await self.store.append(self.kind, thing.id, thing.owner, [Entry(type, message, data or {})])
+
+    async def _write(self, id: str, writing: Coroutine[Any, Any, Record], thing: Callable[[Record], T]) -> T:
+        """Write, keep and tell. To be waited for to its end: a write stands although its writer was cancelled, and
+        those who follow the thing would never hear of it."""
+        async with self._lock(id):
+            try:
+                record = await writing
+            except BaseException:  # a conflict, or a write that may stand
+                self._known.pop(id, None)
+                raise
+            return self._wake(self._keep(thing(record)))
 
     def _lock(self, id: str) -> asyncio.Lock:
         return self._locks.setdefault(id, asyncio.Lock())
@@ -208,3 +212,25 @@ class Lives(Generic[T]):
         if known is not None and known.version == record.version:
             return known  # reading thousands anew takes seconds
         return self._model.model_validate({**record.body, "version": record.version})
+
+
+class Overtaken:
+    """Tells who works at a thing, as they read it, that a verb has changed it since.
+
+    What the verb made of it may be read before the verb's caller goes on: who began with that is not overtaken.
+    """
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._told = asyncio.Event()
+
+    def by(self, version: int) -> None:
+        """Note the version that a verb has written."""
+        self._version = max(self._version, version)
+        self._told.set()
+
+    async def wait(self, version: int) -> None:
+        """Return when a verb has written a newer one than this."""
+        while self._version <= version:
+            self._told.clear()
+            await self._told.wait()
