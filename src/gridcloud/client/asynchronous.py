@@ -247,9 +247,12 @@ class AsyncClient:
         )
         return await self._wire.ask("POST", "/sessions", Session, wish)
 
-    async def sessions(self, *, all: bool = False, owner: str | None = None) -> list[Session]:
-        """Return sessions, oldest first; ended ones too with ``all``."""
-        return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner)).sessions
+    async def sessions(
+        self, *, all: bool = False, owner: str | None = None, here: bool = False
+    ) -> list[Session]:
+        """Return sessions, oldest first; ended ones too with ``all``. ``here``: none that another service looks after
+        that shares the store."""
+        return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner, here=here)).sessions
 
     async def session(self, session_id: str) -> Session:
         """Return one session. Raises NotFound."""

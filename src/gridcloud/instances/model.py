@@ -301,3 +301,6 @@ class Instance(Record):
         description="when the present step is given up; of a ready one: when what is run before its end is",
     )
     version: int = 0
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )

@@ -102,7 +102,7 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every instance that has not ended, and begin to watch."""
-        for instance in await self.records.live():
+        for instance in await self.records.take_up():
             if DUTIES[instance.state] is not Duty.WATCH:
                 self._carry(instance.id)
         self._loop = asyncio.create_task(self.watch.run(), name="instances: watch")
@@ -176,8 +176,7 @@ class Runner:
             except Conflict:
                 continue
             if stopped is not None:
-                self._changed.setdefault(instance_id, asyncio.Event()).set()
-                self._carry(instance_id)
+                self._turn(stopped)
                 return stopped
 
     async def give_up(self, instance: Instance, detail: str) -> None:
@@ -189,6 +188,17 @@ class Runner:
         )
         if instance.id in self._changed:
             self._changed[instance.id].set()
+
+    async def heed(self) -> None:
+        """End what others who share the store have stopped."""
+        for instance in await self.records.heeded((State.STOPPING, State.FAILING)):
+            self._turn(instance)
+
+    def _turn(self, instance: Instance) -> None:
+        """Go over to the duty of an instance's new state, where it is ours to look after."""
+        if self.records.keeps(instance):
+            self._changed.setdefault(instance.id, asyncio.Event()).set()
+            self._carry(instance.id)
 
     async def extend(self, instance_id: str, expires: datetime) -> Instance:
         """Move the expiry of a ready instance. Raises InvalidRequest for a time that has passed or an instance that
@@ -214,6 +224,7 @@ class Runner:
                     remedy="Extend it then.",
                 )
             if self._judge_longer is not None and (why := await self._judge_longer(instance, expires)):
+            self.records.check_ours(instance)
                 raise QuotaExceeded(why)
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."

@@ -52,6 +52,7 @@ from gridcloud.instances.model import Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
 from gridcloud.service.configuration_desk import ConfigurationDesk
+from gridcloud.service.keeper import keeper_of
 from gridcloud.sessions import runner as sessions
 from gridcloud.settings import Settings, SettingsFile, short_folder
 from gridcloud.stacks import runner as stacks
@@ -158,7 +159,8 @@ class House:
         settings, problems = settings_file.current()
         for problem in [*problems, *lending_problems(settings)]:
             log.warning("%s", problem)
-        store = await open_store(settings.store.url or data / "store.sqlite", clock)
+        keeper = await asyncio.to_thread(keeper_of, data)
+        store = await open_store(settings.store.url or data / "store.sqlite", clock, keeper)
         try:
             authority = await asyncio.to_thread(Authority, data / "authority", clock)
             fork_server = ForkServer(data / "run" / "fork", programs, block) if programs else None
@@ -330,6 +332,7 @@ class House:
             raise InvalidRequest(f"Instance {instance.id} is {instance.state}: it cannot be reached.")
         return await self.links.get(instance.id, instance.address)
 
+        self.instances.records.check_ours(instance)
     async def settle(self, seconds: float = 120.0) -> None:
         """Wait until no instance is on its way out, or the time is over."""
         leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}
@@ -445,6 +448,16 @@ class House:
         while True:
             await self.clock.sleep(RECONCILE)
             try:
+    async def _heed(self) -> None:
+        """Where others share the store, end what they stopped of ours."""
+        while self.store.keeper:
+            await self.clock.sleep(HEED)
+            try:
+                await self.sessions.heed()
+                await self.instances.heed()
+            except GridcloudError as error:
+                log.warning("what others stopped cannot be read: %s", error)
+
                 for difference in await self.mend():
                     log.warning("%s", difference.message)
             except GridcloudError as error:

@@ -34,11 +34,16 @@ async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
 
 
 @router.get("/sessions")
-async def find(caller: Asking, house: TheHouse, all: bool = False, owner: str | None = None) -> Sessions:
-    """List sessions: one's own, or everybody's for an administrator; ended ones too with ``all``."""
+async def find(
+    caller: Asking, house: TheHouse, all: bool = False, owner: str | None = None, here: bool = False
+) -> Sessions:
+    """List sessions: one's own, or everybody's for an administrator; ended ones too with ``all``. ``here``: only those
+    that this service looks after, where several share a store."""
     found = await house.sessions.lives.find(owner=owner if caller.admin else caller.user)
     if not all:
         found = [session for session in found if session.ended is None]
+    if here:
+        found = [session for session in found if house.sessions.lives.keeps(session)]
     return Sessions(sessions=found)
 
 

@@ -118,6 +118,9 @@ class Session(Record):
     started: datetime | None = None
     ended: datetime | None = None
     log: str = Field(default="", description="the program's last words, when it ended by itself")
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0
 
     def body(self) -> dict[str, Any]:

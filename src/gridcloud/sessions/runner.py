@@ -12,6 +12,7 @@ import posixpath
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 TRIES = 5
 """Ports tried before a session fails because others listen on them."""
+
+SETTLED = timedelta(hours=1)
+"""Age of secrets that have no session and never will have."""
 
 NOT_FOUND = 127
 """Exit code of a shell that does not find the program."""
@@ -78,9 +82,10 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every session that has not ended."""
-        live = await self.lives.live()
-        await self._vault.forget_others([session.id for session in live])
-        for session in live:
+        # Who shares the store puts secrets there an instant before their session.
+        before = self.clock.now() - SETTLED if self.lives.store.keeper else None
+        await self._vault.forget_others([session.id for session in await self.lives.live()], before)
+        for session in await self.lives.take_up():
             if (environment := await self._vault.get(session.id)) is not None:
                 self._secrets[session.id] = environment
             self._carry(session.id)
@@ -132,10 +137,16 @@ class Runner:
             changes: dict[str, Any] = {"reason": reason, "detail": detail or "Stopped as asked."}
             stopped = await self.lives.happen(session, Event.STOP, changes["detail"], **changes)
             if stopped is not None:
-                self._restart(session_id)
+                if self.lives.keeps(stopped):
+                    self._restart(session_id)
                 return stopped
             session = await self.lives.get(session_id)
         return session
+
+    async def heed(self) -> None:
+        """End what others who share the store have stopped."""
+        for session in await self.lives.heeded((State.ENDING, State.FAILING)):
+            self._restart(session.id)
 
     async def wait(self, session_id: str) -> Session:
         """Return the session once it answers; raise what kept it from doing so."""

@@ -170,6 +170,11 @@ class HubSettings(Section):
     )
 
     @model_validator(mode="after")
+    database: str = Field(
+        default="",
+        description="postgresql+psycopg://USER@HOST/DATABASE of JupyterHub's own records, for this hub alone; empty: a "
+        "file in the data folder",
+    )
     def _has_its_way(self) -> Self:
         check_way(self.authenticator, {name: getattr(self, name) for name in WAYS})
         return self

@@ -15,6 +15,7 @@ from gridcloud.spawner.hub_files import HubFiles
 from gridcloud.spawner.login_ways import CRYPT_KEY, let_in
 from gridcloud.spawner.notes import notes_for
 from gridcloud.spawner.session_spawner import GridcloudSpawner
+from gridcloud.store.database import parse_location
 
 __all__ = ["configure"]
 
@@ -37,7 +38,8 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.bind_url = f"http://{host}:{ports.public}{hub.base_url}"
     c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{ports.hub}"
     c.JupyterHub.public_url = hub.public_url
-    c.JupyterHub.db_url = f"sqlite:///{files.database}"
+    place = parse_location(hub.database or files.database)
+    c.JupyterHub.db_url = place.render_as_string(hide_password=False)
     c.JupyterHub.cookie_secret_file = str(files.cookie_secret)
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False

@@ -73,10 +73,11 @@ class Hub(JupyterHub):
             for spawner in user.spawners.values()
             if spawner.session_id
         }
-        # One hub belongs to a store: what was to reach a hub was started by this one, or by it in an earlier life.
+        # One hub belongs to a service: what was to reach a hub, and is looked after there, was started by this one, or
+        # by it in an earlier life. Other services that share the store have hubs of their own.
         return [
             session
-            for session in await client.sessions()
+            for session in await client.sessions(here=True)
             if "hub" in session.plan.exposed and session.created < before and session.id not in known
         ]
 

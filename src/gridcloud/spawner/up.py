@@ -232,7 +232,7 @@ async def _end_sessions(data: Path, report: Report) -> None:
     try:
         async with asyncio.timeout(ENDING):
             async with await connect_async(data=data, alone=True) as client:
-                sessions = await client.sessions()
+                sessions = await client.sessions(here=True)  # those of other hubs go on
                 for session in sessions:
                     await client.stop_session(session.id)
                 for session in sessions:
