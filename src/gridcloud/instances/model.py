@@ -300,7 +300,7 @@ class Instance(Record):
         default=None,
         description="when the present step is given up; of a ready one: when what is run before its end is",
     )
-    version: int = 0
     keeper: str = Field(
         default="", description="the service that looks after it, where several share a store"
     )
+    version: int = 0

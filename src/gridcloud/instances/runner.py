@@ -179,16 +179,6 @@ class Runner:
                 self._turn(stopped)
                 return stopped
 
-    async def give_up(self, instance: Instance, detail: str) -> None:
-        """Take what is left of an ending instance for gone, unseen: for a provider that will never be asked again."""
-        changes = self._ended(instance, {"detail": detail})
-        charges = close_charges(instance.charges, self.clock.now())
-        await self.records.happen(
-            instance, Event.REMOVED, detail, handle=None, address=None, charges=charges, **changes
-        )
-        if instance.id in self._changed:
-            self._changed[instance.id].set()
-
     async def heed(self) -> None:
         """End what others who share the store have stopped."""
         for instance in await self.records.heeded((State.STOPPING, State.FAILING)):
@@ -199,6 +189,16 @@ class Runner:
         if self.records.keeps(instance):
             self._changed.setdefault(instance.id, asyncio.Event()).set()
             self._carry(instance.id)
+
+    async def give_up(self, instance: Instance, detail: str) -> None:
+        """Take what is left of an ending instance for gone, unseen: for a provider that will never be asked again."""
+        changes = self._ended(instance, {"detail": detail})
+        charges = close_charges(instance.charges, self.clock.now())
+        await self.records.happen(
+            instance, Event.REMOVED, detail, handle=None, address=None, charges=charges, **changes
+        )
+        if instance.id in self._changed:
+            self._changed[instance.id].set()
 
     async def extend(self, instance_id: str, expires: datetime) -> Instance:
         """Move the expiry of a ready instance. Raises InvalidRequest for a time that has passed or an instance that
@@ -214,6 +214,7 @@ class Runner:
     async def _move_expiry(self, instance_id: str, expires: datetime) -> None:
         while True:
             instance = await self.records.get(instance_id)
+            self.records.check_ours(instance)
             if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
                 raise InvalidRequest(
                     f"Instance {instance_id} has ended ({instance.reason or instance.state})."
@@ -224,7 +225,6 @@ class Runner:
                     remedy="Extend it then.",
                 )
             if self._judge_longer is not None and (why := await self._judge_longer(instance, expires)):
-            self.records.check_ours(instance)
                 raise QuotaExceeded(why)
             with contextlib.suppress(Conflict):
                 message = f"Ends {expires:%Y-%m-%d %H:%M:%S} UTC now."

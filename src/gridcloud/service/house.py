@@ -68,6 +68,9 @@ LONGEST = 100 * 365 * 24 * 3600
 THREADS = 64
 """Blocking calls at the same time."""
 
+HEED = 2.0
+"""Seconds between looks for what others who share the store have stopped of ours."""
+
 RECONCILE = 300.0
 """Seconds between looks for what nothing accounts for."""
 
@@ -180,6 +183,7 @@ class House:
             raise
         house._loops = [
             asyncio.create_task(house._reconcile(), name="reconcile"),
+            asyncio.create_task(house._heed(), name="heed"),
             asyncio.create_task(house.budgets.run(), name="budgets"),
             asyncio.create_task(house.configuration.watch(clock), name="configuration"),
         ]
@@ -328,17 +332,18 @@ class House:
 
     async def connection_to(self, instance: Instance) -> Connection:
         """Return the kept connection to a ready instance. Raises what opening it raises."""
+        self.instances.records.check_ours(instance)
         if instance.address is None:
             raise InvalidRequest(f"Instance {instance.id} is {instance.state}: it cannot be reached.")
         return await self.links.get(instance.id, instance.address)
 
-        self.instances.records.check_ours(instance)
     async def settle(self, seconds: float = 120.0) -> None:
         """Wait until no instance is on its way out, or the time is over."""
         leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for instance in await self.instances.records.find(states=leaving):
+                records = self.instances.records
+                for instance in filter(records.keeps, await records.find(states=leaving)):
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
@@ -443,11 +448,6 @@ class House:
         async with asyncio.timeout(self.settings().limits.configure):
             await run_all(instance.configure, self.settings_file.path.parent, connection, facts, report)
 
-    async def _reconcile(self) -> None:
-        """Now and then, remove what nothing accounts for."""
-        while True:
-            await self.clock.sleep(RECONCILE)
-            try:
     async def _heed(self) -> None:
         """Where others share the store, end what they stopped of ours."""
         while self.store.keeper:
@@ -458,6 +458,11 @@ class House:
             except GridcloudError as error:
                 log.warning("what others stopped cannot be read: %s", error)
 
+    async def _reconcile(self) -> None:
+        """Now and then, remove what nothing accounts for."""
+        while True:
+            await self.clock.sleep(RECONCILE)
+            try:
                 for difference in await self.mend():
                     log.warning("%s", difference.message)
             except GridcloudError as error:

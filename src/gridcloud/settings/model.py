@@ -165,16 +165,16 @@ class HubSettings(Section):
         default=(),
         description="hooks to run before each session starts, in order, each {use: NAME, …}, such as ldap",
     )
-    configuration: str = Field(
-        default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
-    )
-
-    @model_validator(mode="after")
     database: str = Field(
         default="",
         description="postgresql+psycopg://USER@HOST/DATABASE of JupyterHub's own records, for this hub alone; empty: a "
         "file in the data folder",
     )
+    configuration: str = Field(
+        default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
+    )
+
+    @model_validator(mode="after")
     def _has_its_way(self) -> Self:
         check_way(self.authenticator, {name: getattr(self, name) for name in WAYS})
         return self
