@@ -234,8 +234,10 @@ class AsyncClient:
         name: str = "",
         configure: Sequence[Mapping[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        course: str = "",
     ) -> Session:
-        """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored."""
+        """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored. ``course``: that
+        it is for."""
         wish = _valid(
             SessionWish,
             request=request,
@@ -244,6 +246,7 @@ class AsyncClient:
             owner=owner,
             configure=[dict(entry) for entry in configure],
             environment=dict(environment or {}),
+            course=course,
         )
         return await self._wire.ask("POST", "/sessions", Session, wish)
 

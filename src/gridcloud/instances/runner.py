@@ -32,11 +32,13 @@ from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
 from gridcloud.instances.farewell import say_farewell
+from gridcloud.instances.handing import HandOver, is_waiting
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
 from gridcloud.instances.matching import unnamed, unserved
 from gridcloud.instances.model import (
     FINAL,
+    Folder,
     Instance,
     Observation,
     Offer,
@@ -90,6 +92,9 @@ class Runner:
         """Instances for which no provider was asked yet, by us or by whoever was here before."""
         self._changed: dict[str, asyncio.Event] = {}
         self.choice = Choice(self.records, providers, clock, judge)
+        self.handing = HandOver(
+            self.records, providers, clock, links.drop, self.choice.judging, judge_longer, currency
+        )
         self.watch = Watch(self.records, providers, links, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
@@ -129,11 +134,14 @@ class Runner:
         avoid: Sequence[Offer] = (),
         only: Offer | None = None,
         guest: bool = False,
+        seat: str = "",
+        folders: Sequence[Folder] = (),
     ) -> Instance:
         """Store the wish for an instance and start to fulfil it; return at once.
 
         ``before_end``: the words of a command that is run on it before it ends. ``avoid``: offers to take last.
         ``only``: the machine that it is made of, at this price, or not at all. ``guest``: of another institution.
+        ``seat``: made ahead for a member of this course. ``folders``: of this computer, that it is to have.
         ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
         when there is one of this id.
         """
@@ -149,6 +157,8 @@ class Runner:
             avoid=tuple(avoid),
             only=only,
             guest=guest,
+            seat=seat,
+            folders=tuple(folders),
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
@@ -327,6 +337,8 @@ class Runner:
             offer=offer,
             first=instance.id in self._first,
             guest=instance.guest,
+            seat=is_waiting(instance),
+            folders=instance.folders,
         )
         self._first.discard(instance.id)
         try:

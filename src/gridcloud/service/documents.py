@@ -140,6 +140,7 @@ class SessionWish(BaseModel):
     name: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
     configure: Entries = Field(default_factory=list)
+    course: str = Field(default="", max_length=63, description="that it is for, by name")
     environment: dict[Variable, SecretStr] = Field(
         default_factory=dict,
         description="may hold secrets: kept in memory until the program has it, never stored",

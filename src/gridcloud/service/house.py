@@ -48,12 +48,15 @@ from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
 from gridcloud.instances.links import Links
-from gridcloud.instances.model import Instance, Request, State
+from gridcloud.instances.handing import nobody_of
+from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
+from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
 from gridcloud.service.keeper import keeper_of
 from gridcloud.sessions import runner as sessions
+from gridcloud.sessions.seats import Seats
 from gridcloud.settings import Settings, SettingsFile, short_folder
 from gridcloud.stacks import runner as stacks
 from gridcloud.store import Store, open_store
@@ -128,6 +131,9 @@ class House:
             up=settings.session.start,
             before_end=self._session_hook,
         )
+        self.seats = Seats(
+            self.instances, self.sessions.lives, self.settings, self.complete, self.course_folders, clock
+        )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
@@ -185,6 +191,7 @@ class House:
             asyncio.create_task(house._reconcile(), name="reconcile"),
             asyncio.create_task(house._heed(), name="heed"),
             asyncio.create_task(house.budgets.run(), name="budgets"),
+            asyncio.create_task(house.seats.run(), name="seats"),
             asyncio.create_task(house.configuration.watch(clock), name="configuration"),
         ]
         try:
@@ -262,6 +269,10 @@ class House:
                 f"{timedelta(seconds=request.idle)} without use was asked for.",
                 remedy=f"{timedelta(seconds=idlest)} at most is allowed.",
             )
+
+    def course_folders(self, course: str) -> tuple[Folder, ...]:
+        """Return the folders of a course. Raises InvalidSettings."""
+        return folders_of(self.settings(), course)
 
     def check_providers(self, requests: Iterable[Request]) -> None:
         """Raise NotFound, InvalidSettings or DriverUnavailable when one names a provider that cannot be used."""
@@ -416,8 +427,11 @@ class House:
         for group, members in self.settings().groups.items():
             for name in members:
                 groups.setdefault(name, set()).add(group)
+        courses = self.settings().courses.items()
         return People(
-            frozenset(administrators), {name: frozenset(found) for name, found in groups.items() if found}
+            frozenset(administrators),
+            {name: frozenset(found) for name, found in groups.items() if found},
+            {nobody_of(name): course.project for name, course in courses if course.seats and course.project},
         )
 
     async def _connect(self, address: Address) -> Connection:

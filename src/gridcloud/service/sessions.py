@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter
 
 from gridcloud.service.access import Admin, Asking, TheHouse
@@ -21,6 +23,7 @@ async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
     house.check(request)
     house.check_providers([request])
     await house.check_configure(wish.configure, caller.admin)
+    folders = await asyncio.to_thread(house.course_folders, wish.course)
     environment = {name: value.get_secret_value() for name, value in wish.environment.items()}
     async with house.admitting(owner):
         return await house.sessions.submit(
@@ -30,6 +33,8 @@ async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
             name=wish.name,
             configure=wish.configure,
             environment=environment,
+            course=wish.course,
+            folders=folders,
         )
 
 

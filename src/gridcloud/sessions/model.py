@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gridcloud.connections.model import Endpoint, Port
 from gridcloud.connections.programs import Program
-from gridcloud.instances.model import Reason, Request
+from gridcloud.instances.model import Folder, Reason, Request
 
 __all__ = ["FINAL", "Plan", "Record", "Session", "State"]
 
@@ -101,6 +101,10 @@ class Session(Record):
     request: Request
     plan: Plan
     configure: tuple[dict[str, Any], ...] = ()
+    course: str = Field(
+        default="", description="the course that it is for: its seats may be taken, its teachers may end it"
+    )
+    folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
     instance_id: str
     former: str = Field(
         default="", description="the instance before, whose machine was taken back; empty: none was"

@@ -24,13 +24,15 @@ from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
 from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
+from gridcloud.instances.handing import is_waiting
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
-from gridcloud.instances.model import Instance, Reason, Request
+from gridcloud.instances.model import Folder, Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.paths import find_programs
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
+from gridcloud.sessions.seating import take_seat
 from gridcloud.sessions.use import TOKEN, find_token, jupyter_use
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
@@ -108,10 +110,13 @@ class Runner:
         name: str = "",
         configure: Sequence[dict[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        course: str = "",
+        folders: Sequence[Folder] = (),
     ) -> Session:
         """Store the wish for a session and start to fulfil it; return at once.
 
-        ``environment`` may hold secrets: it is kept in memory and in the vault until the session has ended.
+        ``environment`` may hold secrets: it is kept in memory and in the vault until the session has ended. A machine
+        that waits for the members of its ``course`` is taken where there is one. It sees ``folders`` in its home.
         """
         session = Session(
             id=self.clock.new_id("s"),
@@ -120,6 +125,8 @@ class Runner:
             request=request,
             plan=plan,
             configure=tuple(configure),
+            course=course,
+            folders=tuple(folders),
             instance_id=self.clock.new_id("i"),
             created=self.clock.now(),
         )
@@ -241,6 +248,10 @@ class Runner:
                 await self.clock.sleep(self._poll)
 
     async def _place(self, session: Session) -> None:
+        if session.course and not session.former and (seat := await take_seat(self.machines, session)):
+            message = f"Instance {seat.id}, which was waiting for its course, is ready."
+            await self.lives.happen(session, Event.PLACED, message, instance_id=seat.id)
+            return
         former = await self.machines.records.get(session.former) if session.former else None
         with contextlib.suppress(Conflict):
             await self.machines.submit(
@@ -250,6 +261,7 @@ class Runner:
                 configure=session.configure,
                 instance_id=session.instance_id,
                 before_end=self._before_end(),
+                folders=session.folders,
                 avoid=[former.offer] if former is not None and former.offer is not None else (),
             )
         try:
@@ -485,6 +497,8 @@ class Runner:
 
     async def _clear(self, session: Session) -> None:
         await self._close_forwards(session.id)
+        if session.course:
+            session = await self._leave_seat(session)
         try:
             instance = await self.machines.records.get(session.instance_id)
         except NotFound:  # it was stopped before its machine was asked for
@@ -509,6 +523,17 @@ class Runner:
         await self.lives.happen(
             session, Event.CLEARED, "Nothing is left of it.", ended=self.clock.now(), endpoint=None
         )
+
+    async def _leave_seat(self, session: Session) -> Session:
+        """Let go of a seat that was claimed, and end that which was handed over just before the session was stopped."""
+        seat = await self.machines.handing.claimed(session.id)
+        if seat is None or seat.id == session.instance_id:
+            return session
+        await self.machines.handing.release(seat.id, "who asked for it went away")
+        seat = await self.machines.records.get(seat.id)
+        if is_waiting(seat):
+            return session
+        return await self.lives.save(session, "", "", instance_id=seat.id)
 
     async def _break(
         self,

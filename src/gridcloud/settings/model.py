@@ -161,6 +161,11 @@ class HubSettings(Section):
         description="the file of spawner deployments that goes with it; MULTIPLE_SPAWNER_DEPLOYMENT_FILE where "
         "that is set",
     )
+    course_folders: str = Field(
+        default="",
+        pattern=r"^(/.*)?$",
+        description="folder of this computer below which all hand-out and shared folders of courses lie",
+    )
     before_start: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="hooks to run before each session starts, in order, each {use: NAME, …}, such as ldap",
@@ -214,6 +219,11 @@ class SessionSettings(Section):
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"
     )
+
+    def configure(self) -> list[dict[str, Any]]:
+        """Return what makes a machine have the packages that a session needs."""
+        wanted = list(self.packages)
+        return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
 
 
 class StoreSettings(Section):

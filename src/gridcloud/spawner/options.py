@@ -36,6 +36,8 @@ class Asked:
 
     request: Request
     profile: str = ""
+    course: str = ""
+    """The course whose terms allow it."""
     configure: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     spawner: SpawnerSettings | None = None
@@ -88,6 +90,7 @@ def read_options(
     return Asked(
         _with_known_provider(settled.request, settings),
         choice.name,
+        settled.terms.course,
         configure=fill([dict(entry) for entry in profile.configure], known or {}),
         environment=fill(profile.environment, known or {}),
     )

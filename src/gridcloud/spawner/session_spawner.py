@@ -376,8 +376,9 @@ class GridcloudSpawner(Spawner):
                     plan,
                     owner=self.user.name,
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
-                    configure=[*asked.configure, *_configure(settings)],
+                    configure=[*asked.configure, *settings.session.configure()],
                     environment=environment,
+                    course=asked.course,
                 )
             )
         )
@@ -482,8 +483,3 @@ def idle_words(seconds: int) -> tuple[str, ...]:
         f"--TerminalManager.cull_interval={look}",
         f"--ServerApp.shutdown_no_activity_timeout={seconds}",
     )
-
-
-def _configure(settings: Settings) -> list[dict[str, Any]]:
-    wanted = list(settings.session.packages)
-    return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
