@@ -169,6 +169,11 @@ class ProfileSettings(_Part):
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment variables of its sessions"
     )
+    requirements: Words = Field(
+        default=(),
+        description="Python packages that users may add when they start, by name, with * for any part of it: torch*; "
+        "none when not given",
+    )
     spawner: SpawnerSettings | None = Field(
         default=None,
         description="a JupyterHub spawner that starts its sessions; gridcloud's own when not given",
@@ -193,6 +198,12 @@ class ProfileSettings(_Part):
             if choice.least or choice.most:
                 _check_range(name, choice)
         return choose
+
+    @model_validator(mode="after")
+    def _adds_where_it_can(self) -> Self:
+        if self.requirements and self.spawner is not None:
+            raise ValueError("requirements are for sessions of gridcloud's own: another spawner starts these")
+        return self
 
     @model_validator(mode="after")
     def _sets_one_of_those(self) -> Self:

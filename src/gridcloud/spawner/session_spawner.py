@@ -376,7 +376,7 @@ class GridcloudSpawner(Spawner):
                     plan,
                     owner=self.user.name,
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
-                    configure=[*asked.configure, *settings.session.configure()],
+                    configure=[*asked.configure, *settings.session.configure(), *asked.added],
                     environment=environment,
                     course=asked.course,
                 )
