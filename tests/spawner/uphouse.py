@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -126,8 +127,9 @@ class UpHouse:
         """The child whose command line holds these words."""
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children():
-            if words in " ".join(child.cmdline()):
-                return child
+            with contextlib.suppress(psutil.Error):  # one that has ended and is not yet waited for
+                if words in " ".join(child.cmdline()):
+                    return child
         raise LookupError(words)
 
     @asynccontextmanager
