@@ -274,7 +274,7 @@ async def test_what_limits_and_hosts_cannot_say_is_left_out(cloud: Oracle, drive
 
 async def test_discovery_names_all_there_is(driver: OCIDriver) -> None:
     found = await driver.discover()
-    assert len(found.images) == 7
+    assert len(found.images) == 9
     assert {one.id for one in found.shapes} >= {"VM.Standard.E4.Flex", "BM.GPU.H100.8"}
     assert len(found.locations) == 2
 
