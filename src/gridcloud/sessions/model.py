@@ -15,7 +15,7 @@ from gridcloud.instances.model import Folder, Reason, Request
 
 __all__ = ["FINAL", "Plan", "Record", "Session", "State"]
 
-FILE_BYTES = 32 << 10
+FILE_BYTES = 64 << 10
 """Names and texts of a plan's files, which travel as arguments of one command."""
 
 
@@ -31,7 +31,8 @@ class Plan(Record):
     ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
     ``exposed`` (``host:port`` there that leads to the endpoint here), ``environment`` also ``{private}`` (the
     socket's folder, for further ones; a variable with it is left out where it is to listen on a port), and
-    ``reading`` may hold ``{files}`` (the folder there that has ``files``); nothing else is replaced in them.
+    ``reading`` and ``environment`` may hold ``{files}`` (the folder there that has ``files``); nothing else is replaced
+    in them.
     """
 
     words: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, taken literally")
@@ -41,7 +42,7 @@ class Plan(Record):
     )
     files: dict[str, str] = Field(
         default_factory=dict,
-        description="texts by relative path, 32 KiB in all, to lie beside the program; nothing secret",
+        description="texts by relative path, 64 KiB in all, to lie beside the program; nothing secret",
     )
     reading: tuple[str, ...] = Field(default=(), description="arguments added when it is given files")
     environment: dict[str, str] = Field(

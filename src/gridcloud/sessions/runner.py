@@ -324,6 +324,7 @@ class Runner:
         if plan.files:
             place = await place_files(connection, f"{folder}/files", plan.files)
             words += [_fill(word, {"files": place}) for word in plan.reading]
+            values |= {"files": place}
         private = {"private": posixpath.dirname(remote.path)} if isinstance(remote, Socket) else {}
         filled = {
             name: _fill(value, values | private)

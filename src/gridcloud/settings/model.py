@@ -5,9 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gridcloud.errors import GridcloudError
+from gridcloud.settings.apps import APP_NAME, AppSettings, check_apps
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.lending import LendingSettings
@@ -271,6 +272,12 @@ class Settings(Section):
     hub: HubSettings = Field(default_factory=HubSettings, description="JupyterHub")
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="the service's HTTPS door")
     session: SessionSettings = Field(default_factory=SessionSettings, description="sessions on instances")
+    apps: Annotated[
+        dict[Annotated[str, Field(pattern=APP_NAME)], AppSettings], AfterValidator(check_apps)
+    ] = Field(
+        default_factory=dict,
+        description="applications beside JupyterLab by name: one's own, and changes to desktop, code, rstudio and dask",
+    )
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
     lending: LendingSettings = Field(

@@ -23,6 +23,8 @@ from gridcloud.instances.model import Instance
 from gridcloud.profiles import Choice
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
+from gridcloud.spawner.apps import app_environment, app_files
+from gridcloud.spawner.apps.builtin import DASK_LINK
 from gridcloud.spawner.before import run_hooks
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.form import render_form
@@ -142,6 +144,7 @@ class GridcloudSpawner(Spawner):
     def get_env(self) -> dict[str, str]:
         """Return the session's environment, with what of its user's login is to be there."""
         environment: dict[str, str] = super().get_env()
+        environment[DASK_LINK] = f"{urlsplit(self.server.base_url).path}proxy/{{port}}/status"
         return environment | dict(self.login.environment)
 
     async def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
@@ -418,9 +421,10 @@ class GridcloudSpawner(Spawner):
                 *self.get_args(),
             ),
             listening=("--ServerApp.sock={socket}", SHUT_KERNELS),
-            files=lab_files(),
+            files=lab_files() | app_files(settings.apps),
             reading=("--LabServerApp.extra_labextensions_path={files}",),
-            environment={
+            environment=app_environment(settings.apps)
+            | {
                 "JUPYTER_RUNTIME_DIR": "{private}",
                 "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
                 "JUPYTERHUB_API_URL": "http://{hub}" + api,
