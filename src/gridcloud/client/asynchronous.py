@@ -59,6 +59,7 @@ from gridcloud.service.documents import (
     Provider,
     ProviderEntry,
     Providers,
+    SessionExtension,
     Sessions,
     SessionWish,
     Size,
@@ -234,6 +235,7 @@ class AsyncClient:
         name: str = "",
         configure: Sequence[Mapping[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        longest: int = 0,
         course: str = "",
     ) -> Session:
         """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored. ``course``: that
@@ -246,6 +248,7 @@ class AsyncClient:
             owner=owner,
             configure=[dict(entry) for entry in configure],
             environment=dict(environment or {}),
+            longest=longest,
             course=course,
         )
         return await self._wire.ask("POST", "/sessions", Session, wish)
@@ -267,6 +270,23 @@ class AsyncClient:
         if session.endpoint is None:
             raise GridcloudError(f"Session {session_id} runs without an endpoint.")
         return session.endpoint
+
+    async def extend_session(
+        self,
+        session_id: str,
+        *,
+        time: int | None = None,
+        after: datetime | None = None,
+        longest: int | None = None,
+    ) -> Instance:
+        """Have a running session live longer: for so many seconds from now, or by as much as the configuration says;
+        return its instance, with its new end.
+
+        ``after``: the end that one was told of; where it is later by now nothing is changed. ``longest``: seconds that
+        it may live in all, for an administrator who asks for its user. Raises InvalidRequest, Forbidden, QuotaExceeded.
+        """
+        wish = _valid(SessionExtension, time=time, after=after, longest=longest)
+        return await self._wire.ask("POST", _path("sessions", session_id, "extend"), Instance, wish)
 
     async def stop_session(self, session_id: str) -> Session:
         """Have a session end with its instance; return at once. May be called twice."""

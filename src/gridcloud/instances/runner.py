@@ -31,7 +31,7 @@ from gridcloud.errors import (
 from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
-from gridcloud.instances.farewell import say_farewell
+from gridcloud.instances.farewell import Parting, say_farewell
 from gridcloud.instances.handing import HandOver, is_waiting
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
@@ -91,6 +91,8 @@ class Runner:
         self._first: set[str] = set()
         """Instances for which no provider was asked yet, by us or by whoever was here before."""
         self._changed: dict[str, asyncio.Event] = {}
+        self.partings: list[Parting] = []
+        """Who saves what is theirs before an instance ends."""
         self.choice = Choice(self.records, providers, clock, judge)
         self.handing = HandOver(
             self.records, providers, clock, links.drop, self.choice.judging, judge_longer, currency
@@ -220,6 +222,16 @@ class Runner:
             await self._move_expiry(instance_id, expires)
         await self.watch.arming.arm(instance_id)
         return await self.records.get(instance_id)
+
+    async def renew(self, instance_id: str) -> Instance:
+        """Have the idle time of a ready instance begin anew. Raises InvalidRequest for one that is not ready."""
+        while True:
+            instance = await self.records.get(instance_id)
+            if instance.state is not State.READY:
+                raise InvalidRequest(f"Instance {instance_id} is {instance.state}.")
+            with contextlib.suppress(Conflict):
+                message = "It was said to be in use."
+                return await self.records.save(instance, "extended", message, notice="", idle_since=None)
 
     async def _move_expiry(self, instance_id: str, expires: datetime) -> None:
         while True:
@@ -425,7 +437,7 @@ class Runner:
         seconds = self.timing.before_end
         if instance.deadline is not None:
             seconds = min(seconds, max(0.0, (instance.deadline - self.clock.now()).total_seconds()))
-        await say_farewell(self.records, self.links, instance, seconds)
+        await say_farewell(self.records, self.links, instance, seconds, self.partings)
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)

@@ -47,8 +47,8 @@ from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
-from gridcloud.instances.links import Links
 from gridcloud.instances.handing import nobody_of
+from gridcloud.instances.links import Links
 from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
@@ -493,6 +493,7 @@ def _timing(settings: Settings) -> instances.Timing:
         warning=settings.limits.warning,
         silence=settings.limits.silence,
         longest_life=settings.defaults.time or settings.limits.time,
+        before_end=settings.limits.before_end,
         first_pause=settings.limits.retry_first,
         longest_pause=settings.limits.retry_longest,
     )

@@ -107,6 +107,9 @@ class Session(Record):
     )
     folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
     instance_id: str
+    longest: int = Field(
+        default=0, description="seconds that it may live in all, extended; 0: as long as anybody's"
+    )
     former: str = Field(
         default="", description="the instance before, whose machine was taken back; empty: none was"
     )

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -21,7 +22,16 @@ from gridcloud.clock import Clock
 from gridcloud.connections import programs
 from gridcloud.connections.driver import Command, Connection, Forward
 from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
-from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
+from gridcloud.errors import (
+    Conflict,
+    GridcloudError,
+    InvalidRequest,
+    NotFound,
+    PortTaken,
+    Rejected,
+    TimedOut,
+    Transient,
+)
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
 from gridcloud.instances.handing import is_waiting
@@ -29,11 +39,12 @@ from gridcloud.instances.model import FINAL as INSTANCE_FINAL
 from gridcloud.instances.model import Folder, Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.paths import find_programs
+from gridcloud.sessions.asking import Asking
+from gridcloud.sessions.extending import Longer, is_extended, new_expiry
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
 from gridcloud.sessions.seating import take_seat
-from gridcloud.sessions.use import TOKEN, find_token, jupyter_use
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -76,11 +87,12 @@ class Runner:
         self._vault = vault
         self._secrets: dict[str, Mapping[str, str]] = {}
         """Of sessions that have not ended."""
-        self._tokens: dict[str, str] = {}
-        """Read again from programs that outlived us; never stored."""
-        machines.watch.idleness.asked.append(self.describe_use)
+        self.asking = Asking(self.lives, machines.links, self._secrets)
+        machines.watch.idleness.asked.append(self.asking.describe_use)
+        machines.partings.append(self.asking.part)
         self._forwards: dict[str, list[Forward]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._extending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
         """Take up every session that has not ended."""
@@ -110,6 +122,7 @@ class Runner:
         name: str = "",
         configure: Sequence[dict[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        longest: int = 0,
         course: str = "",
         folders: Sequence[Folder] = (),
     ) -> Session:
@@ -128,6 +141,7 @@ class Runner:
             course=course,
             folders=tuple(folders),
             instance_id=self.clock.new_id("i"),
+            longest=longest,
             created=self.clock.now(),
         )
         self._secrets[session.id] = dict(environment or {})
@@ -155,6 +169,24 @@ class Runner:
         for session in await self.lives.heeded((State.ENDING, State.FAILING)):
             self._restart(session.id)
 
+    async def extend(self, session_id: str, wish: Longer) -> Instance:
+        """Have a running session live longer, and return its instance with the new end. What was extended already
+        since whoever asks was told of its end stays as it is.
+
+        Raises InvalidRequest for one that does not run, or may live no longer; QuotaExceeded where no budget pays.
+        """
+        async with self._extending.setdefault(session_id, asyncio.Lock()):
+            session = await self.lives.get(session_id)
+            if session.state is not State.RUNNING:
+                raise InvalidRequest(f"Session {session_id} is {session.state}.")
+            instance = await self.machines.records.get(session.instance_id)
+            if is_extended(instance, wish.after):
+                return instance
+            expires = new_expiry(instance, wish, self.clock.now())
+            if expires is None:
+                return await self.machines.renew(instance.id)
+            return await self.machines.extend(instance.id, expires)
+
     async def wait(self, session_id: str) -> Session:
         """Return the session once it answers; raise what kept it from doing so."""
         async for session in self.lives.follow(session_id):
@@ -174,31 +206,6 @@ class Runner:
             return self.machines.failure(instance)
         words = session.detail + (f"\n{session.log}" if session.log else "")
         return Rejected(f"The session has ended ({session.reason or session.state}): {words}")
-
-    async def describe_use(self, instance: Instance) -> str | None:
-        """Return how an instance's sessions are used, in words; nothing where they are not or there is none, None
-        where that cannot be told."""
-        told: str | None = ""
-        for session in await self.lives.live(instance.owner):
-            if session.instance_id != instance.id:
-                continue
-            use = await self._use(session, instance)
-            if use:
-                return use
-            told = told if use == "" else None
-        return told
-
-    async def _use(self, session: Session, instance: Instance) -> str | None:
-        if session.state is not State.RUNNING or session.endpoint is None or session.program is None:
-            return "a session begins or ends"
-        token = self._secrets.get(session.id, {}).get(TOKEN, "") or self._tokens.get(session.id, "")
-        if not token and instance.address is not None:
-            with contextlib.suppress(GridcloudError, TimeoutError):
-                connection = await self.machines.links.get(instance.id, instance.address)
-                token = self._tokens[session.id] = await find_token(connection, session.program)
-        if not token:
-            return None
-        return await jupyter_use(session.endpoint, session.plan.probe, token)
 
     # One life ------------------------------------------------------------------------------------------------
 
@@ -230,7 +237,6 @@ class Runner:
                 if session.state in FINAL:
                     await self._vault.forget(session_id)
                     self._secrets.pop(session_id, None)
-                    self._tokens.pop(session_id, None)
                     if self._tasks.get(session_id) is asyncio.current_task():
                         del self._tasks[session_id]
                     return
@@ -417,6 +423,8 @@ class Runner:
         """Hold the tunnels of a running session and notice its end."""
         instance = await self.machines.records.get(session.instance_id)
         if instance.state is not InstanceState.READY or instance.address is None:
+            if instance.state is InstanceState.STOPPING:
+                await self.asking.have_saved(session, instance)
             if instance.reclaimed and session.id in self._secrets:
                 await self._move(session, instance)
                 return
@@ -429,6 +437,7 @@ class Runner:
             except PortTaken as error:  # by what the lost connection left there, as a rule: it ends soon
                 await self._close_forwards(session.id)
                 raise Transient(str(error)) from error
+        self.asking.begin(session.id)
         if session.program is not None:
             status = await self._status(instance, connection, session.program)
             if isinstance(status, programs.Exited):
@@ -444,9 +453,9 @@ class Runner:
                 break
         await self._close_forwards(session.id)
         request = session.request
-        if request.time and session.started is not None:
-            used = int((self.clock.now() - session.started).total_seconds())
-            request = request.model_copy(update={"time": max(60, request.time - used)})
+        if instance.expires is not None:
+            left = int((instance.expires - self.clock.now()).total_seconds())
+            request = request.model_copy(update={"time": max(60, left)})
         await self.lives.happen(
             session,
             Event.MOVED,
@@ -497,6 +506,7 @@ class Runner:
         await self.lives.tell(session, "reconnected", "The tunnels are open again.")
 
     async def _clear(self, session: Session) -> None:
+        self.asking.forget(session.id)
         await self._close_forwards(session.id)
         if session.course:
             session = await self._leave_seat(session)

@@ -104,6 +104,9 @@ class LimitSettings(Section):
         description="a machine that has not answered for so long is given up, with what runs on it; 0: never",
     )
     configure: Duration = Field(default=3600, ge=1, description="longest time for configuring a machine")
+    before_end: Duration = Field(
+        default=60, ge=1, description="longest time for saving what is on an instance before it is ended"
+    )
     retry_first: float = Field(
         default=1.0,
         gt=0,
@@ -211,11 +214,17 @@ class SessionSettings(Section):
         default=(), description="Python packages that an instance must have before its session starts"
     )
     idle: Duration = Field(
-        default=0, description="have a session end itself after this long without use, e.g. 1h; 0: never"
+        default=0,
+        description="longest that a session may go without use before it is ended, e.g. 2h; 0: as any instance",
+    )
+    extend: Duration = Field(
+        default=3600,
+        description="how much longer a session lives when its user presses Extend; 0: nobody may extend theirs",
     )
     before_end: str = Field(
         default="",
-        description="shell command to run on a session's machine before it is ended, to save what is there",
+        description="shell command to run in a session's environment before it is ended, to save what is there; "
+        "limits.before_end is its time",
     )
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"

@@ -11,6 +11,7 @@ from gridcloud.errors import GridcloudError
 from gridcloud.spawner.callbacks import BatchPortHandler
 from gridcloud.spawner.configuration_page import ConfigurationHandler
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.extending import ExtendHandler
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
 from gridcloud.spawner.notes import endings_for
@@ -71,6 +72,8 @@ class GridHandler(BaseHandler):
 HANDLERS = [
     (r"/api/batchspawner", BatchPortHandler),
     (r"/api/gridcloud/others", OthersHandler),
+    (r"/api/gridcloud/users/([^/]+)/server/extend", ExtendHandler),
+    (r"/api/gridcloud/users/([^/]+)/servers/([^/]+)/extend", ExtendHandler),
     (r"/gridcloud/configuration", ConfigurationHandler),
     (r"/gridcloud/grid", GridHandler),
     (r"/gridcloud/notes", NotesHandler),

@@ -27,6 +27,7 @@ from gridcloud.spawner.apps import app_environment, app_files
 from gridcloud.spawner.apps.builtin import DASK_LINK
 from gridcloud.spawner.before import run_hooks
 from gridcloud.spawner.desk import Desk, the_desk
+from gridcloud.spawner.extending import longest_of
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
 from gridcloud.spawner.login import Login, login_of
@@ -35,7 +36,7 @@ from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
 from gridcloud.spawner.wrapped import HOOK_REFUSED, Wrapped
 
-__all__ = ["GridcloudSpawner", "Refused", "idle_words"]
+__all__ = ["GridcloudSpawner", "Refused"]
 
 STOPPING = 60.0
 """Seconds to wait for a session to be gone before its stop counts as done; it goes on in the service."""
@@ -372,6 +373,9 @@ class GridcloudSpawner(Spawner):
         plan = with_mounts(self._plan(settings), given.mounts)
         environment = self.get_env() | asked.environment | dict(given.environment)
         environment |= mounting_keys(given.mounts)
+        longest = 0
+        if asked.profile:
+            longest = longest_of(self, asked.profile, asked.request, asked.course, datetime.now(UTC))
         asking = asyncio.ensure_future(
             self.desk.ask(
                 lambda client: client.start_session(
@@ -381,6 +385,7 @@ class GridcloudSpawner(Spawner):
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
                     configure=[*asked.configure, *settings.session.configure(), *asked.added],
                     environment=environment,
+                    longest=longest,
                     course=asked.course,
                 )
             )
@@ -417,7 +422,6 @@ class GridcloudSpawner(Spawner):
             words=(
                 *settings.session.command,
                 ALLOW_ROOT,
-                *idle_words(settings.session.idle),
                 *self.get_args(),
             ),
             listening=("--ServerApp.sock={socket}", SHUT_KERNELS),
@@ -442,11 +446,12 @@ class GridcloudSpawner(Spawner):
     async def _note_expiry(self, session: Session) -> None:
         with contextlib.suppress(GridcloudError):
             client = await self.desk.client(patience=5)
-            instance = await client.instance(session.instance_id)
-            self._note(self.desk.expires, self._end_of(instance))
-            self._note(
-                self.desk.notices, instance.notice or (NOT_USED if self._is_idling(instance) else None)
-            )
+            self.note(await client.instance(session.instance_id))
+
+    def note(self, instance: Instance) -> None:
+        """Know when the session ends, as its instance is now."""
+        self._note(self.desk.expires, self._end_of(instance))
+        self._note(self.desk.notices, instance.notice or (NOT_USED if self._is_idling(instance) else None))
 
     def _end_of(self, instance: Instance) -> datetime | None:
         ends = [instance.expires, idle_end(instance) if self._is_idling(instance) else None]
@@ -466,24 +471,4 @@ class GridcloudSpawner(Spawner):
 
     def _note_end(self, session: Session) -> None:
         if session.state in (State.FAILING, *FINAL) and session.reason not in ("asked", "cancelled"):
-            text = f"Your session has ended: {session.detail or session.reason}"
-            if idle := self.desk.settings().session.idle:
-                text += f" (Sessions that are not used end after {idle // 60} minutes.)"
-            self.desk.ended[self._key] = text
-
-
-def idle_words(seconds: int) -> tuple[str, ...]:
-    """Return the arguments by which a session ends itself after so long without use; none for 0.
-
-    A busy kernel, an open page and an open terminal are use. The session sees to it alone, whoever of us runs.
-    """
-    if not seconds:
-        return ()
-    look = max(1, min(60, seconds // 2))
-    return (
-        f"--MappingKernelManager.cull_idle_timeout={seconds}",
-        f"--MappingKernelManager.cull_interval={look}",
-        f"--TerminalManager.cull_inactive_timeout={seconds}",
-        f"--TerminalManager.cull_interval={look}",
-        f"--ServerApp.shutdown_no_activity_timeout={seconds}",
-    )
+            self.desk.ended[self._key] = f"Your session has ended: {session.detail or session.reason}"
