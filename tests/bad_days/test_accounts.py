@@ -1,4 +1,4 @@
-"""Two accounts whose names differ in case are two people."""
+"""People whose names are alike, or want to be something else, have accounts and folders of their own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from traitlets.config import Config
 
+from gridcloud import connections
+from gridcloud.connections.driver import Command
 from gridcloud.settings import HubSettings
 from gridcloud.spawner.login_ways import let_in
+from tests.houses import end, link, machines, obtain, open_house
+from tests.labs.machines import Machine
 
 pytestmark = pytest.mark.needs_root
 
@@ -43,3 +47,21 @@ def test_who_logs_in_as_one_is_not_the_other(accounts: tuple[str, str], way: str
     assert [authenticator.normalize_username(name) for name in accounts] == list(accounts)
     assert authenticator.normalize_username("No-Account-Of-That-Name") == "no-account-of-that-name"
     assert authenticator.normalize_username("a\0b") == "a\0b"
+
+
+ALIKE = ("Zoe", "zoe", "zo\u00eb", "a b", "a_b", "../root", "root", "n" * 64, "n" * 65)
+
+
+async def test_a_machine_has_a_home_for_each(tmp_path: Path, ssh_machine: Machine) -> None:
+    async with open_house(tmp_path, {"far": machines(ssh_machine)}) as house:
+        instances = [await obtain(house, owner, cpus=0.1) for owner in ALIKE]
+        found = []
+        for instance in instances:
+            there = await link(house, instance)
+            said = await connections.run(there, Command(("sh", "-c", "id -u; cd; pwd -P; stat -c %u:%a .")))
+            user, home, mode = said.stdout.decode().split()
+            assert user != "0"
+            assert mode == f"{user}:700"
+            found.append((user, home))
+        assert len({user for user, _ in found}) == len({home for _, home in found}) == len(ALIKE)
+        await end(house, *instances)
