@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from gridcloud.errors import ConfigurationFailed, DriverUnavailable, InvalidRequest
 from gridcloud.images.engine import Podman, Tell
-from gridcloud.images.model import Lock, Role
+from gridcloud.images.model import Lock
 from gridcloud.images.reading import Stack
 from gridcloud.images.rendering import EPOCH
 
@@ -36,7 +36,7 @@ async def resolve(
     """Return the lock of an image whose parents are locked; ``parent`` is the ID of the image below it in the store,
     which may be empty where Debian's packages are none. Raises ConfigurationFailed."""
     definition = stack[name].definition
-    python = await resolve_python(stack, name, architecture, tell) if definition.role is Role.SESSION else {}
+    python = await resolve_python(stack, name, architecture, tell) if definition.python else {}
     debian = (
         await resolve_debian(podman, parent, definition.debian, mirror, tell) if definition.debian else {}
     )
