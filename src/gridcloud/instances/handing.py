@@ -104,9 +104,9 @@ class HandOver:
         if seen.phase is not Phase.RUNNING or seen.address is None:
             raise Transient(f"Seat {instance_id} cannot be reached: {seen.detail}")
         async with self._judging:
-            if expires is not None and self._judge_longer is not None:
-                if why := await self._judge_longer(theirs, expires):
-                    raise QuotaExceeded(why)
+            judge = self._judge_longer if expires is not None else None
+            if judge is not None and expires is not None and (why := await judge(theirs, expires)):
+                raise QuotaExceeded(why)
             given = await self._store(instance_id, owner, name, request, expires, handle, seen.address)
         await self._drop(instance_id)  # whoever logged in there before was nobody
         return given

@@ -254,6 +254,7 @@ class Folder(Record):
     """A folder of this computer that the programs of an instance see."""
 
     source: str = Field(description="absolute path here")
+    below: str = Field(default="", description="its path below the folder of all that may be mounted")
     at: str = Field(description="where the instance has it: a plain relative path")
     read_only: bool = True
 

@@ -28,6 +28,7 @@ def folders_of(settings: Settings, course: str) -> tuple[Folder, ...]:
     return tuple(
         Folder(
             source=str(_checked(settings.hub.course_folders, name, course)),
+            below=name,
             at=f"{course}/{kind}",
             read_only=kind == HANDOUT,
         )

@@ -41,6 +41,7 @@ from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.paths import find_programs
 from gridcloud.sessions.asking import Asking
 from gridcloud.sessions.extending import Longer, is_extended, new_expiry
+from gridcloud.sessions.folders import place_folders
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
@@ -138,10 +139,10 @@ class Runner:
             request=request,
             plan=plan,
             configure=tuple(configure),
+            longest=longest,
             course=course,
             folders=tuple(folders),
             instance_id=self.clock.new_id("i"),
-            longest=longest,
             created=self.clock.now(),
         )
         self._secrets[session.id] = dict(environment or {})
@@ -338,6 +339,8 @@ class Runner:
             if private or "{private}" not in value
         }
         directory = plan.directory or await find_home(connection, instance)
+        for problem in await place_folders(connection, instance, session.folders, session.id):
+            await self.lives.tell(session, "warning", problem)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)
         await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")

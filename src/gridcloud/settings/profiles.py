@@ -34,7 +34,7 @@ __all__ = [
     "SpawnerSettings",
 ]
 
-FOLDER_NAME = r"^(|[A-Za-z0-9_][\w.@+ -]*(/[A-Za-z0-9_][\w.@+ -]*)*)$"
+FOLDER_NAME = re.compile(r"(|[A-Za-z0-9_][\w.@+ -]*(/[A-Za-z0-9_][\w.@+ -]*)*)")
 """A plain relative path: no part of it is empty or begins with a dot."""
 
 PROFILE_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -307,18 +307,25 @@ class CourseSettings(_Part):
     handout: str = Field(
         default="",
         max_length=500,
-        pattern=FOLDER_NAME,
         description="folder below hub.course_folders that its sessions can read, and not change",
     )
     shared: str = Field(
         default="",
         max_length=500,
-        pattern=FOLDER_NAME,
         description="folder below hub.course_folders that its sessions read and write together",
     )
     seats: Annotated[tuple[SeatSettings, ...], BeforeValidator(_as_many)] = Field(
         default=(), description="machines kept ready for its lectures, one or a list"
     )
+
+    @field_validator("handout", "shared")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        if not FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                "this is no plain path of a folder below hub.course_folders, such as physics-101/handout"
+            )
+        return name
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> Self:

@@ -14,7 +14,7 @@ from typing import Any
 from gridcloud.drivers.instances.kubernetes_quantities import format_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
 from gridcloud.instances.bootstraps import AgentDoor
-from gridcloud.instances.model import Shape, Spec
+from gridcloud.instances.model import MOUNTS, Shape, Spec
 
 __all__ = [
     "CONTAINER", "DIAL", "EXPIRES", "FOLDER", "GRACE", "HOME", "INSTALLATION", "INSTANCE", "INVITED", "LEAST_MEMORY",
@@ -83,11 +83,22 @@ def render_pod(
     """Return the manifest of an instance's pod. ``home``: the claim that is mounted as its owner's home."""
     shape = spec.offer.shape
     user = settings.run_as_user
-    mounts = [{"name": "folder", "mountPath": FOLDER}]
+    mounts: list[dict[str, Any]] = [{"name": "folder", "mountPath": FOLDER}]
     volumes: list[dict[str, Any]] = [{"name": "folder", "emptyDir": {}}]
     if home:
         mounts.append({"name": "home", "mountPath": HOME})
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": home}})
+    if spec.folders and settings.course_claim:
+        volumes.append({"name": "courses", "persistentVolumeClaim": {"claimName": settings.course_claim}})
+        mounts += [
+            {
+                "name": "courses",
+                "mountPath": f"{MOUNTS}/{folder.at}",
+                "subPath": folder.below,
+                "readOnly": folder.read_only,
+            }
+            for folder in spec.folders
+        ]
     mounts.append({"name": "expiry", "mountPath": "/etc/gridcloud", "readOnly": True})  # type: ignore[dict-item]
     path = f"metadata.annotations['{EXPIRES}']"
     volumes.append(
