@@ -50,7 +50,7 @@ class ExtendHandler(APIHandler):
 
     def _after(self) -> datetime | None:
         given = self.get_json_body()
-        text = given.get("after") if isinstance(given, dict) and set(given) <= {"after"} else 0
+        text = given.get("after") if isinstance(given, dict) and set(given) == {"after"} else 0
         try:
             if text is None:
                 return None
