@@ -78,7 +78,7 @@ async def test_who_is_our_own_account_gets_a_copy_of_the_hand_out(
     home.mkdir()
     # The home of our own account is where HOME says: the tests' own is left alone.
     monkeypatch.setenv("HOME", str(home))
-    sections = {"courses": COURSES, "hub": {"course_folders": str(base)}}
+    sections: dict[str, Any] = {"courses": COURSES, "hub": {"course_folders": str(base)}}
     async with open_house(tmp_path, {"here": here()}, **sections) as house:
         session = await begin(house)
         copy = home / "courses" / "physics" / "handout"
@@ -115,7 +115,7 @@ async def test_another_account_reads_the_folder_itself_and_cannot_turn_it_writab
     try:
         with tempfile.TemporaryDirectory(prefix="gct-session-", dir="/var/tmp") as folder:
             Path(folder).chmod(0o711)
-            sections = {"courses": COURSES, "hub": {"course_folders": str(base)}}
+            sections: dict[str, Any] = {"courses": COURSES, "hub": {"course_folders": str(base)}}
             provider = here(directory=folder, accounts={"ada": name})
             async with open_house(tmp_path, {"here": provider}, **sections) as house:
                 session = await begin(house)
@@ -151,7 +151,7 @@ async def test_another_account_reads_the_folder_itself_and_cannot_turn_it_writab
 
 @pytest.mark.needs_root
 async def test_a_container_mounts_both(tmp_path: Path, base: Path, container_engine: Engine) -> None:
-    sections = {"courses": COURSES, "hub": {"course_folders": str(base)}}
+    sections: dict[str, Any] = {"courses": COURSES, "hub": {"course_folders": str(base)}}
     (base / "physics" / "shared").chmod(0o777)
     provider = containers(container_engine, SESSION_IMAGE)
     async with open_house(tmp_path, {"there": provider}, **sections) as house:
@@ -168,7 +168,7 @@ async def test_a_container_mounts_both(tmp_path: Path, base: Path, container_eng
 
 @pytest.mark.needs_root
 async def test_elsewhere_the_hand_out_is_copied(tmp_path: Path, base: Path, ssh_machine: Machine) -> None:
-    sections = {"courses": COURSES, "hub": {"course_folders": str(base)}}
+    sections: dict[str, Any] = {"courses": COURSES, "hub": {"course_folders": str(base)}}
     async with open_house(tmp_path, {"there": machines(ssh_machine)}, **sections) as house:
         session = await begin(house)
         assert await says(house, session, "cat courses/physics/handout/sub/more") == "more"

@@ -131,9 +131,6 @@ class House:
             up=settings.session.start,
             before_end=self._session_hook,
         )
-        self.seats = Seats(
-            self.instances, self.sessions.lives, self.settings, self.complete, self.course_folders, clock
-        )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
@@ -144,6 +141,12 @@ class House:
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loops: list[asyncio.Task[None]] = []
+
+    @cached_property
+    def seats(self) -> Seats:
+        """What keeps machines ready for the lectures of courses."""
+        machines, lives = self.instances, self.sessions.lives
+        return Seats(machines, lives, self.settings, self.complete, self.course_folders, self.clock)
 
     @cached_property
     def configuration(self) -> ConfigurationDesk:

@@ -28,7 +28,7 @@ async def take_seat(machines: Runner, session: Session) -> Instance | None:
         seat = await machines.wait(seat.id)
         if not is_waiting(seat):
             return seat
-        seconds = session.request.time or machines.timing.longest_life
+        seconds = int(session.request.time or machines.timing.longest_life)
         return await machines.handing.give(
             seat.id, session.owner, session.name, session.request, seconds, machines.timing.create
         )

@@ -268,7 +268,8 @@ class SeatSettings(_Part):
             given = f"{given // 60:02}:{given % 60:02}"
         if not isinstance(given, str) or not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", given):
             raise ValueError(f'{given!r:.40} is no time of the day such as "08:50"')
-        return time(*map(int, given.split(":")))
+        hour, minute = given.split(":")
+        return time(int(hour), int(minute))
 
     @field_validator("days", mode="before")
     @classmethod
