@@ -65,7 +65,7 @@ class Builder:
     async def lock(self, name: str) -> Path:
         """Find out anew what an image gets, and write its lock; return its path. Those below it are built."""
         image = self.stack[name]
-        below = await self._below(image) if image.definition.debian else ""
+        below = await self._below_debian(image) if image.definition.debian else ""
         lock = await resolve(
             self.stack, name, self.architecture, self.podman, below, self.tell, mirror=self.mirror
         )
@@ -119,6 +119,12 @@ class Builder:
         if self.base:
             return pinned_base(self.base)
         return await self._make_base(image.definition.release)
+
+    async def _below_debian(self, image: Image) -> str:
+        """Return the lowest image below that is the same to apt: those above it add nothing of Debian's."""
+        while image.definition.parent and not self.stack[image.definition.parent].definition.debian:
+            image = self.stack[image.definition.parent]
+        return await self._below(image)
 
     async def _build(self, image: Image, lock: Lock, below: str, name: str) -> Built:
         text, files = containerfile(self.stack, image, lock), build_files(image, lock)
