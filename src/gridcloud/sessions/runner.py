@@ -44,7 +44,7 @@ from gridcloud.sessions.extending import Longer, is_extended, new_expiry
 from gridcloud.sessions.folders import place_folders
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
-from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
+from gridcloud.sessions.places import find_home, home_problems, place_files, private_socket, remove_socket
 from gridcloud.sessions.seating import take_seat
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
@@ -339,7 +339,8 @@ class Runner:
             if private or "{private}" not in value
         }
         directory = plan.directory or await find_home(connection, instance)
-        for problem in await place_folders(connection, instance, session.folders, session.id):
+        problems = await place_folders(connection, instance, session.folders, session.id)
+        for problem in (*problems, *await home_problems(connection, directory)):
             await self.lives.tell(session, "warning", problem)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)

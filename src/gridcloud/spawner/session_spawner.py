@@ -43,6 +43,9 @@ STOPPING = 60.0
 
 Noted = TypeVar("Noted")
 
+WARNED = ("session", "warning")
+"""Kind and type of the events that tell what is not well with a session that starts all the same."""
+
 NOT_USED = "Nothing is done in your session. It goes on when you use it."
 
 ALLOW_ROOT = "--ServerApp.allow_root=True"
@@ -74,6 +77,8 @@ class GridcloudSpawner(Spawner):
     typed: Mapping[str, list[Any]] | None = None
     """What was sent with a form that could not be taken, for the form to show again."""
     _recovered = False
+    _warning = ""
+    """What its start was warned of."""
     _unknown: dict[str, Any] = {}  # noqa: RUF012 - never changed in place
     """The state of a session whose spawner is there no more."""
     _left: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed in place
@@ -127,7 +132,7 @@ class GridcloudSpawner(Spawner):
         super().clear_state()
         if over := self.wrapped.get_state() if self.wrapped else self._unknown.get("wrapped"):
             self._left = {**self._left, self.profile: over}
-        self.session_id = self.profile = ""
+        self.session_id = self.profile = self._warning = ""
         self.wrapped = None
         self._unknown = {}
         self._recovered = False
@@ -331,6 +336,7 @@ class GridcloudSpawner(Spawner):
         self._keep_state()
         told.set()
         endpoint = await self._wait()
+        self._warning = await self._warned_of()
         await self._note_expiry(session)
         return endpoint.host, endpoint.port
 
@@ -451,7 +457,16 @@ class GridcloudSpawner(Spawner):
     def note(self, instance: Instance) -> None:
         """Know when the session ends, as its instance is now."""
         self._note(self.desk.expires, self._end_of(instance))
-        self._note(self.desk.notices, instance.notice or (NOT_USED if self._is_idling(instance) else None))
+        unused = NOT_USED if self._is_idling(instance) else ""
+        self._note(self.desk.notices, instance.notice or unused or self._warning or None)
+
+    async def _warned_of(self) -> str:
+        """Return what its start was warned of, for its user to see in the session, too."""
+        with contextlib.suppress(GridcloudError):
+            client = await self.desk.client(patience=5)
+            events = [event async for event in client.session_events(self.session_id)]
+            return " ".join(event.message for event in events if (event.kind, event.type) == WARNED)
+        return ""
 
     def _end_of(self, instance: Instance) -> datetime | None:
         ends = [instance.expires, idle_end(instance) if self._is_idling(instance) else None]
