@@ -45,6 +45,7 @@ from gridcloud.service.cluster_documents import (
     ClusterWish,
     Scaling,
 )
+from gridcloud.service.course_documents import CourseState
 from gridcloud.service.documents import (
     Event,
     Extension,
@@ -259,6 +260,10 @@ class AsyncClient:
         """Return sessions, oldest first; ended ones too with ``all``. ``here``: none that another service looks after
         that shares the store."""
         return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner, here=here)).sessions
+
+    async def course(self, name: str) -> CourseState:
+        """Return what goes on in a course now, for an administrator. Raises NotFound."""
+        return await self._wire.ask("GET", _path("courses", name), CourseState)
 
     async def session(self, session_id: str) -> Session:
         """Return one session. Raises NotFound."""

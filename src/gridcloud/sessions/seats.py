@@ -212,10 +212,12 @@ class Seats:
                 await self._machines.stop(seat.id, Reason.ASKED, "Nobody took it: its lecture is over.")
 
     async def _live(self) -> list[Instance]:
+        """Return the live seats of ours: of several services that share a store, each has its own."""
+        records = self._machines.records
         return [
             one
-            for one in await self._machines.records.live()
-            if one.seat and one.state not in (State.STOPPING, State.FAILING)
+            for one in await records.live()
+            if one.seat and one.state not in (State.STOPPING, State.FAILING) and records.keeps(one)
         ]
 
     async def _is_over(self, session_id: str) -> bool:

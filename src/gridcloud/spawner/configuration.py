@@ -9,6 +9,7 @@ from typing import Any
 
 from gridcloud.settings import HubSettings
 from gridcloud.spawner.authenticator import LinkAuthenticator
+from gridcloud.spawner.course_page import taught_by
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.handlers import HANDLERS
 from gridcloud.spawner.hub_files import HubFiles
@@ -45,7 +46,7 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.cleanup_proxy = False
     c.JupyterHub.last_activity_interval = 30  # also how often the proxy's routes are looked after
     c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
-    c.JupyterHub.template_vars = {"gridcloud_notes": _notes}
+    c.JupyterHub.template_vars = {"gridcloud_notes": _notes, "gridcloud_teaches": _teaches}
     c.JupyterHub.extra_handlers = HANDLERS
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy_api}"
@@ -58,6 +59,11 @@ def _notes(user: Any) -> list[dict[str, str]]:
     JupyterHub copies its configuration deeply, so the desk is fetched here: a copy would know nothing new.
     """
     return notes_for(the_desk(), user.name) if user else []
+
+
+def _teaches(user: Any) -> bool:
+    """Tell whether who looks at a page, JupyterHub's user or None, teaches a course."""
+    return user is not None and bool(taught_by(the_desk().settings().courses, user.name, admin=False))
 
 
 def _people(c: Any, desk: Desk, files: HubFiles) -> None:

@@ -10,6 +10,7 @@ from tornado import web
 from gridcloud.errors import GridcloudError
 from gridcloud.spawner.callbacks import BatchPortHandler
 from gridcloud.spawner.configuration_page import ConfigurationHandler
+from gridcloud.spawner.course_page import CourseHandler, CoursesHandler
 from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.extending import ExtendHandler
 from gridcloud.spawner.form import free_now
@@ -75,6 +76,8 @@ HANDLERS = [
     (r"/api/gridcloud/users/([^/]+)/server/extend", ExtendHandler),
     (r"/api/gridcloud/users/([^/]+)/servers/([^/]+)/extend", ExtendHandler),
     (r"/gridcloud/configuration", ConfigurationHandler),
+    (r"/gridcloud/courses", CoursesHandler),
+    (r"/gridcloud/courses/([a-z0-9][a-z0-9._-]{0,62})", CourseHandler),
     (r"/gridcloud/grid", GridHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),
