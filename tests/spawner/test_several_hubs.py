@@ -17,7 +17,7 @@ from tests.spawner.test_deaths import back
 from tests.spawner.uphouse import UpHouse
 from tests.unit import postgresql
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from gridcloud.client.agents import Agents
 from gridcloud.client.authority import AuthorityKeys
 from gridcloud.client.configuration import Configuration
 from gridcloud.client.grid import Grid
+from gridcloud.client.operations import Operations
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -89,6 +90,7 @@ class AsyncClient:
         self.authority = AuthorityKeys(wire)
         """The SSH authority that lets the service into machines, for administrators."""
         self.configuration = Configuration(wire)
+        self.operations = Operations(wire)
         """The configuration file and its history, for administrators."""
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
@@ -234,6 +236,7 @@ class AsyncClient:
         *,
         owner: str | None = None,
         name: str = "",
+        profile: str = "",
         configure: Sequence[Mapping[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
         longest: int = 0,
@@ -246,6 +249,7 @@ class AsyncClient:
             request=request,
             plan=plan,
             name=name,
+            profile=profile,
             owner=owner,
             configure=[dict(entry) for entry in configure],
             environment=dict(environment or {}),

@@ -11,6 +11,7 @@ from gridcloud.service import (
     budgets,
     clusters,
     commands,
+    condition,
     configuration,
     courses,
     events,
@@ -19,6 +20,7 @@ from gridcloud.service import (
     grid_leases,
     instances,
     offers,
+    overview,
     providers,
     sessions,
     stacks,
@@ -59,6 +61,8 @@ def build_app(house: House) -> FastAPI:
         authority,
         grid,
         grid_leases,
+        condition,
+        overview,
     ):
         app.include_router(module.router, prefix="/v1")
     app.add_middleware(Gate)

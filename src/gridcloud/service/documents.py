@@ -155,6 +155,7 @@ class SessionWish(BaseModel):
     request: Request = Field(default_factory=Request)
     plan: Plan
     name: Text = ""
+    profile: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
     configure: Entries = Field(default_factory=list)
     longest: Duration = Field(

@@ -25,7 +25,14 @@ BODY = 1 << 20
 PATIENCE = 30.0
 """Seconds to wait for the next part of a request's document."""
 
-OPEN = frozenset({("POST", "/v1/agents/join"), ("GET", "/v1/agents/authority")})
+OPEN = frozenset(
+    {
+        ("POST", "/v1/agents/join"),
+        ("GET", "/v1/agents/authority"),
+        ("GET", "/v1/health/live"),
+        ("GET", "/v1/health/ready"),
+    }
+)
 """What proves by its own document who asks, or may be known to all: nobody is asked to, with `SMALL` bytes at most."""
 
 SMALL = 16 << 10

@@ -55,6 +55,7 @@ from gridcloud.instances.reconciliation import Difference, Reconciliation
 from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
 from gridcloud.service.keeper import keeper_of
+from gridcloud.service.metrics import Metrics
 from gridcloud.sessions import runner as sessions
 from gridcloud.sessions.seats import Seats
 from gridcloud.settings import Settings, SettingsFile, short_folder
@@ -95,6 +96,9 @@ class House:
         self.store = store
         self.authority = authority
         self.credentials = SSHCredentials(authority)
+        self.since = clock.now()
+        self.asked_store: tuple[float, str, float] = float("-inf"), "", 0.0
+        """When the store was asked last whether it answers, what was wrong, and the seconds that it took."""
         self.tokens = Tokens(store, clock)
         self.users = Users(store)
         self.clock = clock
@@ -138,6 +142,7 @@ class House:
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )
         self.cluster_reconciliation = ClusterReconciliation(self.clusters.lives, self.clusters.providers)
+        self.metrics = Metrics(self.settings, self.sessions, self.instances, self.treasury, self.leasing)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loops: list[asyncio.Task[None]] = []

@@ -39,6 +39,7 @@ async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
             request,
             wish.plan,
             name=wish.name,
+            profile=wish.profile,
             configure=wish.configure,
             environment=environment,
             longest=wish.longest,

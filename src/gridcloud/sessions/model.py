@@ -99,6 +99,7 @@ class Session(Record):
     id: str
     owner: str
     name: str = ""
+    profile: str = Field(default="", description="what of the hub's offers it was started from")
     request: Request
     plan: Plan
     configure: tuple[dict[str, Any], ...] = ()
@@ -116,6 +117,7 @@ class Session(Record):
     state: State = State.PLACING
     reason: Reason = Reason.NONE
     detail: str = ""
+    error: str = Field(default="", description="kind of the error that ended it; empty: none did")
     endpoint: Port | None = Field(default=None, description="where it is reached on this computer")
     remote: Endpoint | None = Field(default=None, description="where it listens on the instance")
     exposed: dict[str, Port] = Field(

@@ -121,6 +121,7 @@ class Runner:
         plan: Plan,
         *,
         name: str = "",
+        profile: str = "",
         configure: Sequence[dict[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
         longest: int = 0,
@@ -136,6 +137,7 @@ class Runner:
             id=self.clock.new_id("s"),
             owner=owner,
             name=name,
+            profile=profile,
             request=request,
             plan=plan,
             configure=tuple(configure),
@@ -559,9 +561,9 @@ class Runner:
         log: str = "",
         data: dict[str, Any] | None = None,
     ) -> None:
-        await self.lives.happen(
-            session, Event.BROKEN, detail, data, detail=detail, reason=reason, log=log[-4000:]
-        )
+        error = str((data or {}).get("error", {}).get("title", "")) or (reason.value or "unknown")
+        changes: dict[str, Any] = {"detail": detail, "reason": reason, "log": log[-4000:], "error": error}
+        await self.lives.happen(session, Event.BROKEN, detail, data, **changes)
 
     async def _close_forwards(self, session_id: str) -> None:
         for forward in self._forwards.pop(session_id, ()):

@@ -389,6 +389,7 @@ class GridcloudSpawner(Spawner):
                     plan,
                     owner=self.user.name,
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
+                    profile=asked.profile,
                     configure=[*asked.configure, *settings.session.configure(), *asked.added],
                     environment=environment,
                     longest=longest,
