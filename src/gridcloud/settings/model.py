@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +31,7 @@ __all__ = [
     "DefaultSettings",
     "HubSettings",
     "LimitSettings",
+    "LogSettings",
     "ProviderSettings",
     "Section",
     "ServiceSettings",
@@ -236,6 +237,14 @@ class SessionSettings(Section):
         return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
 
 
+class LogSettings(Section):
+    """What is logged, by the service and the hub."""
+
+    format: Literal["text", "json"] = Field(
+        default="text", description="text: a line for people; json: a document on each line, for programs"
+    )
+
+
 class StoreSettings(Section):
     """Where records are kept."""
 
@@ -288,6 +297,7 @@ class Settings(Section):
         description="applications beside JupyterLab by name: one's own, and changes to desktop, code, rstudio and dask",
     )
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
+    logs: LogSettings = Field(default_factory=LogSettings, description="how the logs are written")
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
     lending: LendingSettings = Field(
         default_factory=LendingSettings, description="what is lent to other institutions, and to whom"

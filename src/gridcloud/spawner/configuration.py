@@ -13,6 +13,7 @@ from gridcloud.spawner.course_page import taught_by
 from gridcloud.spawner.desk import Desk, the_desk
 from gridcloud.spawner.handlers import HANDLERS
 from gridcloud.spawner.hub_files import HubFiles
+from gridcloud.spawner.hub_logs import log_named
 from gridcloud.spawner.login_ways import CRYPT_KEY, let_in
 from gridcloud.spawner.notes import notes_for
 from gridcloud.spawner.session_spawner import GridcloudSpawner
@@ -48,6 +49,8 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
     c.JupyterHub.template_vars = {"gridcloud_notes": _notes, "gridcloud_teaches": _teaches}
     c.JupyterHub.extra_handlers = HANDLERS
+    if desk.settings().logs.format == "json":
+        c.JupyterHub.tornado_settings = {"log_function": log_named}
     c.ConfigurableHTTPProxy.should_start = False
     c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{ports.proxy_api}"
     c.ConfigurableHTTPProxy.auth_token = files.secret("proxy-token")
@@ -81,14 +84,23 @@ def _people(c: Any, desk: Desk, files: HubFiles) -> None:
         c.LinkAuthenticator.files = files
         c.Authenticator.allowed_users = {me}
         c.Authenticator.admin_users = {me}
-    c.JupyterHub.services = [{"name": "gridcloud", "api_token": files.secret("api-token")}]
+    c.JupyterHub.services = [
+        {"name": "gridcloud", "api_token": files.secret("api-token")},
+        {"name": "gridcloud-metrics", "api_token": files.secret("metrics-token")},
+    ]
     c.JupyterHub.load_roles = [
         {
             "name": "gridcloud",
             "description": "gridcloud's own commands",
             "services": ["gridcloud"],
             "scopes": ["admin:users", "admin:servers", "access:servers", "proxy", "read:hub"],
-        }
+        },
+        {
+            "name": "gridcloud-metrics",
+            "description": "whoever gathers figures: reads those, and nothing else",
+            "services": ["gridcloud-metrics"],
+            "scopes": ["read:metrics"],
+        },
     ]
 
 

@@ -15,8 +15,10 @@ from gridcloud.spawner.desk import the_desk
 from gridcloud.spawner.extending import ExtendHandler
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
+from gridcloud.spawner.health_pages import AliveHandler, FiguresHandler, ReadyHandler
 from gridcloud.spawner.notes import endings_for
 from gridcloud.spawner.others import OthersHandler
+from gridcloud.spawner.sessions_page import SessionHandler, SessionsHandler
 
 __all__ = ["HANDLERS", "GridHandler", "NotesHandler", "OffersHandler"]
 
@@ -79,6 +81,11 @@ HANDLERS = [
     (r"/gridcloud/courses", CoursesHandler),
     (r"/gridcloud/courses/([a-z0-9][a-z0-9._-]{0,62})", CourseHandler),
     (r"/gridcloud/grid", GridHandler),
+    (r"/gridcloud/health/live", AliveHandler),
+    (r"/gridcloud/health/ready", ReadyHandler),
+    (r"/gridcloud/metrics", FiguresHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),
+    (r"/gridcloud/sessions", SessionsHandler),
+    (r"/gridcloud/sessions/([A-Za-z0-9-]{1,64})", SessionHandler),
 ]

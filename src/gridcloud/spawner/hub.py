@@ -14,6 +14,7 @@ from jupyterhub.app import JupyterHub
 from gridcloud.errors import GridcloudError
 from gridcloud.sessions.model import Session
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.hub_logs import log_as_json
 from gridcloud.spawner.login_door import LoginDoor, door_path
 
 __all__ = ["Hub", "main"]
@@ -29,6 +30,12 @@ class Hub(JupyterHub):
 
     _looking: asyncio.Task[None] | None = None
     _door: LoginDoor | None = None
+
+    def init_logging(self) -> None:
+        """Log as the configuration says."""
+        super().init_logging()
+        if the_desk().settings().logs.format == "json":
+            log_as_json(self.log)
 
     async def start(self) -> None:
         """Open the door for logins by header before the proxy is told of it, then all the rest."""
