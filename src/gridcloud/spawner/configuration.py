@@ -42,6 +42,7 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.public_url = hub.public_url
     place = parse_location(hub.database or files.database)
     c.JupyterHub.db_url = place.render_as_string(hide_password=False)
+    c.JupyterHub.upgrade_db = True  # a file is copied beforehand
     c.JupyterHub.cookie_secret_file = str(files.cookie_secret)
     c.JupyterHub.cleanup_servers = False
     c.JupyterHub.cleanup_proxy = False
