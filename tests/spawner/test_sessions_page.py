@@ -16,6 +16,9 @@ from tests.spawner.conftest import EVIL
 from tests.spawner.uphouse import NAVIGATE, UpHouse
 
 PAGE = "/hub/gridcloud/sessions"
+XSRF = 'name="_xsrf" value=""'
+"""For a page without a session to stop."""
+
 SENT = {**NAVIGATE, "Sec-Fetch-Site": "same-origin"}
 
 
@@ -90,8 +93,8 @@ async def test_who_sees_what(house: UpHouse) -> None:
         ada = await house.user(service, "tim")
     async with house.api(ada) as client:
         for path in (PAGE, f"{PAGE}/s-1", "/hub/gridcloud/metrics"):
-            async with client.get(path) as answer:
-                assert answer.status == 403, path
+            async with client.get(path, allow_redirects=False) as answer:
+                assert answer.status == (403 if "metrics" in path else 302), path
         async with client.get("/hub/gridcloud/health/ready") as answer:
             assert set(await answer.json()) == set(parts)
     token = (house.data / "hub" / "metrics-token").read_text().strip()
@@ -110,5 +113,29 @@ async def test_who_sees_what(house: UpHouse) -> None:
             told = await answer.json()
             assert {one["name"] for one in told["providers"]} == {"here", "broken"}
         for path in ("/hub/api/users", PAGE):
-            async with prometheus.get(path) as answer:
-                assert answer.status == 403, path
+            async with prometheus.get(path, allow_redirects=False) as answer:
+                assert answer.status in (302, 403), path
+
+
+async def test_who_is_no_longer_an_administrator_sees_nothing(house: UpHouse) -> None:
+    me = f"/hub/api/users/{getpass.getuser()}"
+    async with house.browser() as admin, house.api() as service:
+        page = await look(admin)
+        data = {"stop": "s-1", "_xsrf": unescape(re.findall(r'name="_xsrf" value="([^"]*)"', page + XSRF)[0])}
+        ours, theirs = [await house.user(service, name) for name in (getpass.getuser(), "uma")]
+        async with house.api(theirs) as uma, house.api(ours) as root:
+            async with root.patch("/hub/api/users/uma", json={"admin": True}) as answer:
+                assert answer.status == 200
+            async with uma.patch(me, json={"admin": False}) as answer:
+                assert answer.status == 200
+            try:
+                for path in (PAGE, f"{PAGE}/s-1"):
+                    async with admin.get(path, headers=NAVIGATE) as answer:
+                        assert answer.status == 403, path
+                async with admin.post(PAGE, data=data, headers=SENT) as answer:
+                    assert answer.status == 403
+            finally:
+                async with uma.patch(me, json={"admin": True}) as answer:
+                    assert answer.status == 200
+                async with root.patch("/hub/api/users/uma", json={"admin": False}) as answer:
+                    assert answer.status == 200

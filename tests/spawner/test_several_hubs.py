@@ -13,7 +13,6 @@ from gridcloud.client import connect_async
 from gridcloud.sessions.model import State
 from tests.spawner.conftest import HERE
 from tests.spawner.kernel import open_kernel
-from tests.spawner.test_deaths import back
 from tests.spawner.uphouse import UpHouse
 from tests.unit import postgresql
 
@@ -31,7 +30,9 @@ def hubs(make_house: Callable[..., UpHouse]) -> Iterator[list[UpHouse]]:
         made = []
         for name in ("shared", "hub0", "hub1"):
             subprocess.run(
-                [programs / "createdb", "-h", folder, "-U", "gridcloud", name], check=True, capture_output=True
+                [programs / "createdb", "-h", folder, "-U", "gridcloud", name],
+                check=True,
+                capture_output=True,
             )
         for number in range(2):
             house = make_house({"here": HERE}, store={"url": f"postgresql://gridcloud@/shared?host={folder}"})
@@ -44,6 +45,20 @@ def hubs(make_house: Callable[..., UpHouse]) -> Iterator[list[UpHouse]]:
             house.stop()
 
 
+async def back(house: UpHouse, words: str, before: int) -> None:
+    """Return when a new child runs, and all parts answer."""
+    async with asyncio.timeout(400), house.api() as client:
+        while True:
+            await asyncio.sleep(0.2)
+            try:
+                new = house.child(words).pid != before
+                async with client.get("/hub/gridcloud/health/ready") as answer:
+                    if new and answer.status == 200:
+                        return
+            except (LookupError, OSError):
+                continue
+
+
 @pytest.mark.keeps("the hubs' new processes")
 async def test_neither_takes_the_others_sessions_for_lost(hubs: list[UpHouse]) -> None:
     one, two = hubs
@@ -54,13 +69,12 @@ async def test_neither_takes_the_others_sessions_for_lost(hubs: list[UpHouse]) -
             assert await kernel.run("x = 41; print(x)") == "41\n"
             assert await kernel2.run("y = 1; print(y)") == "1\n"
             # A hub looks for lost sessions when it starts: of all from before then, at once.
-            for house in hubs:
-                hub = house.child("gridcloud.spawner.hub")
-                hub.kill()
-                await back(house, "gridcloud.spawner.hub", hub.pid)
-                service = house.child("gridcloud.service")
-                service.kill()
-                await back(house, "gridcloud.service", service.pid)
+            hub = one.child("gridcloud.spawner.hub")
+            hub.kill()
+            await back(one, "gridcloud.spawner.hub", hub.pid)
+            service = two.child("gridcloud.service")
+            service.kill()
+            await back(two, "gridcloud.service", service.pid)
             assert await kernel.run("x += 1; print(x)") == "42\n"
             assert await kernel2.run("y += 1; print(y)") == "2\n"
         for house in hubs:

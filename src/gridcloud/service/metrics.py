@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,7 @@ class Metrics:
         self._seen: dict[str, State] = {}
         self._reclaimed: set[str] = set()
         self._places: dict[str, str] = {}
-        """The provider of each live instance that was changed here."""
+        """The provider of each live instance that is known here."""
         self._profiles: set[str] = set()
         self._errors = _error_names()
         self.registry = CollectorRegistry()
@@ -212,12 +213,13 @@ class Metrics:
         live = [str(state) for state in InstanceState if state not in INSTANCE_FINAL]
         found = await store.scan("instance", _sketch_instance, states=live)
         machines: Tally[tuple[str, ...]] = Tally()
-        rates: Tally[str] = Tally()
+        rates: dict[str, float] = defaultdict(float)
         providers = {}
         for id_, state, provider, rate, kept in found:
             if kept not in ("", keeper) and keeper:
                 continue
             providers[id_] = self._provider(provider)
+            self._places.setdefault(id_, provider)
             machines[state, providers[id_]] += 1
             rates[providers[id_]] += rate
         states = [str(state) for state in State if state not in FINAL]
@@ -235,24 +237,19 @@ class Metrics:
     async def _budgets(self) -> tuple[tuple[str, str, str, float], ...]:
         if not self._treasury.configured:
             return ()
-        sums: Tally[tuple[str, str, str]] = Tally()
+        sums: dict[tuple[str, str, str], float] = defaultdict(float)
         for standing in await self._treasury.standings():
             budget, usage = standing.pot.budget, standing.usage
-            for unit, limit, of in (
-                ("money", budget.money, lambda figures: figures.money),
-                ("gpu_hours", budget.gpu_hours, lambda figures: figures.gpu_hours),
-            ):
+            for unit, limit in (("money", budget.money), ("gpu_hours", budget.gpu_hours)):
                 if limit is None:
                     continue
                 sums[budget.name, unit, "limit"] += float(limit)
-                sums[budget.name, unit, "spent"] += float(of(usage.spent))
-                sums[budget.name, unit, "committed"] += float(of(usage.committed))
+                for what in ("spent", "committed"):
+                    sums[budget.name, unit, what] += float(getattr(getattr(usage, what), unit))
         return tuple((*key, value) for key, value in sums.items())
 
 
-def _family(
-    name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]
-) -> GaugeMetricFamily:
+def _family(name: str, text: str, labels: list[str], values: Mapping[Any, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=labels)
     for key, value in values.items():
         family.add_metric(list(key), value)
