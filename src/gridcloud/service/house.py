@@ -82,6 +82,9 @@ RECONCILE = 300.0
 class House:
     """One open gridcloud. Make it with `House.open`."""
 
+    asked_store: tuple[float, str, float] = float("-inf"), "", 0.0
+    """When the store was asked last whether it answers, what was wrong, and the seconds that it took."""
+
     def __init__(
         self,
         settings_file: SettingsFile,
@@ -97,8 +100,6 @@ class House:
         self.authority = authority
         self.credentials = SSHCredentials(authority)
         self.since = clock.now()
-        self.asked_store: tuple[float, str, float] = float("-inf"), "", 0.0
-        """When the store was asked last whether it answers, what was wrong, and the seconds that it took."""
         self.tokens = Tokens(store, clock)
         self.users = Users(store)
         self.clock = clock
@@ -142,7 +143,6 @@ class House:
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )
         self.cluster_reconciliation = ClusterReconciliation(self.clusters.lives, self.clusters.providers)
-        self.metrics = Metrics(self.settings, self.sessions, self.instances, self.treasury, self.leasing)
         self._fork_server = fork_server
         self._admissions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loops: list[asyncio.Task[None]] = []
@@ -157,6 +157,11 @@ class House:
     def configuration(self) -> ConfigurationDesk:
         """The desk where the configuration is changed."""
         return ConfigurationDesk(self.settings_file.path, self.data, self.settings_file.environment)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The figures."""
+        return Metrics(self.settings, self.sessions, self.instances, self.treasury, self.leasing)
 
     @classmethod
     async def open(
@@ -182,6 +187,7 @@ class House:
             authority = await asyncio.to_thread(Authority, data / "authority", clock)
             fork_server = ForkServer(data / "run" / "fork", programs, block) if programs else None
             house = cls(settings_file, data, store, authority, clock, fork_server)
+            house.metrics.begin()
             await asyncio.to_thread(shutil.rmtree, house.scratch, ignore_errors=True)
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:

@@ -118,8 +118,12 @@ class Metrics:
         info = Gauge("gridcloud_info", "This service", ["version", "service"], registry=self.registry)
         info.labels(gridcloud.__version__, self._store_of.keeper or NONE).set(1)
         self.registry.register(self)
-        sessions.lives.listen(self.hear)
-        instances.records.listen(self._hear_instance)
+        self._sessions = sessions
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._sessions.lives.listen(self.hear)
+        self._instances.records.listen(self._hear_instance)
         self._store_of.timed = self._time
 
     async def text(self) -> bytes:
