@@ -220,6 +220,7 @@ class Runner:
         expires = expires.astimezone(UTC)
         async with self.choice.judging:
             await self._move_expiry(instance_id, expires)
+        self.watch.idleness.renew(instance_id)
         await self.watch.arming.arm(instance_id)
         return await self.records.get(instance_id)
 
@@ -231,6 +232,7 @@ class Runner:
                 raise InvalidRequest(f"Instance {instance_id} is {instance.state}.")
             with contextlib.suppress(Conflict):
                 message = "It was said to be in use."
+                self.watch.idleness.renew(instance_id)
                 return await self.records.save(instance, "extended", message, notice="", idle_since=None)
 
     async def _move_expiry(self, instance_id: str, expires: datetime) -> None:

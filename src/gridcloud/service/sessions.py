@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from fastapi import APIRouter
 
-from gridcloud.errors import Forbidden, InvalidRequest
+from gridcloud.errors import Forbidden
 from gridcloud.instances.model import Instance, Request
 from gridcloud.service.access import Admin, Asking, TheHouse
 from gridcloud.service.documents import SessionExtension, Sessions, SessionWish
@@ -27,7 +27,7 @@ router = APIRouter(tags=["sessions"])
 async def start(wish: SessionWish, caller: Admin, house: TheHouse) -> Session:
     """Ask for a session; answers at once. For the hub: tunnels open ports on the service's computer."""
     owner = caller.owner(wish.owner)
-    request = house.complete(_with_idle(wish.request, house.settings().session.idle))
+    request = house.complete(_with_idle(wish.request, house.settings()))
     house.check(request)
     house.check_providers([request])
     await house.check_configure(wish.configure, caller.admin)
@@ -107,14 +107,13 @@ def check_extending(settings: Settings) -> None:
         raise Forbidden("Sessions are not extended here.", remedy="Save your work, and start another.")
 
 
-def _with_idle(request: Request, longest: int) -> Request:
-    """Return the request of a session, which goes unused no longer than this. Raises InvalidRequest."""
-    if longest and request.idle > longest:
-        raise InvalidRequest(
-            f"{timedelta(seconds=request.idle)} without use was asked for.",
-            remedy=f"{timedelta(seconds=longest)} at most is allowed for a session.",
-        )
-    return request.model_copy(update={"idle": request.idle or longest})
+def _with_idle(request: Request, settings: Settings) -> Request:
+    """Return the request of a session, which goes unused no longer than sessions may, whatever its profile says."""
+    longest = settings.session.idle
+    if not longest:
+        return request
+    asked = request.idle or settings.limits.idle or longest
+    return request.model_copy(update={"idle": min(asked, longest)})
 
 
 async def owned(house: TheHouse, caller: Asking, session_id: str) -> Session:
