@@ -179,6 +179,20 @@ async def test_elsewhere_the_hand_out_is_copied(tmp_path: Path, base: Path, ssh_
         await end(house, session)
 
 
+async def test_what_cannot_be_had_is_told_and_stops_nobody(tmp_path: Path, base: Path) -> None:
+    (base / "physics" / "shared").rename(base / "physics" / "away")
+    (base / "physics" / "shared").symlink_to("/etc")
+    courses: dict[str, Any] = {"physics": {"handout": "physics/missing", "shared": "physics/shared"}}
+    sections: dict[str, Any] = {"courses": courses, "hub": {"course_folders": str(base)}}
+    async with open_house(tmp_path, {"here": here()}, **sections) as house:
+        session = await begin(house)
+        told = await story(house, session.id)
+        assert "courses/physics/handout is not there: The course physics has no folder" in told
+        assert "courses/physics/shared is not there: " in told
+        assert "a part of it is a symbolic link" in told
+        await end(house, session)
+
+
 def test_folders_carry_their_path_below_the_base(tmp_path: Path, base: Path) -> None:
     from tests.houses import configure
 

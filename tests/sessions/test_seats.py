@@ -37,7 +37,8 @@ async def told(house: House) -> str:
 
 async def test_from_the_evening_before_to_the_end_of_the_lecture(tmp_path: Path) -> None:
     clock = MovedClock()
-    async with open_course(tmp_path, clock, here(price=100)) as house:
+    saving = {"before_end": "echo saved >saved"}
+    async with open_course(tmp_path, clock, here(price=100), session=saving) as house:
         assert await ready(house, 0) == []
         clock.move(minutes=1)
         first, second = await ready(house, 2)
@@ -51,6 +52,7 @@ async def test_from_the_evening_before_to_the_end_of_the_lecture(tmp_path: Path)
         assert await fetch(session) == b"here"
         theirs = await house.instances.records.get(session.instance_id)
         assert (theirs.owner, theirs.name, theirs.request.time) == ("ada", "ada", 3600)
+        assert (first.before_end, theirs.before_end) == ((), ("sh", "-c", saving["before_end"]))
         assert theirs.expires is not None
         assert timedelta(minutes=59) < theirs.expires - clock.now() <= timedelta(hours=1)
         assert "Handed to ada: it had waited for 0:09:0" in await story(house, theirs.id)

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, QuotaExceeded, Transient
 from gridcloud.instances.costs import describe_cost
 from gridcloud.instances.driver import Handing
-from gridcloud.instances.model import FINAL, Handle, Instance, Phase, Request, State
+from gridcloud.instances.model import FINAL, Instance, Phase, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
 
@@ -82,9 +83,17 @@ class HandOver:
                 return
 
     async def give(
-        self, instance_id: str, owner: str, name: str, request: Request, seconds: int, patience: float
+        self,
+        instance_id: str,
+        owner: str,
+        name: str,
+        request: Request,
+        seconds: int,
+        patience: float,
+        before_end: Sequence[str] = (),
     ) -> Instance:
-        """Hand a claimed, ready seat to its owner, who has it for ``seconds`` from now; 0: without end.
+        """Hand a claimed, ready seat to its owner, who has it for ``seconds`` from now; 0: without end. ``before_end``:
+        the command that is run on it then, before its end.
 
         Raises QuotaExceeded where no budget pays for that time, Rejected or Transient where its provider does not hand
         it over, or it has ended.
@@ -107,20 +116,13 @@ class HandOver:
             judge = self._judge_longer if expires is not None else None
             if judge is not None and expires is not None and (why := await judge(theirs, expires)):
                 raise QuotaExceeded(why)
-            given = await self._store(instance_id, owner, name, request, expires, handle, seen.address)
+            changes = {"owner": owner, "name": name, "request": request, "before_end": tuple(before_end)}
+            changes |= {"expires": expires, "handle": handle, "address": seen.address}
+            given = await self._store(instance_id, changes)
         await self._drop(instance_id)  # whoever logged in there before was nobody
         return given
 
-    async def _store(
-        self,
-        instance_id: str,
-        owner: str,
-        name: str,
-        request: Request,
-        expires: datetime | None,
-        handle: Handle,
-        address: object,
-    ) -> Instance:
+    async def _store(self, instance_id: str, changes: dict[str, Any]) -> Instance:
         while True:
             seat = await self._records.get(instance_id)
             if seat.state is not State.READY:
@@ -128,7 +130,7 @@ class HandOver:
             now = self._clock.now()
             waited = timedelta(seconds=round((now - seat.created).total_seconds()))
             price = describe_cost(seat.charges, now, self._currency())
-            message = f"Handed to {owner}: it had waited for {waited}" + (
+            message = f"Handed to {changes['owner']}: it had waited for {waited}" + (
                 f", which cost {price}." if price else "."
             )
             with contextlib.suppress(Conflict):
@@ -137,12 +139,7 @@ class HandOver:
                     "handed",
                     message,
                     {"course": seat.seat, "session": seat.claim},
-                    owner=owner,
-                    name=name,
-                    request=request,
-                    handle=handle,
-                    address=address,
-                    expires=expires,
+                    **changes,
                     warned=False,
                     notice="",
                     idle_since=None,

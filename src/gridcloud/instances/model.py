@@ -257,6 +257,7 @@ class Folder(Record):
     below: str = Field(default="", description="its path below the folder of all that may be mounted")
     at: str = Field(description="where the instance has it: a plain relative path")
     read_only: bool = True
+    problem: str = Field(default="", description="why it cannot be had; empty: it can")
 
 
 class Charge(Record):

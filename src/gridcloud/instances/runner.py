@@ -160,7 +160,7 @@ class Runner:
             only=only,
             guest=guest,
             seat=seat,
-            folders=tuple(folders),
+            folders=tuple(folder for folder in folders if not folder.problem),
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}

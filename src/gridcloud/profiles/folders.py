@@ -18,23 +18,22 @@ HANDOUT, SHARED_FOLDER = "handout", "shared"
 def folders_of(settings: Settings, course: str) -> tuple[Folder, ...]:
     """Return a course's folders; none for a course that there is not. Touches the disk.
 
-    Raises InvalidSettings for one that is no folder below ``hub.course_folders``: a link on the way to it is no way,
+    One that is no folder below ``hub.course_folders`` has a problem, and no source: a link on the way to it is no way,
     for whoever may write there could lead it anywhere.
     """
     found = settings.courses.get(course)
     if found is None:
         return ()
     names = ((HANDOUT, found.handout), (SHARED_FOLDER, found.shared))
-    return tuple(
-        Folder(
-            source=str(_checked(settings.hub.course_folders, name, course)),
-            below=name,
-            at=f"{course}/{kind}",
-            read_only=kind == HANDOUT,
-        )
-        for kind, name in names
-        if name
-    )
+    return tuple(_folder(settings.hub.course_folders, course, kind, name) for kind, name in names if name)
+
+
+def _folder(base: str, course: str, kind: str, name: str) -> Folder:
+    folder = Folder(source="", below=name, at=f"{course}/{kind}", read_only=kind == HANDOUT)
+    try:
+        return folder.model_copy(update={"source": str(_checked(base, name, course))})
+    except (InvalidSettings, OSError) as error:
+        return folder.model_copy(update={"problem": str(error)})
 
 
 def _checked(base: str, name: str, course: str) -> Path:

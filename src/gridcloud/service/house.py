@@ -285,7 +285,7 @@ class House:
             )
 
     def course_folders(self, course: str) -> tuple[Folder, ...]:
-        """Return the folders of a course. Raises InvalidSettings."""
+        """Return the folders of a course. Touches the disk."""
         return folders_of(self.settings(), course)
 
     def check_providers(self, requests: Iterable[Request]) -> None:

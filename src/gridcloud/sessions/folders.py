@@ -77,8 +77,8 @@ async def place_folders(
     home = await find_home(connection, instance) if folders else ""
     for folder in folders:
         try:
-            if not home:
-                raise Rejected("there is no home on this machine.")
+            if folder.problem or not home:
+                raise Rejected(folder.problem or "there is no home on this machine.")
             await _place(connection, instance, folder, home, word)
         except (GridcloudError, OSError) as error:
             problems.append(f"courses/{folder.at} is not there: {error}")

@@ -257,7 +257,8 @@ class Runner:
                 await self.clock.sleep(self._poll)
 
     async def _place(self, session: Session) -> None:
-        if session.course and not session.former and (seat := await take_seat(self.machines, session)):
+        wanted = session.course and not session.former
+        if wanted and (seat := await take_seat(self.machines, session, self._before_end())):
             message = f"Instance {seat.id}, which was waiting for its course, is ready."
             await self.lives.happen(session, Event.PLACED, message, instance_id=seat.id)
             return

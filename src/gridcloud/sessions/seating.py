@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gridcloud.errors import GridcloudError
@@ -16,9 +17,10 @@ THEIRS = frozenset({"time", "idle", "project"})
 """Fields of a request that say nothing of the machine."""
 
 
-async def take_seat(machines: Runner, session: Session) -> Instance | None:
+async def take_seat(machines: Runner, session: Session, before_end: Sequence[str] = ()) -> Instance | None:
     """Return the ready seat that is the session's now; None where there is none for it, which says why where one was
-    tried. A session that is carried on goes on with the seat that it has claimed."""
+    tried. A session that is carried on goes on with the seat that it has claimed. ``before_end``: the command that is
+    run on it before its end."""
     seat = await machines.handing.claimed(session.id)
     if seat is None:
         seat = await machines.handing.claim(await _fitting(machines, session), session.id)
@@ -30,7 +32,13 @@ async def take_seat(machines: Runner, session: Session) -> Instance | None:
             return seat
         seconds = int(session.request.time or machines.timing.longest_life)
         return await machines.handing.give(
-            seat.id, session.owner, session.name, session.request, seconds, machines.timing.create
+            seat.id,
+            session.owner,
+            session.name,
+            session.request,
+            seconds,
+            machines.timing.create,
+            before_end,
         )
     except (GridcloudError, TimeoutError) as error:
         await machines.handing.release(seat.id, str(error) or "its provider did not answer in time")

@@ -133,11 +133,7 @@ class Seats:
         return [*seats, *await self._ask_for(lecture, missing)]
 
     async def _ask_for(self, lecture: Lecture, missing: int) -> list[Instance]:
-        try:
-            folders = await asyncio.to_thread(self._folders, lecture.course)
-        except GridcloudError as error:
-            await self._tell(lecture.course, "warning", f"No seats are made: {error}")
-            return []
+        folders = await asyncio.to_thread(self._folders, lecture.course)
         until = f"{lecture.closes:%Y-%m-%d %H:%M} UTC"
         await self._tell(
             lecture.course, "seats", f"Making {missing} of {lecture.count} seats ready until {until}."
