@@ -82,7 +82,7 @@ def test_the_server_proxies_sockets_only(tmp_path: Path) -> None:
         assert "port" not in entry
     assert len({os.path.dirname(entry["unix_socket"]) for entry in entries.values()}) == 1
     assert not os.path.exists(os.path.dirname(entries["own"]["unix_socket"]))
-    assert entries["own"]["launcher_entry"] == {"title": "Own", "category": "Applications"}
+    assert entries["own"]["launcher_entry"] == {"title": "Own", "category": "Notebook"}
     assert (entries["own"]["new_browser_tab"], entries["own"]["update_last_activity"]) == (False, False)
     assert entries["desktop"]["launcher_entry"]["icon_path"] == str(tmp_path / "apps" / "desktop.svg")
     assert entries["desktop-stream"]["launcher_entry"] == {"enabled": False}

@@ -80,6 +80,8 @@ async def test_it_ends_with_the_session_however_that_ends() -> None:
     async with run_app(THING) as app:
         await app.get()
         assert len(app.processes()) == 2
+        (app.folder / "sockets" / "thing.in.d").mkdir()  # what it did not remove itself
+        (app.folder / "sockets" / "thing.in.d" / "key").touch()
         os.killpg(app.server.pid, signal.SIGKILL)
         await app.gone()
 

@@ -30,7 +30,7 @@ from ties import (  # type: ignore[import-not-found, unused-ignore]
     be_told_of_parents_end,
 )
 
-__all__ = ["Application", "NotStarted", "main"]
+__all__ = ["Application", "Door", "NotStarted", "main"]
 
 MISSING = 69
 """Exit code of our own programs that lack something; what they said last says what."""
@@ -323,6 +323,19 @@ def _enter(folder: str) -> None:
         raise OSError(f"{folder} is not a folder of ours alone")
 
 
+def _clear(folder: str, name: str) -> None:
+    """Remove what is ours in the folder, and the folder if it is the last one's."""
+    for entry in Path(folder).iterdir():
+        if entry.name == name or entry.name.startswith(f"{name}."):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+
+
 def main(arguments: list[str]) -> int:
     """Run it until the session's server is gone."""
     apps, name, socket, parent = arguments
@@ -336,11 +349,7 @@ def main(arguments: list[str]) -> int:
     try:
         asyncio.run(_run(app, int(parent)))
     finally:
-        for path in (socket, app.log):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # the last one's
+        _clear(folder, name)
     return 0
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from ports import listening  # type: ignore[import-not-found, unused-ignore]
 from serving import Pages, PagesServer, page  # type: ignore[import-not-found, unused-ignore]
 
-__all__ = ["main", "schedulers"]
+__all__ = ["Dashboards", "main", "schedulers"]
 
 PATIENCE = 2.0  # seconds that what listens has to say that it is a Dask scheduler
 

@@ -25,9 +25,9 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from serving import Pages, PagesServer  # type: ignore[import-not-found, unused-ignore]
-from ties import be_killed_with_parent  # type: ignore[import-not-found, unused-ignore]
+from ties import be_told_of_parents_end  # type: ignore[import-not-found, unused-ignore]
 
-__all__ = ["graphics", "main", "missing", "novnc", "window_manager", "write_cookie"]
+__all__ = ["Desktop", "graphics", "main", "missing", "novnc", "window_manager", "write_cookie"]
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -116,7 +116,7 @@ def _start_x(stream: str, cookie: str) -> tuple[subprocess.Popen[bytes], str] | 
         words,
         pass_fds=(writing,),
         stdin=subprocess.DEVNULL,
-        preexec_fn=be_killed_with_parent,  # noqa: PLW1509 - one thread only
+        preexec_fn=be_told_of_parents_end,  # noqa: PLW1509 - one thread only
     )
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> int:
             env=environment,
             stdin=subprocess.DEVNULL,
             cwd=os.path.expanduser("~"),
-            preexec_fn=be_killed_with_parent,  # noqa: PLW1509 - one thread only
+            preexec_fn=be_told_of_parents_end,  # noqa: PLW1509 - one thread only
         )
         _serve(socket)
         return _wait(server, manager)

@@ -54,7 +54,7 @@ def entries(folder: Path) -> dict[str, dict[str, Any]]:
             "update_last_activity": app["is_use"],
             "launcher_entry": {
                 "title": app["title"],
-                "category": "Applications",
+                "category": "Notebook",  # JupyterLab shows no pictures of others' on cards elsewhere
                 **({"icon_path": str(icon)} if icon.exists() else {}),
             },
         }
