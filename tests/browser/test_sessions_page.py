@@ -21,7 +21,7 @@ pytestmark = [
         not CHROMIUM.exists(), reason="needs Debian's chromium: `sudo scripts/debian-packages`"
     ),
     pytest.mark.lab,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 ASKED = {"cpus": 0.25, "memory": 64 << 20}
@@ -31,10 +31,12 @@ ASKED = {"cpus": 0.25, "memory": 64 << 20}
 def house() -> Iterator[UpHouse]:
     """A house with a provider that refuses and this computer."""
     house = UpHouse(Path(tempfile.mkdtemp(prefix="gcu-")), PROVIDERS)
-    house.start()
-    yield house
-    house.stop()
-    shutil.rmtree(house.folder)
+    try:
+        house.start(timeout=500)
+        yield house
+    finally:
+        house.stop()
+        shutil.rmtree(house.folder)
 
 
 async def test_an_administrator_looks_after_sessions(house: UpHouse, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 
 @pytest.mark.keeps("the house's new processes")
 async def test_an_upgrade_cuts_no_websocket(make_house: Callable[..., UpHouse]) -> None:
     house = make_house(logs={"format": "json"})
-    house.start()
+    house.start(timeout=500)
     assert house.process is not None
     words = ("configurable-http-proxy", "gridcloud.service", "gridcloud.spawner.hub")
     async with house.api() as client:
@@ -27,7 +27,7 @@ async def test_an_upgrade_cuts_no_websocket(make_house: Callable[..., UpHouse]) 
             assert await kernel.run("x = 41; print(x)") == "41\n"
             before = [house.child(one).pid for one in words]
             os.kill(house.process.pid, signal.SIGUSR1)
-            for _ in range(1200):
+            for _ in range(3000):
                 if house.said().count("is back") == 2:
                     break
                 await asyncio.sleep(0.1)

@@ -38,7 +38,7 @@ def hubs(make_house: Callable[..., UpHouse]) -> Iterator[list[UpHouse]]:
             house = make_house({"here": HERE}, store={"url": f"postgresql://gridcloud@/shared?host={folder}"})
             house.settings["hub"]["database"] = f"postgresql://gridcloud@/hub{number}?host={folder}"
             house.write()
-            house.start()
+            house.start(timeout=500)
             made.append(house)
         yield made
         for house in made:
@@ -102,7 +102,6 @@ async def test_neither_takes_the_others_sessions_for_lost(hubs: list[UpHouse]) -
                 raise AssertionError(one.logs())
 
 
-@pytest.mark.keeps("the first hub's new processes")
 async def test_the_end_of_one_hub_leaves_the_others_sessions(hubs: list[UpHouse]) -> None:
     one, two = hubs
     async with two.api() as second:
@@ -113,4 +112,3 @@ async def test_the_end_of_one_hub_leaves_the_others_sessions(hubs: list[UpHouse]
             assert [session.owner for session in await service.sessions()] == ["ben"]
         async with second.get("/user/ben/api/status") as answer:
             assert answer.status == 200
-    one.start()
