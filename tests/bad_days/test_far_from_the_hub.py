@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -192,21 +191,33 @@ async def ended(house: UpHouse) -> str:
         return " ".join([one.detail for one in await gridcloud.sessions(all=True)])
 
 
-FILL = """
+SMALL_HOME = """
 set -e; home=$1; owner=$(stat -c %u:%g "$home")
-mount -t tmpfs -o size=64k,mode=700 none "$home"; chown "$owner" "$home"
-dd if=/dev/zero of="$home/big" bs=1k 2>/dev/null || true
-chown "$owner" "$home/big"; df -k "$home"
+mount -t tmpfs -o size=4m,mode=700 none "$home"; chown "$owner" "$home"
+"""
+
+FILL = """
+try:
+    with open("big", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError as error:
+    print(error.strerror)
 """
 
 
-async def test_a_full_home_opens_and_says_so(far: UpHouse, ssh_machine: Machine, tmp_path: Path) -> None:
+async def test_a_full_home_opens_and_says_so(far: UpHouse, ssh_machine: Machine) -> None:
     async with far.api() as client:
         path = await far.spawn(client, "ada", SMALL)
         async with open_kernel(client, path) as kernel:
             home = (await kernel.run("import os; print(os.environ['HOME'])")).strip()
         await far.stop_server(client, "ada")
-        print(home, ssh_machine.execute("sh", "-c", FILL, "sh", home))
+        ssh_machine.execute("sh", "-c", SMALL_HOME, "sh", home)
+        path = await far.spawn(client, "ada", SMALL)
+        async with open_kernel(client, path) as kernel:
+            assert await kernel.run(FILL) == "No space left on device\n"
+            assert await kernel.run("print('it goes on')") == "it goes on\n"
+        await far.stop_server(client, "ada")
         path = await far.spawn(client, "ada", SMALL)
         async with client.get(f"{path}lab") as answer:
             assert answer.status == 200
