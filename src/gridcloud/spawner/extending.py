@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.scopes import needs_scope
@@ -13,9 +13,6 @@ from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest
 from gridcloud.instances.model import Instance, Request
 from gridcloud.profiles.lasting import longest_life
 from gridcloud.spawner.login import login_of
-
-if TYPE_CHECKING:
-    from gridcloud.spawner.session_spawner import GridcloudSpawner
 
 __all__ = ["ExtendHandler", "extend", "longest_of"]
 
@@ -61,7 +58,7 @@ class ExtendHandler(APIHandler):
         raise web.HTTPError(400, 'Expected {"after": a time} and nothing else.')
 
 
-async def extend(spawner: GridcloudSpawner, after: datetime | None) -> Instance:
+async def extend(spawner: Any, after: datetime | None) -> Instance:
     """Have a user's running session live longer, and return its instance. Raises GridcloudError."""
     if spawner.of_another or not spawner.session_id:
         raise InvalidRequest("This session is another spawner's: it has no end of ours.")
@@ -73,7 +70,7 @@ async def extend(spawner: GridcloudSpawner, after: datetime | None) -> Instance:
     if spawner.profile:
         began = session.started or session.created
         longest = longest_of(spawner, spawner.profile, session.request, session.course, began)
-    instance = await desk.ask(
+    instance: Instance = await desk.ask(
         lambda client: client.extend_session(session.id, after=after, longest=longest), PATIENCE
     )
     spawner.note(instance)
