@@ -11,7 +11,7 @@ from gridcloud.images import Podman
 
 FAILING = """#!/bin/sh
 case "$1" in
-    image) exit 125 ;;
+    image) exit 1 ;;
     build) seq 30; echo "no space left on device" >&2; exit 125 ;;
     *) echo "$@" ;;
 esac

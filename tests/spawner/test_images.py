@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,11 +49,9 @@ BUILT = [("base", "ipywidgets"), ("datascience", "numpy")]
 
 @pytest.fixture(scope="module")
 def cache() -> Path:
-    """Where the images are kept from one run to the next."""
-    if given := os.environ.get("GRIDCLOUD_TEST_IMAGES"):
-        return Path(given)
-    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(folder) / "gridcloud" / "labs" / "images"
+    """Where the images are kept from one run to the next; LAB_IMAGES names another folder."""
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # that of the tests goes with them
+    return Path(os.environ.get("LAB_IMAGES") or home / ".cache" / "gridcloud" / "labs" / "images")
 
 
 @pytest.fixture(scope="module")

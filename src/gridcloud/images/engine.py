@@ -32,9 +32,14 @@ class Podman:
             self._words += ["--root", str(store / "storage"), "--runroot", str(store / "run")]
 
     async def find(self, reference: str) -> str:
-        """Return the ID of an image, 64 hexadecimal digits; empty where there is none."""
+        """Return the ID of an image, 64 hexadecimal digits; empty where there is none. Raises ConfigurationFailed."""
+        code, _ = await self._ask("image", "exists", "--", reference)
+        if code == 1:
+            return ""
         code, said = await self._ask("image", "inspect", "--format", "{{.Id}}", "--", reference)
-        return said.strip() if code == 0 else ""
+        if code != 0:
+            raise ConfigurationFailed(f"Podman cannot say whether there is an image {reference!r}.")
+        return said.strip()
 
     async def labels(self, reference: str) -> dict[str, str]:
         """Return the labels of an image. Raises NotFound."""
@@ -88,7 +93,7 @@ class Podman:
                     process.terminate()
                 await process.wait()
         if code != 0:
-            raise ConfigurationFailed("The image could not be built:\n" + "\n".join(lines))
+            raise ConfigurationFailed(f"Podman could not {words[0]} what was asked:\n" + "\n".join(lines))
         return lines[-1] if lines else ""
 
     async def _ask(self, *words: str) -> tuple[int, str]:

@@ -86,11 +86,24 @@ finish() {
     rm -rf /var/cache/ldconfig/aux-cache /var/cache/debconf/*-old
 }
 
+find_uncompiled() {
+    tag=$("$session/bin/python" -c 'import sys; print(sys.implementation.cache_tag)')
+    find "$session/lib" -name '*.py' | while read -r file; do
+        name=${file##*/}
+        [ -e "${file%/*}/__pycache__/${name%.py}.$tag.pyc" ] || echo "$file"
+    done
+}
+
 # What programs would make at their first start, each user for themselves.
 make_caches() {
-    # One time for all files: caches that remember the time of their source stay good in any copy of the image.
-    find "$session" -exec touch --no-dereference --date="@$epoch" {} +
-    "$session/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$session/lib" || true
+    # One time for all files: caches that remember the time of their source stay good in any copy of the image. What is
+    # from the image below is left alone: a file that is touched is in this image once more.
+    find "$session" -newermt "@$epoch" -exec touch --no-dereference --date="@$epoch" {} +
+    find_uncompiled >/tmp/uncompiled
+    if [ -s /tmp/uncompiled ]; then
+        # Some packages bring files for other versions of Python, which do not compile.
+        "$session/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash -i /tmp/uncompiled || true
+    fi
     if command -v fc-cache >/dev/null; then fc-cache --system-only --force; fi
     if [ -e "$here/caches.py" ]; then
         mkdir -p "$share/cache"
