@@ -13,7 +13,7 @@ import pytest
 from gridcloud.errors import InvalidSettings
 from gridcloud.sessions.model import Plan
 from gridcloud.settings import SettingsFile
-from gridcloud.settings.apps import AppSettings
+from gridcloud.settings.apps import AppSettings, check_apps
 from gridcloud.spawner.apps import app_environment, app_files, wanted_apps
 from gridcloud.spawner.apps.machine import desktop, ports, proxied, rstudio
 from gridcloud.spawner.lab import lab_files
@@ -21,6 +21,15 @@ from gridcloud.spawner.lab import lab_files
 OFF = {name: AppSettings(enabled=False) for name in ("desktop", "code", "rstudio", "dask")}
 
 OWN = AppSettings(title="Own", command=("own", "--listen", "{socket}"), is_use=False, new_tab=False)
+
+
+def test_many_entries_travel_as_far_as_they_may() -> None:
+    picture = "<svg>" + "x" * 4000 + "</svg>"
+    many = {f"own{number}": OWN.model_copy(update={"icon": picture}) for number in range(7)}
+    check_apps(many)
+    Plan(words=("x",), files=lab_files() | app_files(many))
+    with pytest.raises(ValueError, match="more than 32 KiB"):
+        check_apps(many | {"one-more": many["own1"]})
 
 
 def write(folder: Path, apps: dict[str, AppSettings]) -> Path:

@@ -15,7 +15,7 @@ from gridcloud.instances.model import Folder, Reason, Request
 
 __all__ = ["FINAL", "Plan", "Record", "Session", "State"]
 
-FILE_BYTES = 64 << 10
+FILE_BYTES = 96 << 10
 """Names and texts of a plan's files, which travel as arguments of one command."""
 
 
@@ -42,7 +42,7 @@ class Plan(Record):
     )
     files: dict[str, str] = Field(
         default_factory=dict,
-        description="texts by relative path, 64 KiB in all, to lie beside the program; nothing secret",
+        description="texts by relative path, 96 KiB in all, to lie beside the program; nothing secret",
     )
     reading: tuple[str, ...] = Field(default=(), description="arguments added when it is given files")
     environment: dict[str, str] = Field(

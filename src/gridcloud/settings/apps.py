@@ -52,6 +52,9 @@ PLACEHOLDERS = ("socket", "stream", "base_url", "python", "files")
 
 ICON_BYTES = 4 << 10
 
+ALL_BYTES = 32 << 10
+"""What all entries may come to: they travel with each session."""
+
 
 class AppSettings(BaseModel):
     """One application: a program that answers HTTP on a Unix socket, started when its card is opened."""
@@ -129,4 +132,6 @@ def check_apps(apps: dict[str, AppSettings]) -> dict[str, AppSettings]:
             raise ValueError(f"{name}: this is an address of something else in a session: take another name")
         if name not in BUILT_IN and not (app.command and app.title):
             raise ValueError(f"{name}: an application of one's own has a title and a command")
+    if sum(len(app.model_dump_json().encode()) for app in apps.values()) > ALL_BYTES:
+        raise ValueError(f"all of them together, pictures included, come to more than {ALL_BYTES >> 10} KiB")
     return apps

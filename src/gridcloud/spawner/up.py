@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ SERVER = Program(
         "jupyter_server.services.kernels.handlers",
         "jupyter_server.services.contents.handlers",
         "jupyter_server.services.contents.largefilemanager",
+        *(name for name in ("jupyter_server_proxy",) if importlib.util.find_spec(name)),
     ),
 )
 """A session's program, imported beforehand with what it would import while it starts."""
