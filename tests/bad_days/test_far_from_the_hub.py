@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -33,7 +33,7 @@ SMALL = {"cpus": 0.5, "memory": "512MiB"}
 
 
 @pytest.fixture
-def far(make_house: Callable[..., UpHouse], ssh_machine: Machine) -> AsyncIterator[UpHouse]:
+def far(make_house: Callable[..., UpHouse], ssh_machine: Machine) -> Iterator[UpHouse]:
     """A hub whose sessions are on a machine."""
     house = make_house({"far": houses.machines(ssh_machine)}, limits={"retry_first": 0.1, "silence": 20})
     house.start()
