@@ -55,7 +55,7 @@ async def condition(caller: Admin, house: TheHouse) -> Condition:
         store=not problem,
         version=gridcloud.__version__,
         service=house.store.keeper,
-        since=house.since,
+        since=house.metrics.since,
         problem=problem,
         seconds=seconds,
         providers=providers,

@@ -99,7 +99,6 @@ class House:
         self.store = store
         self.authority = authority
         self.credentials = SSHCredentials(authority)
-        self.since = clock.now()
         self.tokens = Tokens(store, clock)
         self.users = Users(store)
         self.clock = clock

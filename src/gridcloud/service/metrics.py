@@ -73,6 +73,8 @@ class Metrics:
         treasury: Treasury,
         leasing: Leasing,
     ) -> None:
+        self.since = sessions.clock.now()
+        """When the service began."""
         self._settings = settings
         self._store_of = sessions.lives.store
         self._instances = instances
