@@ -29,7 +29,8 @@ def test_a_text_comes_to_its_packages_in_one_order() -> None:
     found = read_requirements(TEXT, ANY, "Open")
     assert found == ("numpy<3,>=1.26", "scipy>=1.11", 'Toy.Foam[plots]==1.0; python_version < "4"')
     assert read_requirements(list(reversed(TEXT.splitlines())), ANY, "Open") == found
-    for nothing in ("", [], (), " \n# only words\n"):
+    wishes: tuple[Any, ...] = ("", [], (), " \n# only words\n")
+    for nothing in wishes:
         assert read_requirements(nothing, ANY, "Open") == ()
 
 
