@@ -206,9 +206,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.xfail(
-    reason="jupyter_core writes ~/.jupyter/migrated at a start, once there is an ~/.ipython, and gives up"
-)
+@pytest.mark.xfail(reason="jupyter_core writes ~/.jupyter/migrated where there is an ~/.ipython")
 async def test_a_full_home_opens_and_says_so(far: UpHouse, ssh_machine: Machine) -> None:
     async with far.api() as client:
         path = await far.spawn(client, "ada", SMALL)
