@@ -161,7 +161,9 @@ class Entries(ABC, Generic[D]):
         """Return the names of all entries that ever held something, configured ones first; not what only others that
         share the store have configured."""
         keeper = self._store.keeper
-        records = [one for one in await self._store.find(self.record) if not keeper or one.owner in ("", keeper)]
+        records = [
+            one for one in await self._store.find(self.record) if not keeper or one.owner in ("", keeper)
+        ]
         return [*self.names(), *(one.id for one in records if one.id not in self.names())]
 
     async def left(self, name: str) -> bool:

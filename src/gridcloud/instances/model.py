@@ -146,7 +146,8 @@ class Spec(Record):
         description="made ahead for nobody yet: it is handed to its owner later, or ended. See `Handing`",
     )
     folders: tuple[Folder, ...] = Field(
-        default=(), description="to be seen there, below `MOUNTS`, where the provider can mount what lies here"
+        default=(),
+        description="to be seen there, below `MOUNTS`, where the provider can mount what lies here",
     )
 
 
@@ -296,7 +297,8 @@ class Instance(Record):
         default=False, description="its owner is of another institution: nothing of theirs is kept after it"
     )
     seat: str = Field(
-        default="", description="the course that it was made ahead for; it is nobody's until it is handed over"
+        default="",
+        description="the course that it was made ahead for; it is nobody's until it is handed over",
     )
     claim: str = Field(default="", description="the session that a seat is, or is to be, handed to")
     folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
