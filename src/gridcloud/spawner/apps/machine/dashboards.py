@@ -9,10 +9,12 @@ It travels to machines that have no gridcloud: Python 3.8 and its own library ar
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -22,6 +24,7 @@ from serving import Pages, PagesServer, page  # type: ignore[import-not-found, u
 __all__ = ["Dashboards", "main", "schedulers"]
 
 PATIENCE = 2.0  # seconds that what listens has to say that it is a Dask scheduler
+AT_ONCE = 64
 
 TITLE = "Dask dashboard"
 NONE = "No Dask cluster runs in this session. Start one in a notebook, then come back."
@@ -30,17 +33,28 @@ EXAMPLE = 'from dask.distributed import Client\n\nclient = Client(dashboard_addr
 
 def schedulers() -> dict[int, str]:
     """Return the ports of dashboards of ours, and their schedulers in words."""
-    found = {}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for port, uids in sorted(listening().items()):
-        if uids != {os.geteuid()}:
-            continue
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with opener.open(f"http://127.0.0.1:{port}/json/identity.json", timeout=PATIENCE) as answer:
-                told = json.loads(answer.read(1 << 20))
-            if told["type"] == "Scheduler":
-                found[port] = f"{told['id']}: {len(told['workers'])} workers, at {told['address']}"
-    return found
+    ours = sorted(port for port, uids in listening().items() if uids == {os.geteuid()})
+    # At once, for an account may have many ports, and what is no Dask may say nothing for as long as it is given.
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as asking:
+        return {port: words for port, words in zip(ours, asking.map(_scheduler, ours)) if words}  # noqa: B905 - Python 3.8
+
+
+def _scheduler(port: int) -> str:
+    """The scheduler whose dashboard a port is, in words; empty when it is none."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        with opener.open(f"http://127.0.0.1:{port}/json/identity.json", timeout=PATIENCE) as answer:
+            told = json.loads(answer.read(1 << 20))
+        if told["type"] == "Scheduler":
+            return f"{told['id']}: {len(told['workers'])} workers, at {told['address']}"
+    return ""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A dashboard answers itself: what leads elsewhere is none."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Go nowhere."""
 
 
 class Dashboards(Pages):
