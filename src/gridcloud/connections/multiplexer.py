@@ -314,11 +314,10 @@ async def listen_on(
         _unlink(path)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        before = os.umask(0o177)
-        try:
-            listener.bind(path)
-        finally:
-            os.umask(before)
+        listener.bind(path)
+        os.chmod(
+            path, 0o600
+        )  # nobody can connect until it listens; umask would reach the files of others, too
         return await asyncio.start_unix_server(accept, sock=listener), {"path": path}
     except OSError:
         listener.close()

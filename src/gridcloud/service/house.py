@@ -337,9 +337,10 @@ class House:
 
     async def mend(self) -> list[Difference]:
         """Remove what nothing accounts for; return each with what became of it."""
+        instances = await self.reconciliation.examine()
+        clusters = await self.cluster_reconciliation.examine()
         found = await asyncio.gather(
-            self.reconciliation.mend(await self.reconciliation.examine()),
-            self.cluster_reconciliation.mend(await self.cluster_reconciliation.examine()),
+            self.reconciliation.mend(instances), self.cluster_reconciliation.mend(clusters)
         )
         return [difference for differences in found for difference in differences]
 

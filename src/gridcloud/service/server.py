@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator
@@ -135,11 +134,10 @@ def _private(app: FastAPI) -> Any:
 def _private_socket(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
+    listener.bind(str(path))
+    path.chmod(
+        0o600
+    )  # nobody can connect until it listens; umask would reach the files of other threads, too
     listener.setblocking(False)
     return listener
 
