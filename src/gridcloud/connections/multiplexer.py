@@ -315,9 +315,8 @@ async def listen_on(
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(path)
-        os.chmod(
-            path, 0o600
-        )  # nobody can connect until it listens; umask would reach the files of others, too
+        # Nobody can connect until it listens, and a umask would reach what other threads make meanwhile.
+        os.chmod(path, 0o600)
         return await asyncio.start_unix_server(accept, sock=listener), {"path": path}
     except OSError:
         listener.close()

@@ -228,10 +228,7 @@ class ConfigurationDesk:
         try:
             for edit in edits:
                 text = _apply(text, edit)
-        except (
-            yaml.YAMLError,
-            RecursionError,
-        ) as error:  # an anchor that is used elsewhere, a value without end
+        except (yaml.YAMLError, RecursionError) as error:  # an anchor used elsewhere, a value without end
             raise InvalidRequest(
                 f"This cannot be changed by a command: {type(error).__name__}.",
                 remedy="Change the file with an editor: gridcloud config edit",

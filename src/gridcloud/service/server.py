@@ -135,9 +135,8 @@ def _private_socket(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
-    path.chmod(
-        0o600
-    )  # nobody can connect until it listens; umask would reach the files of other threads, too
+    # Nobody can connect until it listens, and a umask would reach what other threads make meanwhile.
+    path.chmod(0o600)
     listener.setblocking(False)
     return listener
 
