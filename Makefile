@@ -7,7 +7,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run debian labs run demo test test-labs bench lint format docs reference examples clean
+.PHONY: help setup setup-run debian labs run demo test test-labs bench lint format docs reference examples images clean
 
 help: ## show these verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-labs: setup ## the heavy scenes on real parts (builds what they need the fi
 	@scripts/debian-packages labs
 	@$(BIN)/python -m tests.labs all
 	@$(BIN)/pytest -m lab $(ARGS)
+
+images: setup-run ## build the images of sessions (= gridcloud image build); one: ARGS=base
+	@$(BIN)/gridcloud image build $(ARGS)
 
 bench: setup debian ## the benchmarks, each beside its peer
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.houses import containers, here, machines
+from tests.spawner.conftest import make_house
 
-__all__ = ["anywhere", "elsewhere", "opened_anywhere", "opened_elsewhere"]
+__all__ = ["anywhere", "elsewhere", "make_house", "opened_anywhere", "opened_elsewhere"]
 
 
 def _open(request: pytest.FixtureRequest) -> str:

@@ -76,6 +76,8 @@ def test_what_providers_say_cannot_steer_the_terminal(call: Caller) -> None:
         (["instance", "show", "i-none"], 3, "There is no instance 'i-none'"),
         (["instance", "stop"], 2, "--all"),
         (["instance", "extend", "i-none", "soon"], 2, "'soon' is not a time"),
+        (["session", "extend", "s-none", "soon"], 2, "'soon' is not a time"),
+        (["session", "extend", "s-none"], 3, "There is no session"),
         (["provider", "check", "none"], 3, "none"),
         (["provider", "add", "x"], 2, "--driver"),
         (["provider", "add", "x", "--driver", "fake", "word"], 2, "'word' is no KEY=VALUE"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import secrets
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from gridcloud import connections
 from gridcloud.configurers.driver import Configurer
 from gridcloud.configurers.running import check_all, load, run_all
-from gridcloud.connections.driver import Connection
+from gridcloud.connections.driver import Command, Connection
 from gridcloud.drivers.configurers.packages import PackagesConfigurer
 from gridcloud.errors import ConfigurationFailed, DriverUnavailable, InvalidSettings
 from gridcloud.testing.configurers import HOSTILE, Cases, ConfigurerContract, facts
@@ -180,6 +182,26 @@ async def test_missing_python_is_named(here: Connection) -> None:
 async def test_session_needs_nothing_where_its_programs_are(here: Connection, place: Path) -> None:
     told = await tell(packages(session=True, python=sys.executable), here)
     assert told == ["the programs of a session are there already"]
+
+
+async def test_an_overlay_is_put_on_the_packages_of_the_session(
+    here: Connection, place: Path, index: Path, tmp_path: Path
+) -> None:
+    wanted = write_requirements(tmp_path, index, "toy-foam==1.0")
+    configurer = packages(tmp_path, requirements=wanted, overlay=True, python=sys.executable)
+    await tell(configurer, here)
+    (programs,) = (place / ".gridcloud" / "path").read_text().split()
+    (shown,) = (place / ".gridcloud" / "jupyter").read_text().split()
+    spec = json.loads((Path(shown) / "kernels" / "python3" / "kernel.json").read_text())
+    assert spec["argv"][0] == f"{programs}/python"
+    code = "import toy_foam, ipykernel, jupyterhub; print(toy_foam.__file__, ipykernel.__file__)"
+    done = await connections.run(here, Command((spec["argv"][0], "-I", "-c", code)))
+    foam, kernel = done.stdout.decode().split()[-2:]
+    assert foam.startswith(str(Path(programs).parent))
+    assert not kernel.startswith(str(Path(programs).parent))
+    assert any("which was built before" in line for line in await tell(configurer, here))
+    with pytest.raises(InvalidSettings, match="an overlay is of `requirements` alone"):
+        packages(requirements=["idna"], overlay=True, session=True)
 
 
 async def test_stopped_build_is_begun_again(here: Connection, index: Path, tmp_path: Path) -> None:

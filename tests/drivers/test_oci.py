@@ -199,6 +199,15 @@ async def test_gpus_by_model_and_memory_with_the_image_that_has_their_drivers(
     assert plain.shape.gpus == 0
 
 
+async def test_an_image_is_found_by_a_release_that_only_its_name_has(make_driver: OracleDrivers) -> None:
+    for asked, found in (
+        ("Oracle Linux 9.6", "Oracle-Linux-9.6-2026"),
+        ("oracle linux 7.8", "Oracle-Linux-7.8-2020"),
+    ):
+        offer = (await make_driver(image=asked).offers(Request()))[0]
+        assert offer.image.startswith(found)
+
+
 async def test_prices_are_the_configurations_and_half_of_it_where_oracle_may_take_it_back(
     cloud: Oracle, make_driver: OracleDrivers
 ) -> None:
@@ -274,7 +283,7 @@ async def test_what_limits_and_hosts_cannot_say_is_left_out(cloud: Oracle, drive
 
 async def test_discovery_names_all_there_is(driver: OCIDriver) -> None:
     found = await driver.discover()
-    assert len(found.images) == 7
+    assert len(found.images) == 9
     assert {one.id for one in found.shapes} >= {"VM.Standard.E4.Flex", "BM.GPU.H100.8"}
     assert len(found.locations) == 2
 

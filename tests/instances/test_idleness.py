@@ -84,6 +84,17 @@ async def test_what_nobody_uses_is_warned_of_and_ends(tmp_path: Path, provider: 
         assert told.index("idling: Not used since") < told.index("It was not used for")
 
 
+async def test_who_says_that_it_is_used_has_its_time_begin_anew(tmp_path: Path) -> None:
+    async with watched(tmp_path, fake()) as (house, instance):
+        for _ in range(12):
+            await asyncio.sleep(0.2)
+            now = await house.instances.renew(instance.id)
+            assert (now.idle_since, now.expires) == (None, None)
+        assert (await ended(house, instance.id)).reason is Reason.IDLE
+        with pytest.raises(InvalidRequest, match="stopped"):
+            await house.instances.renew(instance.id)
+
+
 async def test_work_is_use_and_so_is_sleeping_through_us(tmp_path: Path) -> None:
     async with watched(tmp_path, fake()) as (house, instance):
         idleness = house.instances.watch.idleness

@@ -47,4 +47,5 @@ ip link set eth0 up
 cd "$root"
 pivot_root . .
 umount -l .
+[ ! -f /etc/first-boot ] || sh /etc/first-boot
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /usr/sbin/sshd -D -e

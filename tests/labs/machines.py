@@ -203,6 +203,7 @@ class Lab:
         host_key: asyncssh.SSHKey | None = None,
         sshd_config: str = "",
         files: Mapping[str, str | bytes] | None = None,
+        address: str = "",
         timeout: float = 30,
     ) -> Machine:
         """Start a machine and wait for its sshd.
@@ -210,7 +211,8 @@ class Lab:
         `memory` ("512M") and `cpus` bound all of it; `disk` is the size of its writable layer, which is kept in memory
         and counts as such. Without `root_login` only `user` may log in. A machine `behind` another has no network but
         to that one. `sshd_config` is put before the usual lines, and so wins. `files` (mode 0644) are
-        added to its disk.
+        added to its disk; /etc/first-boot among them is a script that it runs before its sshd. `address` is one of
+        the lab's that the caller has given to nobody else.
         Raises RuntimeError with the machine's log when it does not come up.
         """
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in self.machines:
@@ -219,7 +221,7 @@ class Lab:
             )
         self._addresses += 1
         index = self._addresses
-        host = self._free_address(behind)
+        host = address or self._free_address(behind)
         host_key = host_key or asyncssh.generate_private_key("ssh-ed25519", comment=name)
         folder = self.folder / f"m{index}"
         scratch = folder / "scratch"

@@ -45,6 +45,7 @@ SHAPES = (
     _flexible("VM.Standard.E5.Flex", "standard-e5", 126, 2098),
     _flexible("VM.Standard.A1.Flex", "standard-a1", 80, 512),
     _fixed("VM.Standard2.1", 1, 15),
+    _fixed("VM.GPU2.1", 12, 72, 1, "NVIDIA® Tesla® P100"),
     _fixed("VM.GPU.A10.1", 15, 240, 1, "NVIDIA® A10"),
     _fixed("VM.GPU3.2", 12, 180, 2, "NVIDIA® Tesla® V100"),
     _fixed("BM.GPU.H100.8", 112, 2048, 8, "NVIDIA® H100"),
@@ -58,6 +59,8 @@ IMAGES = (
     ("Oracle-Linux-9.6-2026.09.16-0", "Oracle Linux", "9", "x86"),
     ("Oracle-Linux-9.6-aarch64-2026.09.16-0", "Oracle Linux", "9", "arm"),
     ("Oracle-Linux-9.6-Gen2-GPU-2026.09.16-0", "Oracle Linux", "9", "gpu"),
+    ("Oracle-Linux-7.8-2020.09.23-0", "Oracle Linux", "7.8", "x86"),
+    ("Oracle-Linux-7.8-Gen2-GPU-2020.09.23-0", "Oracle Linux", "7.8", "gpu"),
 )
 """Name, system, version and what they run on; an image of a customer is added with `Tenancy.add`."""
 

@@ -10,58 +10,10 @@ import pytest
 from gridcloud.errors import InvalidSettings
 from gridcloud.profiles.placeholders import fill, strange_placeholders
 from gridcloud.profiles.prototypes import Prototypes, read_prototypes
+from tests.profiles.listings import LISTING_1, LISTING_2, THREE_TYPES
 
+PLAYS = {"class": "corc.configurer.AnsibleConfigurer"}
 PROVIDERS = {"here": "local", "pods": "container", "vms": "qemu", "oci": "oci"}
-
-LISTING_1 = (
-    '{"virtual_machine": [{"name": "oracle_linux_7_8", "provider": "oci", "image": "Oracle Linux 7.8"}]}'
-)
-
-LISTING_2 = """
-[
-  {
-    "name": "VirtualMachine Spawner",
-    "resource_type ": "virtual_machine",
-    "providers ": ["oci"],
-    "spawner": {
-      " class ": "sshspawner.sshspawner.SSHSpawner",
-      "kwargs": {
-        "remote_hosts": ["{endpoint}"],
-        "remote_port": "22",
-        "ssh_keyfile": "~/.corc/ssh/id_rsa",
-        "remote_port_command ": "/usr/bin/python3
-        /usr/local/bin/get_port.py"
-      }
-    },
-    "configurer": {
-      " class ": " corc.configurer.AnsibleConfigurer ",
-      "options": {
-        "host_variables": {
-          "ansible_user": "opc",
-          "ansible_become ": "yes",
-          "ansible_become_method ": "sudo",
-          "new_username": "{JUPYTERHUB_USER}"
-        },
-        "host_settings ": {"group": "compute", "port": "22"},
-        "apply kwargs": {"playbook_path": "setup_ssh_spawner.yml"}
-      }
-    },
-    "authenticator": {
-      " class ": " corc.authenticator.SSHAuthenticator ",
-      "kwargs": {"create_certificate": "True"}
-    }
-  },
-]
-"""
-"""As it is printed: with spaces in its keys, a broken line and a comma too many."""
-
-THREE_TYPES = json.dumps(
-    {
-        "container": [{"name": "python_notebook", "image": "nielsbohr/python-notebook"}],
-        "virtual_machine": [{"name": "oracle_linux_7_8", "provider": "oci", "image": "Oracle Linux 7.8"}],
-        "bare_metal": [{"name": "local_machine", "provider": "local"}],
-    }
-)
 
 
 def template(**changes: Any) -> dict[str, Any]:
@@ -86,7 +38,7 @@ def test_the_listings_of_the_paper_become_a_profile() -> None:
     assert profile.request.model_dump(exclude_unset=True) == {
         "kind": "virtual_machine",
         "on": "oci",
-        "image": "Oracle-Linux-7.8*",
+        "image": "Oracle Linux 7.8",
     }
     assert set(profile.choose) == {"cpus", "memory", "gpus", "time"}
     assert profile.configure == (
@@ -99,7 +51,12 @@ def test_the_listings_of_the_paper_become_a_profile() -> None:
         },
     )
     told = {note.key.split(".")[-1] for note in found.notes}
-    assert told >= {"remote_hosts", "ssh_keyfile", "remote_port_command", "ansible_user", "authenticator"}
+    assert told == {
+        *("remote_hosts", "remote_port", "ssh_keyfile", "remote_port_command", "port"),
+        *("ansible_user", "ansible_become_method", "class", "create_certificate"),
+    }
+    (place,) = {note.place for note in found.notes if note.key.endswith("remote_port_command")}
+    assert place == "t.json:13:9", "found by its key as it is printed, with a space"
 
 
 def test_three_types_become_three_profiles() -> None:
@@ -164,6 +121,27 @@ def test_another_spawner_gets_the_deployment_with_its_arguments() -> None:
             "expected corc.configurer.AnsibleConfigurer; found 'os.system'",
         ),
         ({"configurer": {"class": "corc.configurer.AnsibleConfigurer"}}, "t.json:1:", "name a playbook"),
+        (
+            {"configurer": {**PLAYS, "options": ["host_variables"]}},
+            "t.json:1:",
+            "configurer.options: expected keys",
+        ),
+        (
+            {"configurer": {**PLAYS, "options": {"host_settings": {"groups": "x"}}}},
+            "t.json:1:",
+            "host_settings.groups: unknown key; did you mean 'group'?",
+        ),
+        (
+            {"configurer": {**PLAYS, "options": {"apply_kwargs": {"playbook_paths": "one.yml"}}}},
+            "t.json:1:",
+            "name a playbook",
+        ),
+        ({"configurer": {**PLAYS, "colour": 1}}, "t.json:1:", "configurer.colour: unknown key"),
+        (
+            {"authenticator": {"class": "corc.authenticator.SSHAuthenticator", "kwargs": {"key": 1}}},
+            "t.json:1:",
+            "authenticator.kwargs.key: unknown key; did you mean 'key_name'?",
+        ),
         (
             {"authenticator": {"class": "os.system"}},
             "t.json:1:",

@@ -129,7 +129,7 @@ async def test_a_plans_files_lie_beside_its_program(tmp_path: Path) -> None:
         {"": ""},
         {"-x": ""},
         {"a": "\0"},
-        {"a": "x" * 40000},
+        {"a": "x" * 100_000},
     ],
 )
 def test_a_plans_files_are_few_and_stay_in_their_folder(files: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from tests.services import make_certificate
 from tests.spawner.kernel import open_kernel
 from tests.spawner.uphouse import UpHouse
 
-EXTENSION = "gridcloud-notice/static/remoteEntry.2.js"
+EXTENSION = "gridcloud-notice/static/remoteEntry.3.js"
 
 REACH = """
 import json, os, urllib.request

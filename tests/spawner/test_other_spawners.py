@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from gridcloud.spawner.proxy_program import install_proxy
@@ -67,12 +68,17 @@ async def live(house: UpHouse, user: str, fields: dict[str, Any], *, shown: str,
         async with house.browser() as browser, browser.get("/hub/spawn", headers=NAVIGATE) as answer:
             assert shown in await answer.text()
         await house.user(client, user)
-        async with client.post(
-            f"/hub/api/users/{user}/server", json={"profile": "theirs", "fields": fields}
-        ) as answer:
-            assert answer.status in (201, 202), await answer.text() + house.logs()
+        options = {"profile": "theirs", "fields": fields}
+        starting = asyncio.create_task(_post(client, f"/hub/api/users/{user}/server", options))
+        for _ in range(600):
+            if starting.done() or await house.server(client, user):
+                break
+            await asyncio.sleep(0.05)
+        # Beside the start, which may be answered only when it is over: then there are no steps to see.
         async with client.get(f"/hub/api/users/{user}/server/progress") as answer:
             told = [json.loads(line[5:]) async for line in answer.content if line.startswith(b"data:")]
+        status, text = await starting
+        assert status in (201, 202), text + house.logs()
         assert told[-1].get("ready"), f"{told}{house.logs()}"
         assert step in json.dumps(told), told
         path = str(told[-1]["url"])
@@ -86,6 +92,11 @@ async def live(house: UpHouse, user: str, fields: dict[str, Any], *, shown: str,
         async with client.get(f"{path}api/status") as answer:
             assert answer.status == 200, await answer.text()
     return path
+
+
+async def _post(client: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    async with client.post(path, json=body) as answer:
+        return answer.status, await answer.text()
 
 
 async def refused(house: UpHouse, user: str, options: dict[str, Any], words: str) -> None:

@@ -27,6 +27,7 @@ def shop(make_house: Callable[..., UpHouse], tmp_path_factory: pytest.TempPathFa
                 "title": "A small <one>",
                 "choose": {"cpus": {"least": 1, "most": 2}, "time": ["1h", "2h"]},
                 "environment": {"WHO": "{JUPYTERHUB_USER}", "TEST_RUN": str(os.getpid())},
+                "requirements": ["seaborn", "scikit-*"],
             },
             "staff": {"request": {"cpus": 1}, "offered": {"groups": "staff"}, "limits": {"sessions": 1}},
             "process": {
@@ -88,6 +89,8 @@ async def test_the_page_shows_what_one_may_use(shop: UpHouse) -> None:
     assert 'value="staff"' not in page
     assert re.search(r'name="cpus" class="form-control" value="1"', page)
     assert "at least 1, at most 2" in page
+    assert re.search(r'<textarea id="gc-profile-\d-requirements" name="requirements"', page)
+    assert "of these: seaborn, scikit-*" in page
     assert "The spawner no.such.Spawner cannot be loaded" in page
     assert "SimpleLocalProcessSpawner has no trait root" in page
     assert FORM in page
@@ -104,6 +107,11 @@ async def test_the_page_shows_what_one_may_use(shop: UpHouse) -> None:
         ({"profile": "small", "image": "other"}, "image is not for you to choose"),
         ({"profile": "small", "on": "here"}, "on is not for you to choose"),
         ({"profile": "small", "mounts": ["/"]}, "There is no option 'mounts'"),
+        ({"profile": "small", "requirements": "--index-url https://elsewhere.example"}, "an option of pip"),
+        ({"profile": "small", "requirements": ["seaborn @ file:///etc/passwd"]}, "come from the index alone"),
+        ({"profile": "small", "requirements": "torch"}, "is not for you to add in"),
+        ({"profile": "small", "requirements": {"seaborn": "1"}}, "a text, or a list of texts"),
+        ({"profile": "process", "requirements": "seaborn"}, "takes no options requirements"),
         ({"profile": "process", "cmd": ["id"]}, "takes no options cmd"),
         ({"profile": "process", "fields": {"cmd": ["id"]}}, "nothing to choose of 'cmd'"),
         ({"profile": "missing"}, "cannot be loaded"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -72,8 +73,8 @@ class UpHouse:
         """Write the configuration."""
         self.config.write_text(yaml.safe_dump({"providers": self.providers, **self.settings}))
 
-    def start(self) -> None:
-        """Start it and return when it is up."""
+    def start(self, timeout: float = 200) -> None:
+        """Start it and return when it is up, within so many seconds."""
         self.data.mkdir(mode=0o700, exist_ok=True)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -82,7 +83,7 @@ class UpHouse:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + timeout
         while "Press Ctrl-C" not in self.said():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self.said() + self.logs())
@@ -126,8 +127,9 @@ class UpHouse:
         """The child whose command line holds these words."""
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children():
-            if words in " ".join(child.cmdline()):
-                return child
+            with contextlib.suppress(psutil.Error):  # one that has ended and is not yet waited for
+                if words in " ".join(child.cmdline()):
+                    return child
         raise LookupError(words)
 
     @asynccontextmanager

@@ -45,7 +45,7 @@ def pots_of(budgets: Iterable[Budget], owner: str, project: str, people: People)
 def may_charge(budgets: Iterable[Budget], owner: str, project: str, people: People) -> str:
     """Return why a user may not charge a project; an empty text where they may, or where no project has a budget."""
     of_projects = [budget for budget in budgets if budget.project]
-    if not project or not of_projects:
+    if not project or not of_projects or people.courses.get(owner) == project:
         return ""
     if any(budget.project == project and budget.has_member(owner, people) for budget in of_projects):
         return ""

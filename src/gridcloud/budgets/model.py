@@ -56,6 +56,8 @@ class People:
     administrators: frozenset[str] = frozenset()
     groups: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The groups of each user."""
+    courses: Mapping[str, str] = field(default_factory=dict)
+    """The project of each course, by the owner of what is kept ready for it: they may charge it."""
 
     def groups_of(self, user: str) -> frozenset[str]:
         """Return the groups that a user belongs to."""

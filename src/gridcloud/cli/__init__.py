@@ -37,6 +37,7 @@ class _Verbs(typer.core.TyperGroup):
         "provider": "provider",
         "profile": "profile",
         "course": "course",
+        "image": "image",
         "agent": "agent",
         "authority": "authority",
         "grid": "grid",

@@ -9,16 +9,16 @@ import typer
 from gridcloud.cli.completion import sessions as session_ids
 from gridcloud.cli.frame import Frame, framed
 from gridcloud.cli.naming import find_session
-from gridcloud.cli.printing import ago, plain, print_table
+from gridcloud.cli.printing import ago, plain, print_table, until
 from gridcloud.cli.steps import Steps, print_story
 from gridcloud.client import AsyncClient
-from gridcloud.errors import NotFound
+from gridcloud.errors import InvalidRequest, NotFound
 from gridcloud.sessions.model import Session
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="See and stop sessions; the hub starts them."
+    add_completion=False, no_args_is_help=True, help="See, extend and stop sessions; the hub starts them."
 )
 
 Id = Annotated[
@@ -89,6 +89,34 @@ async def stop(frame: Frame, id: Id) -> None:
             steps.tell(f"Stopped {session.id}: {session.detail or 'nothing is left of it.'}")
     if frame.json:
         frame.show(_document(session))
+
+
+@app.command("extend")
+@framed
+async def extend(
+    frame: Frame,
+    id: Id,
+    time: Annotated[
+        str,
+        typer.Argument(metavar="[TIME]", help="From now on, e.g. 2h; left out: as the button in JupyterLab."),
+    ] = "",
+) -> None:
+    """Let a running session live longer, and take it for used."""
+    from gridcloud.settings import parse_duration
+
+    try:
+        seconds = parse_duration(time) if time else None
+    except ValueError as error:
+        raise InvalidRequest(f"TIME: {error}.") from None
+    async with await frame.connect() as client:
+        session = await find_session(client, id)
+        instance = await client.extend_session(session.id, time=seconds)
+    if frame.json:
+        frame.show({"session": session.id, "ends": instance.expires and instance.expires.isoformat()})
+    elif instance.expires is None:
+        print(f"{session.id} has no end of its own; it counts as used now.")
+    else:
+        print(f"{session.id} ends {until(instance.expires)} ({instance.expires:%Y-%m-%d %H:%M:%S} UTC).")
 
 
 @app.command("events")

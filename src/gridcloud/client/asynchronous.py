@@ -20,6 +20,7 @@ from gridcloud.client.agents import Agents
 from gridcloud.client.authority import AuthorityKeys
 from gridcloud.client.configuration import Configuration
 from gridcloud.client.grid import Grid
+from gridcloud.client.operations import Operations
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -45,6 +46,7 @@ from gridcloud.service.cluster_documents import (
     ClusterWish,
     Scaling,
 )
+from gridcloud.service.course_documents import CourseState
 from gridcloud.service.documents import (
     Event,
     Extension,
@@ -59,6 +61,7 @@ from gridcloud.service.documents import (
     Provider,
     ProviderEntry,
     Providers,
+    SessionExtension,
     Sessions,
     SessionWish,
     Size,
@@ -87,6 +90,7 @@ class AsyncClient:
         self.authority = AuthorityKeys(wire)
         """The SSH authority that lets the service into machines, for administrators."""
         self.configuration = Configuration(wire)
+        self.operations = Operations(wire)
         """The configuration file and its history, for administrators."""
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
@@ -232,24 +236,38 @@ class AsyncClient:
         *,
         owner: str | None = None,
         name: str = "",
+        profile: str = "",
         configure: Sequence[Mapping[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        longest: int = 0,
+        course: str = "",
     ) -> Session:
-        """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored."""
+        """Ask for a session and return at once. ``environment`` may hold secrets: it is never stored. ``course``: that
+        it is for."""
         wish = _valid(
             SessionWish,
             request=request,
             plan=plan,
             name=name,
+            profile=profile,
             owner=owner,
             configure=[dict(entry) for entry in configure],
             environment=dict(environment or {}),
+            longest=longest,
+            course=course,
         )
         return await self._wire.ask("POST", "/sessions", Session, wish)
 
-    async def sessions(self, *, all: bool = False, owner: str | None = None) -> list[Session]:
-        """Return sessions, oldest first; ended ones too with ``all``."""
-        return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner)).sessions
+    async def sessions(
+        self, *, all: bool = False, owner: str | None = None, here: bool = False
+    ) -> list[Session]:
+        """Return sessions, oldest first; ended ones too with ``all``. ``here``: none that another service looks after
+        that shares the store."""
+        return (await self._wire.ask("GET", "/sessions", Sessions, all=all, owner=owner, here=here)).sessions
+
+    async def course(self, name: str) -> CourseState:
+        """Return what goes on in a course now, for an administrator. Raises NotFound."""
+        return await self._wire.ask("GET", _path("courses", name), CourseState)
 
     async def session(self, session_id: str) -> Session:
         """Return one session. Raises NotFound."""
@@ -261,6 +279,23 @@ class AsyncClient:
         if session.endpoint is None:
             raise GridcloudError(f"Session {session_id} runs without an endpoint.")
         return session.endpoint
+
+    async def extend_session(
+        self,
+        session_id: str,
+        *,
+        time: int | None = None,
+        after: datetime | None = None,
+        longest: int | None = None,
+    ) -> Instance:
+        """Have a running session live longer: for so many seconds from now, or by as much as the configuration says;
+        return its instance, with its new end.
+
+        ``after``: the end that one was told of; where it is later by now nothing is changed. ``longest``: seconds that
+        it may live in all, for an administrator who asks for its user. Raises InvalidRequest, Forbidden, QuotaExceeded.
+        """
+        wish = _valid(SessionExtension, time=time, after=after, longest=longest)
+        return await self._wire.ask("POST", _path("sessions", session_id, "extend"), Instance, wish)
 
     async def stop_session(self, session_id: str) -> Session:
         """Have a session end with its instance; return at once. May be called twice."""

@@ -197,6 +197,13 @@ class Client:
         """Return sessions, oldest first; ended ones too with ``all``."""
         return self._portal.call(lambda: self._client.sessions(all=all))
 
+    def extend_session(
+        self, session_id: str, *, time: int | None = None, after: datetime | None = None
+    ) -> Instance:
+        """Have a running session live longer: for so many seconds from now, or by as much as the configuration says;
+        return its instance, with its new end. ``after``: the end that one was told of, to be moved once."""
+        return self._portal.call(lambda: self._client.extend_session(session_id, time=time, after=after))
+
     def start_cluster(
         self, name: str, *, on_event: Callable[[Event], None] | None = None, **fields: Any
     ) -> Cluster:

@@ -195,4 +195,7 @@ class Cluster(Record):
     ended_at: datetime | None = None
     expires: datetime | None = None
     deadline: datetime | None = Field(default=None, description="when the present step is given up")
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0

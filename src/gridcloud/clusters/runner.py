@@ -102,7 +102,7 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every cluster that has not ended, and begin to watch."""
-        for cluster in await self.lives.live():
+        for cluster in await self.lives.take_up():
             if cluster.state in self._duties:
                 self._carry(cluster)
         self._loop = asyncio.create_task(self.watch.run(), name="clusters: watch")
@@ -160,6 +160,7 @@ class Runner:
     async def _begin_scaling(self, cluster_id: str, nodes: int) -> Cluster:
         while True:
             cluster = await self.lives.get(cluster_id)
+            self.lives.check_ours(cluster)
             if cluster.state in (State.READY, State.SCALING) and cluster.nodes == nodes:
                 return cluster
             now = self.clock.now()
@@ -190,6 +191,7 @@ class Runner:
         """Have a cluster end; return at once. Stopping one that has ended changes nothing. Raises NotFound."""
         while True:
             cluster = await self.lives.get(cluster_id)
+            self.lives.check_ours(cluster)
             words = detail or "Stopped as asked."
             changes: dict[str, Any] = {"reason": reason, "detail": words}
             if cluster.state is State.REQUESTED:
@@ -215,8 +217,9 @@ class Runner:
         return [account_of(cluster) for cluster in await self.lives.live()]
 
     async def end(self, cluster_id: str, message: str) -> None:
-        """Have a cluster end whose budget is used up. Raises NotFound."""
-        await self.stop(cluster_id, Reason.BUDGET, message)
+        """Have a cluster end whose budget is used up; one of another service is ended by that. Raises NotFound."""
+        if self.lives.keeps(await self.lives.get(cluster_id)):
+            await self.stop(cluster_id, Reason.BUDGET, message)
 
     async def warn(self, cluster_id: str, message: str) -> None:
         """Tell the owner of a live cluster: an event. Raises NotFound."""

@@ -62,7 +62,7 @@ class Watch:
         while True:
             try:
                 ready: dict[str, list[Cluster]] = {}
-                for cluster in await self._lives.find(states=[State.READY]):
+                for cluster in filter(self._lives.keeps, await self._lives.find(states=[State.READY])):
                     ready.setdefault(cluster.provider, []).append(cluster)
                 await asyncio.gather(*(self._look(name, found) for name, found in ready.items()))
             except GridcloudError as error:

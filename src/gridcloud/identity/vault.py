@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -71,10 +72,15 @@ class Vault:
         with contextlib.suppress(NotFound):
             await self._store.delete(await self._store.get(KIND, _id(name)))
 
-    async def forget_others(self, names: Collection[str]) -> None:
-        """Remove all but the texts of these names: what is left by whoever ended between two steps."""
+    async def forget_others(self, names: Collection[str], before: datetime | None = None) -> None:
+        """Remove all but the texts of these names: what is left by whoever ended between two steps. ``before``: only
+        what was put there before, where others that share the store put theirs."""
         kept = {_id(name) for name in names}
-        left: list[Record] = [one for one in await self._store.find(KIND) if one.id not in kept]
+        left: list[Record] = [
+            one
+            for one in await self._store.find(KIND)
+            if one.id not in kept and (before is None or one.created < before)
+        ]
         for record in left:
             await self._store.delete(record)
 

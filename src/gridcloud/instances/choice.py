@@ -18,6 +18,8 @@ from gridcloud.errors import (
     QuotaExceeded,
     Rejected,
 )
+from gridcloud.instances.driver import Handing
+from gridcloud.instances.handing import is_waiting
 from gridcloud.instances.lifecycle import Event
 from gridcloud.instances.matching import BUDGET, describe, describe_price, unnamed, unserved
 from gridcloud.instances.model import Charge, Instance, Offer, Reason, Request, Step, format_size
@@ -85,9 +87,20 @@ class Choice:
 
     async def _ask(self, instance: Instance) -> list[Offer]:
         try:
-            return await self._providers.offers(instance.request, instance.owner)
+            offers = await self._providers.offers(instance.request, instance.owner)
         except NotFound:  # the one that was asked for has left the configuration since
             return []
+        return [self._for_a_seat(offer) for offer in offers] if is_waiting(instance) else offers
+
+    def _for_a_seat(self, offer: Offer) -> Offer:
+        """Return an offer as not available where what is made ahead can be handed to nobody."""
+        try:
+            driver = self._providers.get(offer.provider)
+        except GridcloudError:
+            return offer
+        why = driver.handing() if isinstance(driver, Handing) else "its machines are made for one owner each"
+        changes = {"available": False, "possible": False, "why_not": why}
+        return offer.model_copy(update=changes) if why else offer
 
     async def _take(self, instance: Instance, offers: Sequence[Offer], left: list[Offer]) -> None:
         refused: list[Offer] = []

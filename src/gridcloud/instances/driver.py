@@ -26,6 +26,7 @@ __all__ = [
     "Context",
     "Discovering",
     "Expiring",
+    "Handing",
     "Imaging",
     "InstanceDriver",
     "JoinedMachine",
@@ -195,6 +196,23 @@ class InstanceDriver(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of connections and clients. May be called twice. Instances live on."""
+
+
+class Handing:
+    """A driver whose machines may be made ahead, for nobody (``Spec.seat``), and handed to their owner later.
+
+    As it is here, it fits machines on which nothing depends on whose they are.
+    """
+
+    def handing(self) -> str:
+        """Return why that cannot be as it is configured; an empty text where it can."""
+        return ""
+
+    async def hand_over(self, instance_id: str, handle: Handle, owner: str) -> Handle:
+        """Make a running instance an owner's, and return its handle; doing so twice changes nothing more.
+
+        Raises Rejected where it cannot be theirs, Transient where it is to be tried again."""
+        return handle
 
 
 @runtime_checkable

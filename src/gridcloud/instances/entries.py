@@ -147,7 +147,7 @@ class Entries(ABC, Generic[D]):
                 try:
                     record = await self._store.get(self.record, name)
                 except NotFound:
-                    await self._store.insert(self.record, name, "", "known", body)
+                    await self._store.insert(self.record, name, self._store.keeper, "known", body)
                 else:
                     await self._store.update(record, body=body)
                 self._saved[name] = body
@@ -158,8 +158,12 @@ class Entries(ABC, Generic[D]):
             noting.end()
 
     async def remembered(self) -> list[str]:
-        """Return the names of all entries that ever held something, configured ones first."""
-        records = await self._store.find(self.record)
+        """Return the names of all entries that ever held something, configured ones first; not what only others that
+        share the store have configured."""
+        keeper = self._store.keeper
+        records = [
+            one for one in await self._store.find(self.record) if not keeper or one.owner in ("", keeper)
+        ]
         return [*self.names(), *(one.id for one in records if one.id not in self.names())]
 
     async def left(self, name: str) -> bool:

@@ -155,6 +155,8 @@ class Idleness:
         self._sightings: dict[str, Sighting] = {}
         self._warned: set[str] = set()
         self._untold: set[str] = set()
+        self._renewed: set[str] = set()
+        """Whose idle time begins anew, which the machine itself is to be told."""
         self._running: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -177,13 +179,18 @@ class Idleness:
         self._sightings.pop(instance_id, None)
         self._warned.discard(instance_id)
         self._untold.discard(instance_id)
+        self._renewed.discard(instance_id)
+
+    def renew(self, instance_id: str) -> None:
+        """Have the idle time of an instance begin anew on its machine as well: somebody said that it is in use."""
+        self._renewed.add(instance_id)
 
     async def look(self, instance: Instance) -> None:
         """Look once; warn of its end, or end it, when it was not used for long. Raises nothing for a silent one."""
         known = await self._known_use(instance)
         before = self._sightings.get(instance.id)
         try:
-            now = await self._probe(instance, known != "")
+            now = await self._probe(instance, known != "" or instance.id in self._renewed)
         except Rejected as error:
             await self._tell_unknown(instance, str(error))
             known = None
@@ -191,6 +198,7 @@ class Idleness:
             return
         else:
             self._sightings[instance.id] = now
+            self._renewed.discard(instance.id)
             known = known if known != "" else describe_use(before, now)
         with contextlib.suppress(Conflict):
             await self._judge(instance, used=known != "")

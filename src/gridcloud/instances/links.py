@@ -32,6 +32,12 @@ class Links:
             self._links[instance_id] = (address, connection)
             return connection
 
+    def count(self) -> dict[str, int]:
+        """Return how many connections are ``up``, and how many are ``down`` and being opened again."""
+        states = [getattr(connection, "state", "up") for _, connection in self._links.values()]
+        up = states.count("up")
+        return {"up": up, "down": len(states) - up}
+
     async def drop(self, instance_id: str) -> None:
         """Close the connection to the instance, if there is one."""
         self._locks.pop(instance_id, None)

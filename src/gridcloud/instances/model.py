@@ -16,10 +16,12 @@ from gridcloud.settings.request import Kind, Record, Request, Text
 __all__ = [
     "FINAL",
     "HOLDING",
+    "MOUNTS",
     "SHARED",
     "Charge",
     "Discovery",
     "Finding",
+    "Folder",
     "Found",
     "Handle",
     "Holding",
@@ -139,6 +141,14 @@ class Spec(Record):
     guest: bool = Field(
         default=False, description="the owner is of another institution: nothing of theirs is kept after it"
     )
+    seat: bool = Field(
+        default=False,
+        description="made ahead for nobody yet: it is handed to its owner later, or ended. See `Handing`",
+    )
+    folders: tuple[Folder, ...] = Field(
+        default=(),
+        description="to be seen there, below `MOUNTS`, where the provider can mount what lies here",
+    )
 
 
 class Handle(Record):
@@ -164,6 +174,9 @@ class Observation(Record):
     address: Address | None = Field(default=None, description="how to reach it; set when running")
     detail: str = Field(default="", description="the provider's own words, for the event log")
 
+
+MOUNTS = "/gridcloud/courses"
+"""Where instances have folders of this computer, each at its own relative path below: what is there, is used."""
 
 SHARED = "shared"
 """Stands for an instance's id on what serves all instances of a provider (a network, a security group): it goes with
@@ -238,6 +251,16 @@ class Reason(StrEnum):
     ABANDONED = "abandoned"
 
 
+class Folder(Record):
+    """A folder of this computer that the programs of an instance see."""
+
+    source: str = Field(description="absolute path here")
+    below: str = Field(default="", description="its path below the folder of all that may be mounted")
+    at: str = Field(description="where the instance has it: a plain relative path")
+    read_only: bool = True
+    problem: str = Field(default="", description="why it cannot be had; empty: it can")
+
+
 class Charge(Record):
     """What one machine costs, or cost: from the moment its provider was asked until it was certainly gone."""
 
@@ -273,6 +296,12 @@ class Instance(Record):
     guest: bool = Field(
         default=False, description="its owner is of another institution: nothing of theirs is kept after it"
     )
+    seat: str = Field(
+        default="",
+        description="the course that it was made ahead for; it is nobody's until it is handed over",
+    )
+    claim: str = Field(default="", description="the session that a seat is, or is to be, handed to")
+    folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
     charges: tuple[Charge, ...] = Field(
         default=(), description="one for each machine that was made for it, those of refused offers included"
@@ -299,5 +328,8 @@ class Instance(Record):
     deadline: datetime | None = Field(
         default=None,
         description="when the present step is given up; of a ready one: when what is run before its end is",
+    )
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
     )
     version: int = 0

@@ -10,19 +10,36 @@ from gridcloud.instances.model import Instance
 
 __all__ = ["find_programs"]
 
-READ = 'if [ -f .gridcloud/path ]; then printf "%s\\n" "$PATH"; head -c 16384 .gridcloud/path; fi'
+READ = r"""
+cd .gridcloud 2>/dev/null || exit 0
+for name in path jupyter; do
+    if [ -f $name ]; then
+        case $name in path) own=$PATH;; *) own=$JUPYTER_PATH;; esac
+        printf '%s\n%s\n' "$name" "$own"
+        head -c 16384 $name
+        echo
+    fi
+done
+"""
+
+VARIABLES = {"path": "PATH", "jupyter": "JUPYTER_PATH"}
 
 
 async def find_programs(instance: Instance, connection: Connection, command: Command) -> Command:
-    """Return the command with the folders that the instance's ``.gridcloud/path`` names put before its path.
+    """Return the command with the folders that the instance's ``.gridcloud/path`` names put before its path, and those
+    of ``.gridcloud/jupyter`` before where Jupyter looks for kernels.
 
     A configurer writes them there, one a line, the first to be searched first. Raises what running a command raises.
     """
     if not instance.configure or "PATH" in command.environment:
         return command
     done = await run(connection, Command(("/bin/sh", "-c", READ)))
-    path, *folders = done.stdout.decode(errors="surrogateescape").splitlines() or [""]
-    folders = [folder for folder in folders if folder.startswith("/")]
-    if not folders:
-        return command
-    return replace(command, environment={**command.environment, "PATH": ":".join([*folders, path])})
+    environment = dict(command.environment)
+    lines = iter(done.stdout.decode(errors="surrogateescape").splitlines())
+    for name in lines:
+        if variable := VARIABLES.get(name):
+            own = environment.get(variable) or next(lines, "")
+            folders = [line for line in iter(lambda: next(lines, ""), "") if line.startswith("/")]
+            if folders:
+                environment[variable] = ":".join([*folders, *([own] if own else [])])
+    return replace(command, environment=environment)

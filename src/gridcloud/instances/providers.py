@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,16 @@ from gridcloud.instances.peers import Peers
 from gridcloud.settings import ProviderSettings, Settings
 from gridcloud.store import Store
 
-__all__ = ["Providers"]
+__all__ = ["Answered", "Providers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a provider said when it was last asked."""
+
+    when: datetime
+    error: GridcloudError | None = None
+    """None: it answered."""
 
 
 class Providers(Entries[InstanceDriver]):
@@ -43,6 +54,8 @@ class Providers(Entries[InstanceDriver]):
         peers: Peers | None = None,
     ) -> None:
         super().__init__(store, folder)
+        self.answered: dict[str, Answered] = {}
+        """What each provider said when it was last asked for offers."""
         self._settings = settings
         self._connect = connect
         self._user_authority = user_authority
@@ -102,10 +115,16 @@ class Providers(Entries[InstanceDriver]):
                 else:
                     offers = await driver.offers(request)
         except TimeoutError:
-            return [_absent(name, TimedOut(f"It did not answer within {self._offer_seconds:g} s."))]
-        except GridcloudError as error:
-            return [_absent(name, error)]
+            error: GridcloudError = TimedOut(f"It did not answer within {self._offer_seconds:g} s.")
+            return [self._note(name, error)]
+        except GridcloudError as refused:
+            return [self._note(name, refused)]
+        self.answered[name] = Answered(datetime.now(UTC))
         return [self._priced(driver.settings, offer) for offer in offers]
+
+    def _note(self, name: str, error: GridcloudError) -> Offer:
+        self.answered[name] = Answered(datetime.now(UTC), error)
+        return _absent(name, error)
 
     @staticmethod
     def _priced(settings: ProviderSettings, offer: Offer) -> Offer:

@@ -32,12 +32,14 @@ from gridcloud.finishing import finish, whole
 from gridcloud.instances.choice import Choice, Judge, describe_request, offer_of
 from gridcloud.instances.configuring import Configure, configure_machine
 from gridcloud.instances.costs import close_charges, describe_cost
-from gridcloud.instances.farewell import say_farewell
+from gridcloud.instances.farewell import Parting, say_farewell
+from gridcloud.instances.handing import HandOver, is_waiting
 from gridcloud.instances.lifecycle import DUTIES, Duty, Event, ending, step
 from gridcloud.instances.links import Links
 from gridcloud.instances.matching import unnamed, unserved
 from gridcloud.instances.model import (
     FINAL,
+    Folder,
     Instance,
     Observation,
     Offer,
@@ -90,7 +92,12 @@ class Runner:
         self._first: set[str] = set()
         """Instances for which no provider was asked yet, by us or by whoever was here before."""
         self._overtaken: dict[str, Overtaken] = {}
+        self.partings: list[Parting] = []
+        """Who saves what is theirs before an instance ends."""
         self.choice = Choice(self.records, providers, clock, judge)
+        self.handing = HandOver(
+            self.records, providers, clock, links.drop, self.choice.judging, judge_longer, currency
+        )
         self.watch = Watch(self.records, providers, links, clock, lambda: self.timing, self.stop, self._lose)
         self._loop: asyncio.Task[None] | None = None
         self._duties: dict[Duty, Callable[[Instance], Coroutine[Any, Any, None]]] = {
@@ -103,7 +110,7 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every instance that has not ended, and begin to watch."""
-        for instance in await self.records.live():
+        for instance in await self.records.take_up():
             if DUTIES[instance.state] is not Duty.WATCH:
                 self._carry(instance.id)
         self._loop = asyncio.create_task(self.watch.run(), name="instances: watch")
@@ -131,11 +138,14 @@ class Runner:
         avoid: Sequence[Offer] = (),
         only: Offer | None = None,
         guest: bool = False,
+        seat: str = "",
+        folders: Sequence[Folder] = (),
     ) -> Instance:
         """Store the wish for an instance and start to fulfil it; return at once.
 
         ``before_end``: the words of a command that is run on it before it ends. ``avoid``: offers to take last.
         ``only``: the machine that it is made of, at this price, or not at all. ``guest``: of another institution.
+        ``seat``: made ahead for a member of this course. ``folders``: of this computer, that it is to have.
         ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
         when there is one of this id.
         """
@@ -151,6 +161,8 @@ class Runner:
             avoid=tuple(avoid),
             only=only,
             guest=guest,
+            seat=seat,
+            folders=tuple(folder for folder in folders if not folder.problem),
             created=self.clock.now(),
         )
         data = {"request": request.model_dump(mode="json", exclude_defaults=True)}
@@ -179,9 +191,19 @@ class Runner:
             except Conflict:
                 continue
             if stopped is not None:
-                self._overtaken.setdefault(instance_id, Overtaken()).by(stopped.version)
-                self._carry(instance_id)
+                self._turn(stopped)
                 return stopped
+
+    async def heed(self) -> None:
+        """End what others who share the store have stopped."""
+        for instance in await self.records.heeded((State.STOPPING, State.FAILING)):
+            self._turn(instance)
+
+    def _turn(self, instance: Instance) -> None:
+        """Go over to the duty of an instance's new state, where it is ours to look after."""
+        if self.records.keeps(instance):
+            self._overtaken.setdefault(instance.id, Overtaken()).by(instance.version)
+            self._carry(instance.id)
 
     async def give_up(self, instance: Instance, detail: str) -> None:
         """Take what is left of an ending instance for gone, unseen: for a provider that will never be asked again."""
@@ -201,12 +223,25 @@ class Runner:
         expires = expires.astimezone(UTC)
         async with self.choice.judging:
             await self._move_expiry(instance_id, expires)
+        self.watch.idleness.renew(instance_id)
         await self.watch.arming.arm(instance_id)
         return await self.records.get(instance_id)
+
+    async def renew(self, instance_id: str) -> Instance:
+        """Have the idle time of a ready instance begin anew. Raises InvalidRequest for one that is not ready."""
+        while True:
+            instance = await self.records.get(instance_id)
+            if instance.state is not State.READY:
+                raise InvalidRequest(f"Instance {instance_id} is {instance.state}.")
+            with contextlib.suppress(Conflict):
+                message = "It was said to be in use."
+                self.watch.idleness.renew(instance_id)
+                return await self.records.save(instance, "extended", message, notice="", idle_since=None)
 
     async def _move_expiry(self, instance_id: str, expires: datetime) -> None:
         while True:
             instance = await self.records.get(instance_id)
+            self.records.check_ours(instance)
             if instance.state in FINAL or instance.state in (State.STOPPING, State.FAILING):
                 raise InvalidRequest(
                     f"Instance {instance_id} has ended ({instance.reason or instance.state})."
@@ -318,6 +353,8 @@ class Runner:
             offer=offer,
             first=instance.id in self._first,
             guest=instance.guest,
+            seat=is_waiting(instance),
+            folders=instance.folders,
         )
         self._first.discard(instance.id)
         try:
@@ -404,7 +441,7 @@ class Runner:
         seconds = self.timing.before_end
         if instance.deadline is not None:
             seconds = min(seconds, max(0.0, (instance.deadline - self.clock.now()).total_seconds()))
-        await say_farewell(self.records, self.links, instance, seconds)
+        await say_farewell(self.records, self.links, instance, seconds, self.partings)
         await self.links.drop(instance.id)
         if instance.offer is not None:
             await self._destroy_for_sure(instance, instance.offer)

@@ -66,7 +66,8 @@ class Watch:
         try:
             while True:
                 try:
-                    ready = await self._records.find(states=[State.READY])
+                    found = await self._records.find(states=[State.READY])
+                    ready = [instance for instance in found if self._records.keeps(instance)]
                     self._forget_others({instance.id for instance in ready})
                     looks = (self._look(instance) for instance in ready)
                     for problem in await asyncio.gather(*looks, return_exceptions=True):

@@ -14,7 +14,7 @@ from gridcloud.profiles.reading import read_request
 from gridcloud.settings import Settings
 from gridcloud.settings.profiles import AudienceSettings, ChoiceSettings, CourseSettings, ProfileLimits
 
-__all__ = ["choices_of", "settle"]
+__all__ = ["COMPARED", "choices_of", "settle", "tighter"]
 
 SIZES = frozenset({"memory", "disk"})
 COMPARED = ("cpus", "memory", "disk", "gpus")
@@ -88,7 +88,7 @@ def _first_within(choice: Choice, request: Request, now: datetime, running: int)
     """Return the request under the first terms that allow it. Raises Forbidden with the reason of the last."""
     complaints = []
     for terms in choice.terms:
-        limits = _tighter(choice.profile.limits, terms.limits)
+        limits = tighter(choice.profile.limits, terms.limits)
         fitted = _fit(request, limits, terms, now)
         complaint = next(_complaints(fitted, limits, running), "")
         if not complaint:
@@ -130,7 +130,7 @@ def _complaints(request: Request, limits: ProfileLimits, running: int) -> Iterat
         yield f"{running} of {limits.sessions} sessions are running"
 
 
-def _tighter(one: ProfileLimits, other: ProfileLimits) -> ProfileLimits:
+def tighter(one: ProfileLimits, other: ProfileLimits) -> ProfileLimits:
     """Return limits that keep to both."""
     values = {}
     for name in ProfileLimits.model_fields:

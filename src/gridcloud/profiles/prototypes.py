@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,13 @@ OF_ANSIBLE = frozenset(
     {"ansible_user", "ansible_become_method", "ansible_become_user", "ansible_port", "ansible_host",
      "ansible_private_key_file", "ansible_ssh_private_key_file", "ansible_connection", "ansible_python_interpreter"}
 )  # fmt: skip
+OF_ACCOUNT = frozenset({"ansible_user", "ansible_become_user", "ansible_port"})
+ACCOUNT = "not needed: the provider's entry says who is logged in, and machines answer at SSH's own port"
+OF_AUTHENTICATOR = frozenset({"create_certificate", "key_name", "load_existing"})
+CERTIFICATES = (
+    "not needed: whoever enters a machine has a certificate of gridcloud's authority, for that machine alone"
+)
+OF_DEPLOYMENT = frozenset({"container_port"})
 CHOSEN = ("cpus", "memory", "gpus", "time")
 """What the prototype's form asked for."""
 
@@ -124,6 +131,10 @@ class _Reader:
         self.deployments = deployments
         self.providers = providers
         self.found = Prototypes()
+        for document in (templates, deployments):
+            for key, place in list(document.places.items()):
+                bare = tuple(_bare(part) if isinstance(part, str) else part for part in key)
+                document.places.setdefault(bare, place)
 
     def read(self) -> None:
         for kind in self.deployments.values:
@@ -190,11 +201,10 @@ class _Reader:
                 profile["spawner"]["kwargs"] |= rest
                 profile |= {"request": {}, "choose": {}}
             else:
+                for name in rest.keys() & OF_DEPLOYMENT:
+                    self._note((str(kind), number, name), TUNNELS, self.deployments)
+                    del rest[name]
                 profile["request"] = request | rest
-                if self.providers[ours] == "oci" and " " in str(rest.get("image", "")):
-                    profile["request"]["image"] = (
-                        "-".join(str(rest["image"]).split()) + "*"
-                    )  # Oracle-Linux-7.8-2021.…
                 profile["choose"] = dict.fromkeys(CHOSEN, "any") | profile.get("choose", {})
             self._keep((str(kind), number), _slug(f"{title}-{ours}-{row.get('name', '')}"), profile)
 
@@ -243,22 +253,29 @@ class _Reader:
     def _configurer(self, key: Key, given: Any) -> list[dict[str, Any]]:
         if not given:
             return []
-        configurer = _stripped(given) if isinstance(given, dict) else {}
-        if str(configurer.get("class", "")).strip() not in CONFIGURERS:
+        configurer = self._part(key, given)
+        if str(configurer.pop("class", "")).strip() not in CONFIGURERS:
             self.templates.fault(
-                (*key, "class"), f"expected {min(CONFIGURERS)}; found {configurer.get('class')!r:.60}"
+                (*key, "class"), f"expected {min(CONFIGURERS)}; found {_class_of(given)!r:.60}"
             )
             return []
-        options = _stripped(configurer.get("options") or {})
-        variables = _stripped(options.pop("host_variables", None) or {})
-        settings = _stripped(options.pop("host_settings", None) or {})
-        apply = _stripped(options.pop("apply_kwargs", None) or {})
+        above = (*key, "options")
+        options = self._part(above, configurer.pop("options", None))
+        parts = {
+            name: self._part((*above, name), options.pop(name, None))
+            for name in ("host_variables", "host_settings", "apply_kwargs")
+        }
+        variables, settings, apply = parts.values()
         books = apply.pop("playbook_paths", None) or [apply.pop("playbook_path", None)]
-        for left, above in ((options, key), (apply, (*key, "options", "apply_kwargs"))):
-            for name in left:
-                self.templates.fault((*above, name), "unknown key")
-        if not all(isinstance(book, str) and book for book in books):
-            self.templates.fault((*key, "options", "apply_kwargs"), 'name a playbook: "playbook_path": "…"')
+        group = settings.pop("group", None)
+        if settings.pop("port", None) is not None:
+            self._note((*above, "host_settings", "port"), ACCOUNT)
+        self._refuse_rest(key, configurer, ("class", "options"))
+        self._refuse_rest(above, options, parts)
+        self._refuse_rest((*above, "host_settings"), settings, ("group", "port"))
+        self._refuse_rest((*above, "apply_kwargs"), apply, ("playbook_path", "playbook_paths"))
+        if not isinstance(books, list) or not all(isinstance(book, str) and book for book in books):
+            self.templates.fault((*above, "apply_kwargs"), 'name a playbook: "playbook_path": "…"')
             return []
         kept = {
             name: value
@@ -266,8 +283,8 @@ class _Reader:
             if name not in OF_ANSIBLE and name != "ansible_become"
         }
         for name in variables.keys() & OF_ANSIBLE:
-            self._note((*key, "options", "host_variables", name), TUNNELS)
-        group = settings.get("group")
+            became = ACCOUNT if name in OF_ACCOUNT else TUNNELS
+            self._note((*above, "host_variables", name), became)
         entry = {
             "use": "ansible",
             "playbooks": books,
@@ -279,11 +296,16 @@ class _Reader:
     def _authenticator(self, key: Key, given: Any) -> None:
         if not given:
             return
-        name = str(_stripped(given).get("class", "")).strip() if isinstance(given, dict) else ""
+        authenticator = self._part(key, given)
+        name = str(authenticator.pop("class", "")).strip()
         if name not in AUTHENTICATORS:
             self.templates.fault((*key, "class"), f"expected {min(AUTHENTICATORS)}; found {name!r:.60}")
-        else:
-            self._note(key, TUNNELS)
+            return
+        kwargs = self._part((*key, "kwargs"), authenticator.pop("kwargs", None))
+        self._refuse_rest(key, authenticator, ("class", "kwargs"))
+        self._note((*key, "class"), CERTIFICATES)
+        words = dict.fromkeys(OF_AUTHENTICATOR, CERTIFICATES)
+        self._leave_out((*key, "kwargs"), words, kwargs, OF_AUTHENTICATOR)
 
     def _provider(self, key: Key, name: str, kind: Kind) -> str:
         """Return our provider for the prototypes' word; nothing, with a fault, where there is none."""
@@ -306,6 +328,16 @@ class _Reader:
             self.templates.fault(key, f"there is no provider {name!r}{near}")
         return ""
 
+    def _part(self, key: Key, given: Any) -> dict[str, Any]:
+        """Return the keys of a part, without what is printed around them; a fault where it has none."""
+        if given is not None and not isinstance(given, dict):
+            self.templates.fault(key, "expected keys with values")
+        return _stripped(given) if isinstance(given, dict) else {}
+
+    def _refuse_rest(self, key: Key, left: Iterable[str], known: Iterable[str]) -> None:
+        for name in left:
+            self.templates.fault((*key, name), f"unknown key{_nearest(name, known)}")
+
     def _leave_out(self, key: Key, words: Mapping[str, str], kwargs: dict[str, Any], known: Any) -> None:
         for name in kwargs:
             if name in known:
@@ -313,8 +345,9 @@ class _Reader:
             else:
                 self.templates.fault((*key, name), f"unknown key{_nearest(name, known)}")
 
-    def _note(self, key: Key, became: str) -> None:
-        self.found.notes.append(Note(self.templates.place(key), ".".join(map(str, key)), became))
+    def _note(self, key: Key, became: str, document: Document | None = None) -> None:
+        place = (document or self.templates).place(key)
+        self.found.notes.append(Note(place, ".".join(map(str, key)), became))
 
 
 def _images(given: Any) -> list[str]:
@@ -324,7 +357,15 @@ def _images(given: Any) -> list[str]:
 
 def _stripped(values: dict[str, Any]) -> dict[str, Any]:
     """Return a mapping without the spaces that printed copies have in their keys."""
-    return {name.strip().replace(" ", "_"): value for name, value in values.items()}
+    return {_bare(name): value for name, value in values.items()}
+
+
+def _bare(name: str) -> str:
+    return name.strip().replace(" ", "_")
+
+
+def _class_of(given: Any) -> Any:
+    return _stripped(given).get("class") if isinstance(given, dict) else given
 
 
 def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

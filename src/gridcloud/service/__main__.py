@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gridcloud.connections.forkserver import Program
 from gridcloud.errors import GridcloudError
-from gridcloud.service.logs import DATED, LineFormatter
+from gridcloud.service.logs import begin_logging
 from gridcloud.service.process import run
 from gridcloud.settings import SettingsFile, config_path, data_folder
 
@@ -35,12 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--block", action="append", default=[], metavar="MODULE", help="a module that those may not import"
     )
     asked = parser.parse_args(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(DATED))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("asyncssh").setLevel(logging.WARNING)
     settings_file = SettingsFile(asked.config or config_path())
+    begin_logging("text")
     try:
+        begin_logging(settings_file.current()[0].logs.format)
         asyncio.run(run(settings_file, asked.data or data_folder(), asked.program, asked.block))
     except GridcloudError as error:
         print(error, file=sys.stderr)

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
 from gridcloud.instances.model import Finding, Instance, Offer, Request, Text
 from gridcloud.sessions.model import Plan, Session
@@ -27,6 +27,7 @@ __all__ = [
     "Provider",
     "ProviderEntry",
     "Providers",
+    "SessionExtension",
     "SessionWish",
     "Sessions",
     "Size",
@@ -124,6 +125,22 @@ class Extension(BaseModel):
     time: Duration | None = None
 
 
+class SessionExtension(BaseModel):
+    """How much longer a session is to live: seconds from now, or by as much as the configuration says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    time: Duration | None = Field(default=None, description="from now")
+    after: AwareDatetime | None = Field(
+        default=None,
+        description="the end that whoever asks was told of: where it is later by now, nothing is changed",
+    )
+    longest: Duration | None = Field(
+        default=None,
+        description="how long it may live in all, 0: as long as anybody's; administrators only, for its user",
+    )
+
+
 class Instances(BaseModel):
     """Instances, oldest first."""
 
@@ -138,8 +155,13 @@ class SessionWish(BaseModel):
     request: Request = Field(default_factory=Request)
     plan: Plan
     name: Text = ""
+    profile: Text = ""
     owner: Text | None = Field(default=None, description="for whom; administrators only")
     configure: Entries = Field(default_factory=list)
+    longest: Duration = Field(
+        default=0, description="how long it may live in all, extended; 0: as long as anybody's"
+    )
+    course: str = Field(default="", max_length=63, description="that it is for, by name")
     environment: dict[Variable, SecretStr] = Field(
         default_factory=dict,
         description="may hold secrets: kept in memory until the program has it, never stored",

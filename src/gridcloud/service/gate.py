@@ -7,6 +7,8 @@ may be larger, for they are never held whole.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -15,9 +17,12 @@ from starlette.requests import HTTPConnection
 
 from gridcloud.errors import GridcloudError, InvalidRequest
 from gridcloud.service.access import caller_of
+from gridcloud.service.logs import begin_request, note_user
 from gridcloud.service.problems import answer
 
 __all__ = ["BODY", "Gate"]
+
+log = logging.getLogger(__name__)
 
 BODY = 1 << 20
 """Bytes that the document of a request may have."""
@@ -25,7 +30,14 @@ BODY = 1 << 20
 PATIENCE = 30.0
 """Seconds to wait for the next part of a request's document."""
 
-OPEN = frozenset({("POST", "/v1/agents/join"), ("GET", "/v1/agents/authority")})
+OPEN = frozenset(
+    {
+        ("POST", "/v1/agents/join"),
+        ("GET", "/v1/agents/authority"),
+        ("GET", "/v1/health/live"),
+        ("GET", "/v1/health/ready"),
+    }
+)
 """What proves by its own document who asks, or may be known to all: nobody is asked to, with `SMALL` bytes at most."""
 
 SMALL = 16 << 10
@@ -48,11 +60,34 @@ class Gate:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
+        id_ = begin_request(connection.headers.get("x-request-id", ""))
+        began = time.monotonic()
+        status = 0
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id_.encode())]
+            await send(message)
+
+        try:
+            await self._let_in(scope, connection, receive, told)
+        finally:
+            milliseconds = round(1000 * (time.monotonic() - began), 1)
+            fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": milliseconds}
+            level = logging.INFO if status >= 400 else logging.DEBUG
+            log.log(level, "%s %s: %d", scope["method"], scope["path"], status, extra={"gridcloud": fields})
+
+    async def _let_in(
+        self, scope: MutableMapping[str, Any], connection: HTTPConnection, receive: Receive, send: Send
+    ) -> None:
         if (scope["method"], scope["path"]) in OPEN:
             await self._app(scope, _Bounded(receive, SMALL).receive, send)
             return
         try:
-            scope["gridcloud.caller"] = await caller_of(connection)
+            caller = scope["gridcloud.caller"] = await caller_of(connection)
+            note_user(caller.user)
         except GridcloudError as error:
             await answer(error)(scope, receive, send)
             return

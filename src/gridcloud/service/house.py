@@ -47,12 +47,17 @@ from gridcloud.identity.authority import Authority
 from gridcloud.identity.ssh import SSHCredentials
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
+from gridcloud.instances.handing import nobody_of
 from gridcloud.instances.links import Links
-from gridcloud.instances.model import Instance, Request, State
+from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
+from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
+from gridcloud.service.keeper import keeper_of
+from gridcloud.service.metrics import Metrics
 from gridcloud.sessions import runner as sessions
+from gridcloud.sessions.seats import Seats
 from gridcloud.settings import Settings, SettingsFile, short_folder
 from gridcloud.stacks import runner as stacks
 from gridcloud.store import Store, open_store
@@ -67,12 +72,18 @@ LONGEST = 100 * 365 * 24 * 3600
 THREADS = 64
 """Blocking calls at the same time."""
 
+HEED = 2.0
+"""Seconds between looks for what others who share the store have stopped of ours."""
+
 RECONCILE = 300.0
 """Seconds between looks for what nothing accounts for."""
 
 
 class House:
     """One open gridcloud. Make it with `House.open`."""
+
+    asked_store: tuple[float, str, float] = float("-inf"), "", 0.0
+    """When the store was asked last whether it answers, what was wrong, and the seconds that it took."""
 
     def __init__(
         self,
@@ -136,9 +147,20 @@ class House:
         self._loops: list[asyncio.Task[None]] = []
 
     @cached_property
+    def seats(self) -> Seats:
+        """What keeps machines ready for the lectures of courses."""
+        machines, lives = self.instances, self.sessions.lives
+        return Seats(machines, lives, self.settings, self.complete, self.course_folders, self.clock)
+
+    @cached_property
     def configuration(self) -> ConfigurationDesk:
         """The desk where the configuration is changed."""
         return ConfigurationDesk(self.settings_file.path, self.data, self.settings_file.environment)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The figures."""
+        return Metrics(self.settings, self.sessions, self.instances, self.treasury, self.leasing)
 
     @classmethod
     async def open(
@@ -158,11 +180,13 @@ class House:
         settings, problems = settings_file.current()
         for problem in [*problems, *lending_problems(settings)]:
             log.warning("%s", problem)
-        store = await open_store(settings.store.url or data / "store.sqlite", clock)
+        keeper = await asyncio.to_thread(keeper_of, data)
+        store = await open_store(settings.store.url or data / "store.sqlite", clock, keeper)
         try:
             authority = await asyncio.to_thread(Authority, data / "authority", clock)
             fork_server = ForkServer(data / "run" / "fork", programs, block) if programs else None
             house = cls(settings_file, data, store, authority, clock, fork_server)
+            house.metrics.begin()
             await asyncio.to_thread(shutil.rmtree, house.scratch, ignore_errors=True)
             house.scratch.mkdir(mode=0o700)
             if fork_server is not None:
@@ -178,7 +202,9 @@ class House:
             raise
         house._loops = [
             asyncio.create_task(house._reconcile(), name="reconcile"),
+            asyncio.create_task(house._heed(), name="heed"),
             asyncio.create_task(house.budgets.run(), name="budgets"),
+            asyncio.create_task(house.seats.run(), name="seats"),
             asyncio.create_task(house.configuration.watch(clock), name="configuration"),
         ]
         try:
@@ -257,6 +283,10 @@ class House:
                 remedy=f"{timedelta(seconds=idlest)} at most is allowed.",
             )
 
+    def course_folders(self, course: str) -> tuple[Folder, ...]:
+        """Return the folders of a course. Touches the disk."""
+        return folders_of(self.settings(), course)
+
     def check_providers(self, requests: Iterable[Request]) -> None:
         """Raise NotFound, InvalidSettings or DriverUnavailable when one names a provider that cannot be used."""
         for name in {request.on for request in requests if request.on}:
@@ -327,6 +357,7 @@ class House:
 
     async def connection_to(self, instance: Instance) -> Connection:
         """Return the kept connection to a ready instance. Raises what opening it raises."""
+        self.instances.records.check_ours(instance)
         if instance.address is None:
             raise InvalidRequest(f"Instance {instance.id} is {instance.state}: it cannot be reached.")
         return await self.links.get(instance.id, instance.address)
@@ -336,7 +367,8 @@ class House:
         leaving = {State.DISCARDING, State.STOPPING, State.FAILING, State.REQUESTED, State.CREATING}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for instance in await self.instances.records.find(states=leaving):
+                records = self.instances.records
+                for instance in filter(records.keeps, await records.find(states=leaving)):
                     async for now in self.instances.records.follow(instance.id):
                         if now.state not in leaving:
                             break
@@ -409,8 +441,11 @@ class House:
         for group, members in self.settings().groups.items():
             for name in members:
                 groups.setdefault(name, set()).add(group)
+        courses = self.settings().courses.items()
         return People(
-            frozenset(administrators), {name: frozenset(found) for name, found in groups.items() if found}
+            frozenset(administrators),
+            {name: frozenset(found) for name, found in groups.items() if found},
+            {nobody_of(name): course.project for name, course in courses if course.seats and course.project},
         )
 
     async def _connect(self, address: Address) -> Connection:
@@ -441,6 +476,16 @@ class House:
         async with asyncio.timeout(self.settings().limits.configure):
             await run_all(instance.configure, self.settings_file.path.parent, connection, facts, report)
 
+    async def _heed(self) -> None:
+        """Where others share the store, end what they stopped of ours."""
+        while self.store.keeper:
+            await self.clock.sleep(HEED)
+            try:
+                await self.sessions.heed()
+                await self.instances.heed()
+            except GridcloudError as error:
+                log.warning("what others stopped cannot be read: %s", error)
+
     async def _reconcile(self) -> None:
         """Now and then, remove what nothing accounts for."""
         while True:
@@ -462,6 +507,7 @@ def _timing(settings: Settings) -> instances.Timing:
         warning=settings.limits.warning,
         silence=settings.limits.silence,
         longest_life=settings.defaults.time or settings.limits.time,
+        before_end=settings.limits.before_end,
         first_pause=settings.limits.retry_first,
         longest_pause=settings.limits.retry_longest,
     )

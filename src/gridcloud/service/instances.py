@@ -10,6 +10,8 @@ from gridcloud.errors import InvalidRequest
 from gridcloud.instances.model import Instance
 from gridcloud.service.access import Asking, TheHouse
 from gridcloud.service.documents import Extension, Instances, InstanceWish
+from gridcloud.service.sessions import check_extending
+from gridcloud.sessions.extending import check_life
 
 __all__ = ["owned", "router"]
 
@@ -72,6 +74,10 @@ async def extend(instance_id: str, extension: Extension, caller: Asking, house: 
     if expires.tzinfo is None:
         raise InvalidRequest("'expires' needs a time zone, as in 2026-01-31T12:00:00Z.")
     house.check_expiry(instance, expires, admin=caller.admin)
+    if not caller.admin:
+        for session in await house.sessions.asking.on(instance):
+            check_extending(house.settings())
+            check_life(instance, expires, session.longest, session.created)
     return await house.instances.extend(instance_id, expires)
 
 

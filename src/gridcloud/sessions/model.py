@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gridcloud.connections.model import Endpoint, Port
 from gridcloud.connections.programs import Program
-from gridcloud.instances.model import Reason, Request
+from gridcloud.instances.model import Folder, Reason, Request
 
 __all__ = ["FINAL", "Plan", "Record", "Session", "State"]
 
-FILE_BYTES = 32 << 10
+FILE_BYTES = 96 << 10
 """Names and texts of a plan's files, which travel as arguments of one command."""
 
 
@@ -31,7 +31,8 @@ class Plan(Record):
     ``listening`` and ``environment`` may hold ``{port}`` and ``{socket}`` (where it is to listen) and the names of
     ``exposed`` (``host:port`` there that leads to the endpoint here), ``environment`` also ``{private}`` (the
     socket's folder, for further ones; a variable with it is left out where it is to listen on a port), and
-    ``reading`` may hold ``{files}`` (the folder there that has ``files``); nothing else is replaced in them.
+    ``reading`` and ``environment`` may hold ``{files}`` (the folder there that has ``files``); nothing else is replaced
+    in them.
     """
 
     words: tuple[str, ...] = Field(min_length=1, description="the program and its arguments, taken literally")
@@ -41,7 +42,7 @@ class Plan(Record):
     )
     files: dict[str, str] = Field(
         default_factory=dict,
-        description="texts by relative path, 32 KiB in all, to lie beside the program; nothing secret",
+        description="texts by relative path, 96 KiB in all, to lie beside the program; nothing secret",
     )
     reading: tuple[str, ...] = Field(default=(), description="arguments added when it is given files")
     environment: dict[str, str] = Field(
@@ -98,16 +99,25 @@ class Session(Record):
     id: str
     owner: str
     name: str = ""
+    profile: str = Field(default="", description="what of the hub's offers it was started from")
     request: Request
     plan: Plan
     configure: tuple[dict[str, Any], ...] = ()
+    course: str = Field(
+        default="", description="the course that it is for: its seats may be taken, its teachers may end it"
+    )
+    folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
     instance_id: str
+    longest: int = Field(
+        default=0, description="seconds that it may live in all, extended; 0: as long as anybody's"
+    )
     former: str = Field(
         default="", description="the instance before, whose machine was taken back; empty: none was"
     )
     state: State = State.PLACING
     reason: Reason = Reason.NONE
     detail: str = ""
+    error: str = Field(default="", description="kind of the error that ended it; empty: none did")
     endpoint: Port | None = Field(default=None, description="where it is reached on this computer")
     remote: Endpoint | None = Field(default=None, description="where it listens on the instance")
     exposed: dict[str, Port] = Field(
@@ -118,6 +128,9 @@ class Session(Record):
     started: datetime | None = None
     ended: datetime | None = None
     log: str = Field(default="", description="the program's last words, when it ended by itself")
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0
 
     def body(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from gridcloud.connections.driver import Command, Connection
 from gridcloud.errors import Rejected
 from gridcloud.instances.model import Instance
 
-__all__ = ["find_home", "place_files", "private_socket", "remove_socket"]
+__all__ = ["find_home", "home_problems", "place_files", "private_socket", "remove_socket"]
 
 LONGEST = 100
 """Unix sockets may have paths of 107 bytes; some systems take fewer."""
@@ -33,6 +33,12 @@ PLACE = (
     'printf %s "$2" >"$1" || exit 1; shift 2; done; pwd'
 )
 
+# Tried and not looked up: of quotas, inodes and what is mounted read-only, free space says nothing.
+SAVE = (
+    'umask 077; place=$(mktemp -- "$1/.gridcloud-XXXXXXXX") || exit 1\n'
+    'head -c 65536 /dev/zero >"$place"; code=$?; rm -f -- "$place"; exit $code'
+)
+
 REMOVE = 'rm -f -- "$1"; case ${1%/*} in /tmp/gridcloud-*) rm -rf -- "${1%/*}";; esac'
 
 
@@ -43,6 +49,20 @@ async def find_home(connection: Connection, instance: Instance) -> str:
     done = await run(connection, Command(("/bin/sh", "-c", 'cd -- "$HOME" && pwd')))
     home = done.stdout.decode(errors="surrogateescape").removesuffix("\n")
     return home if done.code == 0 and home.startswith("/") else ""
+
+
+async def home_problems(connection: Connection, home: str) -> list[str]:
+    """Return in sentences, for its owner, why nothing can be saved in a home; none where that is well.
+
+    A session is of use even so: it is where its owner makes room.
+    """
+    if not home:
+        return []
+    done = await run(connection, Command(("/bin/sh", "-c", SAVE, "sh", home), {"LC_ALL": "C"}))
+    if not done.code:
+        return []
+    said = done.stderr.decode(errors="replace").strip().rpartition(": ")[2][:200] or f"exit code {done.code}"
+    return [f"Nothing can be saved in the home folder {home}: {said}. Delete there what you do not need."]
 
 
 async def place_files(connection: Connection, folder: str, files: Mapping[str, str]) -> str:

@@ -12,7 +12,9 @@ import posixpath
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -20,18 +22,32 @@ from gridcloud.clock import Clock
 from gridcloud.connections import programs
 from gridcloud.connections.driver import Command, Connection, Forward
 from gridcloud.connections.model import Endpoint, LocalAddress, Port, Socket
-from gridcloud.errors import Conflict, GridcloudError, NotFound, PortTaken, Rejected, TimedOut, Transient
+from gridcloud.errors import (
+    Conflict,
+    GridcloudError,
+    InvalidRequest,
+    NotFound,
+    PortTaken,
+    Rejected,
+    TimedOut,
+    Transient,
+)
 from gridcloud.finishing import whole
 from gridcloud.identity.vault import Vault
 from gridcloud.instances import runner as instances
+from gridcloud.instances.handing import is_waiting
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
-from gridcloud.instances.model import Instance, Reason, Request
+from gridcloud.instances.model import Folder, Instance, Reason, Request
 from gridcloud.instances.model import State as InstanceState
 from gridcloud.instances.paths import find_programs
+from gridcloud.sessions.asking import Asking
+from gridcloud.sessions.extending import Longer, is_extended, new_expiry
+from gridcloud.sessions.folders import place_folders
+from gridcloud.sessions.last_words import last_line, last_words
 from gridcloud.sessions.lifecycle import Event, step
 from gridcloud.sessions.model import FINAL, Plan, Session, State
-from gridcloud.sessions.places import find_home, place_files, private_socket, remove_socket
-from gridcloud.sessions.use import TOKEN, find_token, jupyter_use
+from gridcloud.sessions.places import find_home, home_problems, place_files, private_socket, remove_socket
+from gridcloud.sessions.seating import take_seat
 from gridcloud.store import Store
 from gridcloud.store.lives import Lives
 
@@ -41,6 +57,9 @@ log = logging.getLogger(__name__)
 
 TRIES = 5
 """Ports tried before a session fails because others listen on them."""
+
+SETTLED = timedelta(hours=1)
+"""Age of secrets that have no session and never will have."""
 
 NOT_FOUND = 127
 """Exit code of a shell that does not find the program."""
@@ -71,17 +90,19 @@ class Runner:
         self._vault = vault
         self._secrets: dict[str, Mapping[str, str]] = {}
         """Of sessions that have not ended."""
-        self._tokens: dict[str, str] = {}
-        """Read again from programs that outlived us; never stored."""
-        machines.watch.idleness.asked.append(self.describe_use)
+        self.asking = Asking(self.lives, machines.links, self._secrets)
+        machines.watch.idleness.asked.append(self.asking.describe_use)
+        machines.partings.append(self.asking.part)
         self._forwards: dict[str, list[Forward]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._extending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
         """Take up every session that has not ended."""
-        live = await self.lives.live()
-        await self._vault.forget_others([session.id for session in live])
-        for session in live:
+        # Who shares the store puts secrets there an instant before their session.
+        before = self.clock.now() - SETTLED if self.lives.store.keeper else None
+        await self._vault.forget_others([session.id for session in await self.lives.live()], before)
+        for session in await self.lives.take_up():
             if (environment := await self._vault.get(session.id)) is not None:
                 self._secrets[session.id] = environment
             self._carry(session.id)
@@ -103,20 +124,29 @@ class Runner:
         plan: Plan,
         *,
         name: str = "",
+        profile: str = "",
         configure: Sequence[dict[str, Any]] = (),
         environment: Mapping[str, str] | None = None,
+        longest: int = 0,
+        course: str = "",
+        folders: Sequence[Folder] = (),
     ) -> Session:
         """Store the wish for a session and start to fulfil it; return at once.
 
-        ``environment`` may hold secrets: it is kept in memory and in the vault until the session has ended.
+        ``environment`` may hold secrets: it is kept in memory and in the vault until the session has ended. A machine
+        that waits for the members of its ``course`` is taken where there is one. It sees ``folders`` in its home.
         """
         session = Session(
             id=self.clock.new_id("s"),
             owner=owner,
             name=name,
+            profile=profile,
             request=request,
             plan=plan,
             configure=tuple(configure),
+            longest=longest,
+            course=course,
+            folders=tuple(folders),
             instance_id=self.clock.new_id("i"),
             created=self.clock.now(),
         )
@@ -135,10 +165,34 @@ class Runner:
             changes: dict[str, Any] = {"reason": reason, "detail": detail or "Stopped as asked."}
             stopped = await self.lives.happen(session, Event.STOP, changes["detail"], **changes)
             if stopped is not None:
-                self._restart(session_id)
+                if self.lives.keeps(stopped):
+                    self._restart(session_id)
                 return stopped
             session = await self.lives.get(session_id)
         return session
+
+    async def heed(self) -> None:
+        """End what others who share the store have stopped."""
+        for session in await self.lives.heeded((State.ENDING, State.FAILING)):
+            self._restart(session.id)
+
+    async def extend(self, session_id: str, wish: Longer) -> Instance:
+        """Have a running session live longer, and return its instance with the new end. What was extended already
+        since whoever asks was told of its end stays as it is.
+
+        Raises InvalidRequest for one that does not run, or may live no longer; QuotaExceeded where no budget pays.
+        """
+        async with self._extending.setdefault(session_id, asyncio.Lock()):
+            session = await self.lives.get(session_id)
+            if session.state is not State.RUNNING:
+                raise InvalidRequest(f"Session {session_id} is {session.state}.")
+            instance = await self.machines.records.get(session.instance_id)
+            if is_extended(instance, wish.after):
+                return instance
+            expires = new_expiry(instance, wish, self.clock.now())
+            if expires is None:
+                return await self.machines.renew(instance.id)
+            return await self.machines.extend(instance.id, expires)
 
     async def wait(self, session_id: str) -> Session:
         """Return the session once it answers; raise what kept it from doing so."""
@@ -159,31 +213,6 @@ class Runner:
             return self.machines.failure(instance)
         words = session.detail + (f"\n{session.log}" if session.log else "")
         return Rejected(f"The session has ended ({session.reason or session.state}): {words}")
-
-    async def describe_use(self, instance: Instance) -> str | None:
-        """Return how an instance's sessions are used, in words; nothing where they are not or there is none, None
-        where that cannot be told."""
-        told: str | None = ""
-        for session in await self.lives.live(instance.owner):
-            if session.instance_id != instance.id:
-                continue
-            use = await self._use(session, instance)
-            if use:
-                return use
-            told = told if use == "" else None
-        return told
-
-    async def _use(self, session: Session, instance: Instance) -> str | None:
-        if session.state is not State.RUNNING or session.endpoint is None or session.program is None:
-            return "a session begins or ends"
-        token = self._secrets.get(session.id, {}).get(TOKEN, "") or self._tokens.get(session.id, "")
-        if not token and instance.address is not None:
-            with contextlib.suppress(GridcloudError, TimeoutError):
-                connection = await self.machines.links.get(instance.id, instance.address)
-                token = self._tokens[session.id] = await find_token(connection, session.program)
-        if not token:
-            return None
-        return await jupyter_use(session.endpoint, session.plan.probe, token)
 
     # One life ------------------------------------------------------------------------------------------------
 
@@ -215,7 +244,6 @@ class Runner:
                 if session.state in FINAL:
                     await self._vault.forget(session_id)
                     self._secrets.pop(session_id, None)
-                    self._tokens.pop(session_id, None)
                     if self._tasks.get(session_id) is asyncio.current_task():
                         del self._tasks[session_id]
                     return
@@ -233,6 +261,11 @@ class Runner:
                 await self.clock.sleep(self._poll)
 
     async def _place(self, session: Session) -> None:
+        wanted = session.course and not session.former
+        if wanted and (seat := await take_seat(self.machines, session, self._before_end())):
+            message = f"Instance {seat.id}, which was waiting for its course, is ready."
+            await self.lives.happen(session, Event.PLACED, message, instance_id=seat.id)
+            return
         former = await self.machines.records.get(session.former) if session.former else None
         with contextlib.suppress(Conflict):
             await self.machines.submit(
@@ -242,6 +275,7 @@ class Runner:
                 configure=session.configure,
                 instance_id=session.instance_id,
                 before_end=self._before_end(),
+                folders=session.folders,
                 avoid=[former.offer] if former is not None and former.offer is not None else (),
             )
         try:
@@ -304,6 +338,7 @@ class Runner:
         if plan.files:
             place = await place_files(connection, f"{folder}/files", plan.files)
             words += [_fill(word, {"files": place}) for word in plan.reading]
+            values |= {"files": place}
         private = {"private": posixpath.dirname(remote.path)} if isinstance(remote, Socket) else {}
         filled = {
             name: _fill(value, values | private)
@@ -311,6 +346,9 @@ class Runner:
             if private or "{private}" not in value
         }
         directory = plan.directory or await find_home(connection, instance)
+        problems = await place_folders(connection, instance, session.folders, session.id)
+        for problem in (*problems, *await home_problems(connection, directory)):
+            await self.lives.tell(session, "warning", problem)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)
         await self.lives.tell(session, "launching", f"Starting {plan.words[0]}.")
@@ -370,7 +408,7 @@ class Runner:
                     looked = self.clock.monotonic()
                     await self._still_runs(session.plan.words[0], connection, program)
                 if self.clock.monotonic() > deadline:
-                    text = await _last_words(connection, program)
+                    text = await last_words(connection, program)
                     raise Rejected(f"It did not answer within {self._up:g} s.", details={"log": text})
                 await self.clock.sleep(pause)
                 pause = min(pause * 1.3, 0.5)
@@ -378,7 +416,7 @@ class Runner:
     async def _still_runs(self, name: str, connection: Connection, program: programs.Program) -> None:
         status = await programs.status(connection, program)
         if isinstance(status, programs.Exited):
-            text = await _last_words(connection, program)
+            text = await last_words(connection, program)
             if "Address already in use" in text or "already in use" in text:
                 raise PortTaken("Somebody else listens on the chosen port.")
             if status.code == NOT_FOUND and name in text and "not found" in text:
@@ -389,13 +427,15 @@ class Runner:
                     details={"log": text},
                 )
             raise Rejected(
-                f"The program ended with exit code {status.code}: {_tail(text)}", details={"log": text}
+                f"The program ended with exit code {status.code}: {last_line(text)}", details={"log": text}
             )
 
     async def _watch(self, session: Session) -> None:
         """Hold the tunnels of a running session and notice its end."""
         instance = await self.machines.records.get(session.instance_id)
         if instance.state is not InstanceState.READY or instance.address is None:
+            if instance.state is InstanceState.STOPPING:
+                await self.asking.have_saved(session, instance)
             if instance.reclaimed and session.id in self._secrets:
                 await self._move(session, instance)
                 return
@@ -408,10 +448,11 @@ class Runner:
             except PortTaken as error:  # by what the lost connection left there, as a rule: it ends soon
                 await self._close_forwards(session.id)
                 raise Transient(str(error)) from error
+        self.asking.begin(session.id)
         if session.program is not None:
             status = await self._status(instance, connection, session.program)
             if isinstance(status, programs.Exited):
-                text = await _last_words(connection, session.program)
+                text = await last_words(connection, session.program)
                 await self._break(session, f"The program ended with exit code {status.code}.", log=text)
                 return
         await self._pause_while_ready(instance)
@@ -423,9 +464,9 @@ class Runner:
                 break
         await self._close_forwards(session.id)
         request = session.request
-        if request.time and session.started is not None:
-            used = int((self.clock.now() - session.started).total_seconds())
-            request = request.model_copy(update={"time": max(60, request.time - used)})
+        if instance.expires is not None:
+            left = int((instance.expires - self.clock.now()).total_seconds())
+            request = request.model_copy(update={"time": max(60, left)})
         await self.lives.happen(
             session,
             Event.MOVED,
@@ -476,7 +517,10 @@ class Runner:
         await self.lives.tell(session, "reconnected", "The tunnels are open again.")
 
     async def _clear(self, session: Session) -> None:
+        self.asking.forget(session.id)
         await self._close_forwards(session.id)
+        if session.course:
+            session = await self._leave_seat(session)
         try:
             instance = await self.machines.records.get(session.instance_id)
         except NotFound:  # it was stopped before its machine was asked for
@@ -502,6 +546,17 @@ class Runner:
             session, Event.CLEARED, "Nothing is left of it.", ended=self.clock.now(), endpoint=None
         )
 
+    async def _leave_seat(self, session: Session) -> Session:
+        """Let go of a seat that was claimed, and end that which was handed over just before the session was stopped."""
+        seat = await self.machines.handing.claimed(session.id)
+        if seat is None or seat.id == session.instance_id:
+            return session
+        await self.machines.handing.release(seat.id, "who asked for it went away")
+        seat = await self.machines.records.get(seat.id)
+        if is_waiting(seat):
+            return session
+        return await self.lives.save(session, "", "", instance_id=seat.id)
+
     async def _break(
         self,
         session: Session,
@@ -511,9 +566,9 @@ class Runner:
         log: str = "",
         data: dict[str, Any] | None = None,
     ) -> None:
-        await self.lives.happen(
-            session, Event.BROKEN, detail, data, detail=detail, reason=reason, log=log[-4000:]
-        )
+        error = str((data or {}).get("error", {}).get("title", "")) or (reason.value or "unknown")
+        changes: dict[str, Any] = {"detail": detail, "reason": reason, "log": log[-4000:], "error": error}
+        await self.lives.happen(session, Event.BROKEN, detail, data, **changes)
 
     async def _close_forwards(self, session_id: str) -> None:
         for forward in self._forwards.pop(session_id, ()):
@@ -535,15 +590,3 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def _tail(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
-
-
-async def _last_words(connection: Connection, program: programs.Program) -> str:
-    try:
-        return (await programs.tail(connection, program, 8192)).decode(errors="replace")
-    except GridcloudError:
-        return ""

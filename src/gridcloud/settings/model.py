@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from gridcloud.errors import GridcloudError
+from gridcloud.settings.apps import APP_NAME, AppSettings, check_apps
 from gridcloud.settings.budgets import BUDGET_NAME, BudgetSettings, Words
 from gridcloud.settings.grid import GridSettings
 from gridcloud.settings.lending import LendingSettings
@@ -30,6 +31,7 @@ __all__ = [
     "DefaultSettings",
     "HubSettings",
     "LimitSettings",
+    "LogSettings",
     "ProviderSettings",
     "Section",
     "ServiceSettings",
@@ -103,6 +105,9 @@ class LimitSettings(Section):
         description="a machine that has not answered for so long is given up, with what runs on it; 0: never",
     )
     configure: Duration = Field(default=3600, ge=1, description="longest time for configuring a machine")
+    before_end: Duration = Field(
+        default=60, ge=1, description="longest time for saving what is on an instance before it is ended"
+    )
     retry_first: float = Field(
         default=1.0,
         gt=0,
@@ -161,9 +166,19 @@ class HubSettings(Section):
         description="the file of spawner deployments that goes with it; MULTIPLE_SPAWNER_DEPLOYMENT_FILE where "
         "that is set",
     )
+    course_folders: str = Field(
+        default="",
+        pattern=r"^(/.*)?$",
+        description="folder of this computer below which all hand-out and shared folders of courses lie",
+    )
     before_start: tuple[dict[str, Any], ...] = Field(
         default=(),
         description="hooks to run before each session starts, in order, each {use: NAME, …}, such as ldap",
+    )
+    database: str = Field(
+        default="",
+        description="postgresql+psycopg://USER@HOST/DATABASE of JupyterHub's own records, for this hub alone; empty: a "
+        "file in the data folder",
     )
     configuration: str = Field(
         default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
@@ -200,14 +215,33 @@ class SessionSettings(Section):
         default=(), description="Python packages that an instance must have before its session starts"
     )
     idle: Duration = Field(
-        default=0, description="have a session end itself after this long without use, e.g. 1h; 0: never"
+        default=0,
+        description="longest that a session may go without use before it is ended, e.g. 2h; 0: as any instance",
+    )
+    extend: Duration = Field(
+        default=3600,
+        description="how much longer a session lives when its user presses Extend; 0: nobody may extend theirs",
     )
     before_end: str = Field(
         default="",
-        description="shell command to run on a session's machine before it is ended, to save what is there",
+        description="shell command to run in a session's environment before it is ended, to save what is there; "
+        "limits.before_end is its time",
     )
     start: Duration = Field(
         default=180, ge=1, description="longest time from the program's start to its first answer"
+    )
+
+    def configure(self) -> list[dict[str, Any]]:
+        """Return what makes a machine have the packages that a session needs."""
+        wanted = list(self.packages)
+        return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
+
+
+class LogSettings(Section):
+    """What is logged, by the service and the hub."""
+
+    format: Literal["text", "json"] = Field(
+        default="text", description="text: a line for people; json: a document on each line, for programs"
     )
 
 
@@ -256,7 +290,14 @@ class Settings(Section):
     hub: HubSettings = Field(default_factory=HubSettings, description="JupyterHub")
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="the service's HTTPS door")
     session: SessionSettings = Field(default_factory=SessionSettings, description="sessions on instances")
+    apps: Annotated[
+        dict[Annotated[str, Field(pattern=APP_NAME)], AppSettings], AfterValidator(check_apps)
+    ] = Field(
+        default_factory=dict,
+        description="applications beside JupyterLab by name: one's own, and changes to desktop, code, rstudio and dask",
+    )
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
+    logs: LogSettings = Field(default_factory=LogSettings, description="how the logs are written")
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
     lending: LendingSettings = Field(
         default_factory=LendingSettings, description="what is lent to other institutions, and to whom"

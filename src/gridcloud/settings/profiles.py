@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, time
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gridcloud.settings.budgets import Words
+from gridcloud.settings.budgets import TimeZone, Words
 from gridcloud.settings.request import Request
 from gridcloud.settings.values import Duration, Size
 
@@ -30,10 +30,16 @@ __all__ = [
     "ProfileLimits",
     "ProfileSettings",
     "RosterSettings",
+    "SeatSettings",
     "SpawnerSettings",
 ]
 
+FOLDER_NAME = re.compile(r"(|[A-Za-z0-9_][\w.@+ -]*(/[A-Za-z0-9_][\w.@+ -]*)*)")
+"""A plain relative path: no part of it is empty or begins with a dot."""
+
 PROFILE_NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 CLASS_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
@@ -41,6 +47,11 @@ CLASS_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 def _check_days(since: date | None, until: date | None) -> None:
     if since and until and until < since:
         raise ValueError(f"it ends ({until}) before it begins ({since})")
+
+
+def _is_within(one: str, other: str) -> bool:
+    """Whether one of two folders is the other, or lies in it."""
+    return bool(one and other) and (f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"))
 
 
 def _as_many(given: Any) -> Any:
@@ -158,6 +169,11 @@ class ProfileSettings(_Part):
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment variables of its sessions"
     )
+    requirements: Words = Field(
+        default=(),
+        description="Python packages that users may add when they start, by name, with * for any part of it: torch*; "
+        "none when not given",
+    )
     spawner: SpawnerSettings | None = Field(
         default=None,
         description="a JupyterHub spawner that starts its sessions; gridcloud's own when not given",
@@ -182,6 +198,12 @@ class ProfileSettings(_Part):
             if choice.least or choice.most:
                 _check_range(name, choice)
         return choose
+
+    @model_validator(mode="after")
+    def _adds_where_it_can(self) -> Self:
+        if self.requirements and self.spawner is not None:
+            raise ValueError("requirements are for sessions of gridcloud's own: another spawner starts these")
+        return self
 
     @model_validator(mode="after")
     def _sets_one_of_those(self) -> Self:
@@ -224,6 +246,50 @@ class RosterSettings(_Part):
     )
 
 
+class SeatSettings(_Part):
+    """Machines kept ready for a course on certain days, for whoever of it comes."""
+
+    days: Words = Field(min_length=1, description="days of the week, or dates as 2026-09-01, one or a list")
+    opens: time = Field(description='from when on they are made and kept ready, e.g. "08:50"')
+    closes: time = Field(description='when those that nobody took are ended, e.g. "11:00"')
+    time_zone: TimeZone = Field(description="time zone of these times, e.g. Europe/Oslo")
+    count: int = Field(ge=1, le=1000, description="machines, those that are taken included")
+    profile: str = Field(
+        default="",
+        max_length=63,
+        description="profile that they are made by; the course's first when not given",
+    )
+
+    @field_validator("opens", "closes", mode="before")
+    @classmethod
+    def _as_time(cls, given: Any) -> Any:
+        # YAML reads 08:50 as a text, but 10:50 as a number of minutes in base 60.
+        if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 24 * 60:
+            given = f"{given // 60:02}:{given % 60:02}"
+        if not isinstance(given, str) or not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", given):
+            raise ValueError(f'{given!r:.40} is no time of the day such as "08:50"')
+        hour, minute = given.split(":")
+        return time(int(hour), int(minute))
+
+    @field_validator("days", mode="before")
+    @classmethod
+    def _as_days(cls, given: Any) -> Any:
+        days = given if isinstance(given, list | tuple) else (given,)
+        return tuple(str(day).casefold() for day in days)
+
+    @model_validator(mode="after")
+    def _is_a_lecture(self) -> Self:
+        for day in self.days:
+            if day not in WEEKDAYS:
+                try:
+                    date.fromisoformat(day)
+                except ValueError:
+                    raise ValueError(f"{day!r:.40} is no day such as tuesday or 2026-09-01") from None
+        if self.closes <= self.opens:
+            raise ValueError(f"they close ({self.closes:%H:%M}) before they open ({self.opens:%H:%M})")
+        return self
+
+
 class CourseSettings(_Part):
     """A course: a roster, what it may use and when, and who pays."""
 
@@ -239,8 +305,37 @@ class CourseSettings(_Part):
     project: str = Field(
         default="", max_length=300, description="project whose budget its sessions are charged to"
     )
+    handout: str = Field(
+        default="",
+        max_length=500,
+        description="folder below hub.course_folders that its sessions can read, and not change",
+    )
+    shared: str = Field(
+        default="",
+        max_length=500,
+        description="folder below hub.course_folders that its sessions read and write together",
+    )
+    seats: Annotated[tuple[SeatSettings, ...], BeforeValidator(_as_many)] = Field(
+        default=(), description="machines kept ready for its lectures, one or a list"
+    )
+
+    @field_validator("handout", "shared")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        if not FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                "this is no plain path of a folder below hub.course_folders, such as physics-101/handout"
+            )
+        return name
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> Self:
         _check_days(self.since, self.until)
+        for seat in self.seats:
+            if not self.profiles or (seat.profile and seat.profile not in self.profiles):
+                raise ValueError(
+                    f"its seats need one of its profiles: {', '.join(self.profiles) or 'it has none'}"
+                )
+        if self.shared and _is_within(self.shared, self.handout):
+            raise ValueError("what is shared would lie in the hand-out, or the other way round")
         return self

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from gridcloud import plugins
 from gridcloud.errors import DriverUnavailable
+from gridcloud.settings.apps import AppSettings
 from gridcloud.settings.budgets import BudgetSettings
 from gridcloud.settings.model import ProviderSettings, Settings
 from gridcloud.settings.profiles import (
@@ -28,7 +29,7 @@ from gridcloud.settings.values import format_size, parse_duration, parse_size
 __all__ = ["reference"]
 
 
-NAMED = ("providers", "clusters", "budgets", "groups", "profiles", "courses")
+NAMED = ("providers", "clusters", "budgets", "groups", "profiles", "courses", "apps")
 """Sections of named entries."""
 
 PARTS: dict[str, type[BaseModel]] = {
@@ -62,6 +63,7 @@ def reference() -> str:
         parts += [f"### `{name}`\n", f"{_first_line(kind)}\n", _table(None, kind)]
     parts += ["## `courses.NAME`\n", f"{_first_line(CourseSettings)}\n", _table(None, CourseSettings)]
     parts += ["### `courses.NAME.roster`\n", f"{_first_line(RosterSettings)}\n", _table(None, RosterSettings)]
+    parts += ["## `apps.NAME`\n", f"{_first_line(AppSettings)}\n", _table(None, AppSettings)]
     parts += ["## `providers.NAME`\n", "What every provider's entry has.\n", _table(None, ProviderSettings)]
     parts += _drivers("instances")
     parts += [

@@ -55,6 +55,7 @@ class Child:
         self._grace = grace
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._ready_again = asyncio.Event()
 
     @property
     def pid(self) -> int:
@@ -88,6 +89,22 @@ class Child:
                     await process.wait()
                 return
 
+    async def renew(self) -> None:
+        """Have it end in order and be started again; return when it is back. Raises TimeoutError."""
+        process = self._process
+        self._ready_again.clear()
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(self._grace):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        async with asyncio.timeout(self._patience):
+            await self._ready_again.wait()
+
     def kill(self) -> None:
         """End it at once."""
         if self._process is not None and self._process.returncode is None:
@@ -108,6 +125,7 @@ class Child:
                     f"The {self.name} does not answer after {self._patience:g} s.", remedy=f"See {self.log}."
                 )
             await asyncio.sleep(0.05)
+        self._ready_again.set()
 
     async def _execute(self) -> asyncio.subprocess.Process:
         self._rotate()

@@ -13,7 +13,7 @@ from gridcloud.instances.model import Kind, Offer, Request, format_size
 from gridcloud.service.documents import Provider
 from gridcloud.settings import Settings
 from gridcloud.spawner.desk import Desk
-from gridcloud.spawner.options import CHOSEN
+from gridcloud.spawner.options import CHOSEN, REQUIREMENTS
 from gridcloud.spawner.profiles import chosen_profile, format_time, shown_profiles
 
 __all__ = ["free_now", "render_form"]
@@ -140,7 +140,8 @@ def _asked_values(spawner: Any) -> dict[str, str]:
     kept = {
         name: str(value) for name, value in _kept(spawner).items() if isinstance(value, str | int | float)
     }
-    now = {name: given[0] for name in Request.model_fields if (given := _asked(spawner, name))}
+    names = (*Request.model_fields, REQUIREMENTS)
+    now = {name: given[0] for name in names if (given := _asked(spawner, name))}
     return kept | now
 
 

@@ -10,11 +10,15 @@ from tornado import web
 from gridcloud.errors import GridcloudError
 from gridcloud.spawner.callbacks import BatchPortHandler
 from gridcloud.spawner.configuration_page import ConfigurationHandler
+from gridcloud.spawner.course_page import CourseHandler, CoursesHandler
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.extending import ExtendHandler
 from gridcloud.spawner.form import free_now
 from gridcloud.spawner.grid_page import look_at_grid
+from gridcloud.spawner.health_pages import AliveHandler, FiguresHandler, ReadyHandler
 from gridcloud.spawner.notes import endings_for
 from gridcloud.spawner.others import OthersHandler
+from gridcloud.spawner.sessions_page import SessionHandler, SessionsHandler
 
 __all__ = ["HANDLERS", "GridHandler", "NotesHandler", "OffersHandler"]
 
@@ -71,8 +75,17 @@ class GridHandler(BaseHandler):
 HANDLERS = [
     (r"/api/batchspawner", BatchPortHandler),
     (r"/api/gridcloud/others", OthersHandler),
+    (r"/api/gridcloud/users/([^/]+)/server/extend", ExtendHandler),
+    (r"/api/gridcloud/users/([^/]+)/servers/([^/]+)/extend", ExtendHandler),
     (r"/gridcloud/configuration", ConfigurationHandler),
+    (r"/gridcloud/courses", CoursesHandler),
+    (r"/gridcloud/courses/([a-z0-9][a-z0-9._-]{0,62})", CourseHandler),
     (r"/gridcloud/grid", GridHandler),
+    (r"/gridcloud/health/live", AliveHandler),
+    (r"/gridcloud/health/ready", ReadyHandler),
+    (r"/gridcloud/metrics", FiguresHandler),
     (r"/gridcloud/notes", NotesHandler),
     (r"/gridcloud/offers", OffersHandler),
+    (r"/gridcloud/sessions", SessionsHandler),
+    (r"/gridcloud/sessions/([A-Za-z0-9-]{1,64})", SessionHandler),
 ]

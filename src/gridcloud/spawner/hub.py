@@ -14,6 +14,7 @@ from jupyterhub.app import JupyterHub
 from gridcloud.errors import GridcloudError
 from gridcloud.sessions.model import Session
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.hub_logs import log_as_json
 from gridcloud.spawner.login_door import LoginDoor, door_path
 
 __all__ = ["Hub", "main"]
@@ -29,6 +30,12 @@ class Hub(JupyterHub):
 
     _looking: asyncio.Task[None] | None = None
     _door: LoginDoor | None = None
+
+    def init_logging(self) -> None:
+        """Log as the configuration says."""
+        super().init_logging()
+        if the_desk().settings().logs.format == "json":
+            log_as_json(self.log)
 
     async def start(self) -> None:
         """Open the door for logins by header before the proxy is told of it, then all the rest."""
@@ -73,10 +80,11 @@ class Hub(JupyterHub):
             for spawner in user.spawners.values()
             if spawner.session_id
         }
-        # One hub belongs to a store: what was to reach a hub was started by this one, or by it in an earlier life.
+        # One hub belongs to a service: what was to reach a hub, and is looked after there, was started by this one, or
+        # by it in an earlier life. Other services that share the store have hubs of their own.
         return [
             session
-            for session in await client.sessions()
+            for session in await client.sessions(here=True)
             if "hub" in session.plan.exposed and session.created < before and session.id not in known
         ]
 

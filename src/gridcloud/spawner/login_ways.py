@@ -12,6 +12,7 @@ from gridcloud.errors import DriverUnavailable
 from gridcloud.identity.credentials import resolve
 from gridcloud.settings import HubSettings
 from gridcloud.settings.login import WAYS, NativeSettings
+from gridcloud.spawner.account_authenticator import AccountAuthenticator
 from gridcloud.spawner.header_authenticator import HeaderAuthenticator, front_secret
 from gridcloud.spawner.headers import NAME
 from gridcloud.spawner.login import keep_contexts, note_person
@@ -21,6 +22,9 @@ __all__ = ["CRYPT_KEY", "check_login", "let_in"]
 
 CRYPT_KEY = "JUPYTERHUB_CRYPT_KEY"
 """Where JupyterHub finds the key of its auth_state."""
+
+PAM = ("pam", "jupyterhub.auth.PAMAuthenticator")
+"""How configurations name JupyterHub's own, which takes two accounts for one."""
 
 CLASSES = {
     "oidc": "oauthenticator.generic.GenericOAuthenticator",
@@ -37,7 +41,7 @@ def let_in(c: Any, hub: HubSettings, data: Path) -> None:
     """Configure JupyterHub for ``hub.authenticator``. Raises DriverUnavailable, and what secrets raise."""
     way = hub.authenticator
     if way not in WAYS:
-        c.JupyterHub.authenticator_class = way
+        c.JupyterHub.authenticator_class = AccountAuthenticator if way in PAM else way
         return
     c.Authenticator.allow_existing_users = False  # who may log in is what the configuration says now
     if way == "header":

@@ -34,18 +34,21 @@ def notes_for(desk: Desk, user: str, now: datetime | None = None) -> list[dict[s
 
 
 def endings_for(desk: Desk, user: str, now: datetime | None = None) -> dict[str, dict[str, Any]]:
-    """Return, by server, when a user's sessions end, seconds ``left`` until then, whether to ``warn`` already, and the
-    ``notice`` that there is beside that. What has no end has none of the first two."""
+    """Return, by server, when a user's sessions end, seconds ``left`` until then, whether to ``warn`` already and
+    whether a user may ``extend`` it, and the ``notice`` that there is beside that. What has no end has none of the
+    first two."""
     now = now or datetime.now(UTC)
-    endings = {}
+    endings: dict[str, dict[str, Any]] = {}
+    extend = desk.settings().session.extend > 0
     for (owner, server), expires in sorted(desk.expires.items()):
         if owner == user:
             left = max(0.0, (expires - now).total_seconds())
             warn = left <= desk.settings().limits.warning
-            endings[server] = {"ends": expires.isoformat(), "left": left, "warn": warn}
+            endings[server] = {"ends": expires.isoformat(), "left": left, "warn": warn, "extend": extend}
     for (owner, server), notice in sorted(desk.notices.items()):
         if owner == user:
-            endings.setdefault(server, {"ends": None, "left": None, "warn": False})["notice"] = notice
+            nothing: dict[str, Any] = {"ends": None, "left": None, "warn": False, "extend": False}
+            endings.setdefault(server, nothing)["notice"] = notice
     return endings
 
 

@@ -13,17 +13,21 @@ from gridcloud.instances.model import Request
 from gridcloud.profiles import Choice, Person, settle
 from gridcloud.profiles.placeholders import fill
 from gridcloud.profiles.reading import read_request
+from gridcloud.profiles.requirements import read_requirements
 from gridcloud.settings import Settings
 from gridcloud.settings.profiles import SpawnerSettings
 from gridcloud.spawner.login import Login
 
-__all__ = ["CHOSEN", "Asked", "from_form", "person_of", "read_options"]
+__all__ = ["CHOSEN", "REQUIREMENTS", "Asked", "from_form", "person_of", "read_options"]
 
 FORM_ONLY = frozenset({"_xsrf"})
 """Fields of the form that are no options."""
 
 CHOSEN = "gridcloud_profile"
 """The form's field of the profile: a name that no other spawner's form has, as KubeSpawner's has ``profile``."""
+
+REQUIREMENTS = "requirements"
+"""The option with the packages to add."""
 
 NOTHING_KNOWN = Login()
 
@@ -36,11 +40,15 @@ class Asked:
 
     request: Request
     profile: str = ""
+    course: str = ""
+    """The course whose terms allow it."""
     configure: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     spawner: SpawnerSettings | None = None
     fields: Fields = field(default_factory=dict)
     """What was sent of the other spawner's own form."""
+    added: list[dict[str, Any]] = field(default_factory=list)
+    """What is configured after all else: the packages that the user adds."""
 
 
 def from_form(sent: Fields, choices: Mapping[str, Choice]) -> dict[str, Any]:
@@ -75,6 +83,7 @@ def read_options(
         return Asked(_with_known_provider(read_request(options), settings))
     choice = _choice(options, settings, choices)
     profile, rest = choice.profile, {key: value for key, value in options.items() if key != "profile"}
+    added = [] if profile.spawner is not None else _added(rest.pop(REQUIREMENTS, ()), choice)
     wish = {} if profile.spawner is not None else rest
     settled = settle(choice, wish, settings, datetime.now(UTC), (running or {}).get(choice.name, 0))
     if profile.spawner is not None:
@@ -88,9 +97,17 @@ def read_options(
     return Asked(
         _with_known_provider(settled.request, settings),
         choice.name,
+        settled.terms.course,
         configure=fill([dict(entry) for entry in profile.configure], known or {}),
         environment=fill(profile.environment, known or {}),
+        added=added,
     )
+
+
+def _added(given: Any, choice: Choice) -> list[dict[str, Any]]:
+    """Return the entry that puts the packages a user adds on top of the session's own."""
+    requirements = read_requirements(given, choice.profile, choice.title)
+    return [{"use": "packages", "requirements": list(requirements), "overlay": True}] if requirements else []
 
 
 def _choice(options: Mapping[str, Any], settings: Settings, choices: Mapping[str, Choice]) -> Choice:

@@ -57,6 +57,8 @@ async def _shown(spawner: Any, choice: Choice, values: Mapping[str, str]) -> dic
         "sets": _sets(choice),
         "limits": [_limits(terms) for terms in choice.terms],
         "fields": [],
+        "adds": profile.requirements,
+        "requirements": values.get("requirements", ""),
         "form": "",
         "problem": "",
     }

@@ -23,8 +23,11 @@ from gridcloud.instances.model import Instance
 from gridcloud.profiles import Choice
 from gridcloud.sessions.model import FINAL, Plan, Session, State
 from gridcloud.settings import Settings
+from gridcloud.spawner.apps import app_environment, app_files
+from gridcloud.spawner.apps.builtin import DASK_LINK
 from gridcloud.spawner.before import run_hooks
 from gridcloud.spawner.desk import Desk, the_desk
+from gridcloud.spawner.extending import longest_of
 from gridcloud.spawner.form import render_form
 from gridcloud.spawner.lab import lab_files
 from gridcloud.spawner.login import Login, login_of
@@ -33,12 +36,15 @@ from gridcloud.spawner.options import Asked, from_form, person_of, read_options
 from gridcloud.spawner.steps import Steps
 from gridcloud.spawner.wrapped import HOOK_REFUSED, Wrapped
 
-__all__ = ["GridcloudSpawner", "Refused", "idle_words"]
+__all__ = ["GridcloudSpawner", "Refused"]
 
 STOPPING = 60.0
 """Seconds to wait for a session to be gone before its stop counts as done; it goes on in the service."""
 
 Noted = TypeVar("Noted")
+
+WARNED = ("session", "warning")
+"""Kind and type of the events that tell what is not well with a session that starts all the same."""
 
 NOT_USED = "Nothing is done in your session. It goes on when you use it."
 
@@ -71,6 +77,8 @@ class GridcloudSpawner(Spawner):
     typed: Mapping[str, list[Any]] | None = None
     """What was sent with a form that could not be taken, for the form to show again."""
     _recovered = False
+    _warning = ""
+    """What its start was warned of."""
     _unknown: dict[str, Any] = {}  # noqa: RUF012 - never changed in place
     """The state of a session whose spawner is there no more."""
     _left: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed in place
@@ -124,7 +132,7 @@ class GridcloudSpawner(Spawner):
         super().clear_state()
         if over := self.wrapped.get_state() if self.wrapped else self._unknown.get("wrapped"):
             self._left = {**self._left, self.profile: over}
-        self.session_id = self.profile = ""
+        self.session_id = self.profile = self._warning = ""
         self.wrapped = None
         self._unknown = {}
         self._recovered = False
@@ -142,6 +150,7 @@ class GridcloudSpawner(Spawner):
     def get_env(self) -> dict[str, str]:
         """Return the session's environment, with what of its user's login is to be there."""
         environment: dict[str, str] = super().get_env()
+        environment[DASK_LINK] = f"{urlsplit(self.server.base_url).path}proxy/{{port}}/status"
         return environment | dict(self.login.environment)
 
     async def run_options_from_form(self, form_data: dict[str, list[Any]]) -> dict[str, Any]:
@@ -327,6 +336,7 @@ class GridcloudSpawner(Spawner):
         self._keep_state()
         told.set()
         endpoint = await self._wait()
+        self._warning = await self._warned_of()
         await self._note_expiry(session)
         return endpoint.host, endpoint.port
 
@@ -369,6 +379,9 @@ class GridcloudSpawner(Spawner):
         plan = with_mounts(self._plan(settings), given.mounts)
         environment = self.get_env() | asked.environment | dict(given.environment)
         environment |= mounting_keys(given.mounts)
+        longest = 0
+        if asked.profile:
+            longest = longest_of(self, asked.profile, asked.request, asked.course, datetime.now(UTC))
         asking = asyncio.ensure_future(
             self.desk.ask(
                 lambda client: client.start_session(
@@ -376,8 +389,11 @@ class GridcloudSpawner(Spawner):
                     plan,
                     owner=self.user.name,
                     name=f"{self.user.name}/{self.name}" if self.name else self.user.name,
-                    configure=[*asked.configure, *_configure(settings)],
+                    profile=asked.profile,
+                    configure=[*asked.configure, *settings.session.configure(), *asked.added],
                     environment=environment,
+                    longest=longest,
+                    course=asked.course,
                 )
             )
         )
@@ -413,13 +429,13 @@ class GridcloudSpawner(Spawner):
             words=(
                 *settings.session.command,
                 ALLOW_ROOT,
-                *idle_words(settings.session.idle),
                 *self.get_args(),
             ),
             listening=("--ServerApp.sock={socket}", SHUT_KERNELS),
-            files=lab_files(),
+            files=lab_files() | app_files(settings.apps),
             reading=("--LabServerApp.extra_labextensions_path={files}",),
-            environment={
+            environment=app_environment(settings.apps)
+            | {
                 "JUPYTER_RUNTIME_DIR": "{private}",
                 "JUPYTERHUB_SERVICE_URL": "http://127.0.0.1:{port}" + base,
                 "JUPYTERHUB_API_URL": "http://{hub}" + api,
@@ -437,11 +453,21 @@ class GridcloudSpawner(Spawner):
     async def _note_expiry(self, session: Session) -> None:
         with contextlib.suppress(GridcloudError):
             client = await self.desk.client(patience=5)
-            instance = await client.instance(session.instance_id)
-            self._note(self.desk.expires, self._end_of(instance))
-            self._note(
-                self.desk.notices, instance.notice or (NOT_USED if self._is_idling(instance) else None)
-            )
+            self.note(await client.instance(session.instance_id))
+
+    def note(self, instance: Instance) -> None:
+        """Know when the session ends, as its instance is now."""
+        self._note(self.desk.expires, self._end_of(instance))
+        unused = NOT_USED if self._is_idling(instance) else ""
+        self._note(self.desk.notices, instance.notice or unused or self._warning or None)
+
+    async def _warned_of(self) -> str:
+        """Return what its start was warned of, for its user to see in the session, too."""
+        with contextlib.suppress(GridcloudError):
+            client = await self.desk.client(patience=5)
+            events = [event async for event in client.session_events(self.session_id)]
+            return " ".join(event.message for event in events if (event.kind, event.type) == WARNED)
+        return ""
 
     def _end_of(self, instance: Instance) -> datetime | None:
         ends = [instance.expires, idle_end(instance) if self._is_idling(instance) else None]
@@ -461,29 +487,4 @@ class GridcloudSpawner(Spawner):
 
     def _note_end(self, session: Session) -> None:
         if session.state in (State.FAILING, *FINAL) and session.reason not in ("asked", "cancelled"):
-            text = f"Your session has ended: {session.detail or session.reason}"
-            if idle := self.desk.settings().session.idle:
-                text += f" (Sessions that are not used end after {idle // 60} minutes.)"
-            self.desk.ended[self._key] = text
-
-
-def idle_words(seconds: int) -> tuple[str, ...]:
-    """Return the arguments by which a session ends itself after so long without use; none for 0.
-
-    A busy kernel, an open page and an open terminal are use. The session sees to it alone, whoever of us runs.
-    """
-    if not seconds:
-        return ()
-    look = max(1, min(60, seconds // 2))
-    return (
-        f"--MappingKernelManager.cull_idle_timeout={seconds}",
-        f"--MappingKernelManager.cull_interval={look}",
-        f"--TerminalManager.cull_inactive_timeout={seconds}",
-        f"--TerminalManager.cull_interval={look}",
-        f"--ServerApp.shutdown_no_activity_timeout={seconds}",
-    )
-
-
-def _configure(settings: Settings) -> list[dict[str, Any]]:
-    wanted = list(settings.session.packages)
-    return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
+            self.desk.ended[self._key] = f"Your session has ended: {session.detail or session.reason}"

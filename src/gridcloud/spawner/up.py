@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ SERVER = Program(
         "jupyter_server.services.kernels.handlers",
         "jupyter_server.services.contents.handlers",
         "jupyter_server.services.contents.largefilemanager",
+        *(name for name in ("jupyter_server_proxy",) if importlib.util.find_spec(name)),
     ),
 )
 """A session's program, imported beforehand with what it would import while it starts."""
@@ -76,11 +78,12 @@ async def run_up(settings_file: SettingsFile, data: Path, report: Report, *, kee
     """Run everything until SIGINT or SIGTERM, then stop sessions and all; a second signal leaves at once.
 
     ``report`` gets each line worth a terminal. ``keep``: sessions run on when it ends. Raises PortTaken, Conflict when
-    it runs already, GridcloudError.
+    it runs already, GridcloudError. SIGUSR1 has service and hub begin anew, with the code that is installed by then;
+    the proxy stays, with all connections that lead through it.
     """
-    up, asked = asyncio.Event(), asyncio.Event()
+    up, asked, renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(_until(settings_file, data, report, up, asked, keep))
+    work = asyncio.create_task(_until(settings_file, data, report, up, asked, renewed, keep))
 
     def obey() -> None:
         if asked.is_set() or not up.is_set():
@@ -89,6 +92,7 @@ async def run_up(settings_file: SettingsFile, data: Path, report: Report, *, kee
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, obey)
+    loop.add_signal_handler(signal.SIGUSR1, renewed.set)
     try:
         await work
     except asyncio.CancelledError:
@@ -98,7 +102,7 @@ async def run_up(settings_file: SettingsFile, data: Path, report: Report, *, kee
             raise
         report("Left at once. Sessions that still run are taken up by the next 'gridcloud up'.")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             loop.remove_signal_handler(number)
 
 
@@ -108,6 +112,7 @@ async def _until(
     report: Report,
     up: asyncio.Event,
     asked: asyncio.Event,
+    renewed: asyncio.Event,
     keep: bool,
 ) -> None:
     async with running(settings_file, data, report, keep=keep) as hub:
@@ -116,8 +121,26 @@ async def _until(
         if hub.link:
             report(f"Log in (this link works once, within the hour): {hub.link}")
         report("Press Ctrl-C to stop it" + ("; its sessions run on." if keep else " with all its sessions."))
-        await asked.wait()
+        renewing = asyncio.create_task(_renew(hub, report, renewed))
+        try:
+            await asked.wait()
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
         report("Stopping" + ("." if keep else "; press Ctrl-C again to leave the sessions running."))
+
+
+async def _renew(running: Running, report: Report, renewed: asyncio.Event) -> None:
+    """Have service and hub begin anew whenever that is asked for: what the hub asks, the new service knows."""
+    while True:
+        await renewed.wait()
+        renewed.clear()
+        report("Beginning anew with what is installed now; the proxy stays.")
+        for child in (running.service, running.hub):
+            try:
+                await child.renew()
+            except TimeoutError:
+                report(f"The {child.name} is not back yet; it goes on being started.")
 
 
 @contextlib.asynccontextmanager
@@ -232,7 +255,7 @@ async def _end_sessions(data: Path, report: Report) -> None:
     try:
         async with asyncio.timeout(ENDING):
             async with await connect_async(data=data, alone=True) as client:
-                sessions = await client.sessions()
+                sessions = await client.sessions(here=True)  # those of other hubs go on
                 for session in sessions:
                     await client.stop_session(session.id)
                 for session in sessions:

@@ -16,6 +16,7 @@ from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
 from tornado.web import HTTPError
 from traitlets import All, TraitError
+from traitlets.config import Config
 
 from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, InvalidSettings, TimedOut, Unavailable
 from gridcloud.profiles.placeholders import fill
@@ -254,8 +255,20 @@ def _make(outer: Spawner, settings: SpawnerSettings, environment: Mapping[str, s
     }
     try:
         handed_on = {name: getattr(outer, name) for name in HANDED_ON if hasattr(outer, name)}
-        spawner = kind(**{**handed_on, **fill(settings.kwargs, known)})  # some make names of them at once
+        spawner = kind(
+            **{**handed_on, "config": _with_traits(outer.config, kind, fill(settings.kwargs, known))}
+        )
         spawner.environment = {**spawner.environment, **fill(dict(environment), known)}
     except TraitError as error:
         raise InvalidSettings(f"{settings.class_}: {error}") from error
     return spawner
+
+
+def _with_traits(config: Config, kind: type[Spawner], traits: Mapping[str, Any]) -> Config:
+    """Return JupyterHub's configuration with these traits of a class.
+
+    That is how spawners are used to get them: all at once, while they are made. DockerSpawner, given its image before
+    its prefix, would make a name of the image and keep it.
+    """
+    own = Config({**config.get(kind.__name__, {}), **traits})
+    return Config({**config, kind.__name__: own})

@@ -98,6 +98,9 @@ class Stack(Record):
     keep_going: bool = Field(default=False, description="keep what could be had when some cannot")
     detail: str = Field(default="", description="what happened, in words")
     created: datetime
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0
 
     def definition(self) -> Definition:

@@ -39,7 +39,7 @@ class Runner:
 
     async def start(self) -> None:
         """Take up every stack that has not ended."""
-        for stack in await self.lives.live():
+        for stack in await self.lives.take_up():
             self._carry(stack.id)
 
     async def close(self) -> None:
@@ -79,6 +79,7 @@ class Runner:
         async with self._defining:
             while True:
                 stack = await self.lives.get(stack_id)
+                self.lives.check_ours(stack)
                 if version not in (None, stack.version):
                     raise Conflict(f"The stack {stack.name} was changed meanwhile.", remedy="Read it again.")
                 if stack.state not in SETTLED:
@@ -101,6 +102,7 @@ class Runner:
         stays as it is. Raises InvalidRequest while it is on its way."""
         while True:
             stack = await self.lives.get(stack_id)
+            self.lives.check_ours(stack)
             if stack.state is State.DEPLOYING:
                 return stack
             if stack.state is State.DEPLOYED and not stack.leaving and _whole(stack):
@@ -131,6 +133,7 @@ class Runner:
         """Have all its instances end, and the stack with them; return at once. May be called twice."""
         while True:
             stack = await self.lives.get(stack_id)
+            self.lives.check_ours(stack)
             if stack.state in FINAL or stack.state is State.DESTROYING:
                 return stack
             try:

@@ -29,6 +29,8 @@ class Living(Protocol):
     @property
     def owner(self) -> str: ...
     @property
+    def keeper(self) -> str: ...
+    @property
     def state(self) -> StrEnum: ...
     @property
     def version(self) -> int: ...
@@ -67,13 +69,17 @@ class Lives(Generic[T]):
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._waiting: dict[str, list[asyncio.Event]] = {}
         self._listeners: list[Callable[[T], None]] = []
+        self._written: dict[str, int] = {}
+        """Which version of each live thing of ours was written here last, where others write, too."""
 
     def listen(self, told: Callable[[T], None]) -> None:
         """Have every thing told that is stored or changed here, before whoever stores it goes on."""
         self._listeners.append(told)
 
     async def insert(self, thing: T, type: str, message: str, data: dict[str, Any] | None = None) -> T:
-        """Store a new thing with its first event. Raises Conflict when there is one of its id."""
+        """Store a new thing with its first event: ours to look after. Raises Conflict when there is one of its id."""
+        if self.store.keeper:
+            thing = thing.model_copy(update={"keeper": self.store.keeper})
         entry = Entry(type, message, data or {})
         writing = self.store.insert(self.kind, thing.id, thing.owner, thing.state, self._body(thing), [entry])
         return await finish(self._write(thing.id, writing, self._thing))
@@ -103,6 +109,38 @@ class Lives(Generic[T]):
         """Return all that have not ended, of one owner or of all."""
         known: type[StrEnum] = type(next(iter(self._final)))
         return await self.find(owner=owner, states=[state for state in known if state not in self._final])
+
+    def keeps(self, thing: T) -> bool:
+        """Tell whether a thing is ours to look after, and not another's that shares the store."""
+        return thing.keeper in ("", self.store.keeper) or not self.store.keeper
+
+    async def take_up(self) -> list[T]:
+        """Return all that have not ended and are ours to look after. What is nobody's becomes ours."""
+        ours = []
+        for thing in await self.live():
+            if self.store.keeper and not thing.keeper:
+                with contextlib.suppress(Conflict):  # another was quicker
+                    ours.append(await self.save(thing, "", "", keeper=self.store.keeper))
+            elif self.keeps(thing):
+                ours.append(thing)
+        return ours
+
+    async def heeded(self, states: Iterable[StrEnum]) -> list[T]:
+        """Return those of ours that others who share the store have brought into one of these states, each once."""
+        found = []
+        for thing in await self.find(states=states):
+            if self.keeps(thing) and thing.version > self._written.get(thing.id, 0):
+                self._written[thing.id] = thing.version
+                found.append(thing)
+        return found
+
+    def check_ours(self, thing: T) -> None:
+        """Raise Conflict for a thing that another looks after: only there is what it takes to reach it."""
+        if not self.keeps(thing):
+            raise Conflict(
+                f"The {self.kind} {thing.id} is looked after by the service {thing.keeper}, not by this one.",
+                remedy=f"Ask {thing.keeper}.",
+            )
 
     async def follow(self, id: str) -> AsyncIterator[T]:
         """Yield it as it is, then as it is after each change (some may be skipped), until it has ended."""
@@ -137,7 +175,7 @@ class Lives(Generic[T]):
         """
         changed = thing.model_copy(update=changes)
         record = Record(
-            self.kind, thing.id, thing.owner, thing.state, {}, thing.version, thing.created, thing.created
+            self.kind, thing.id, changed.owner, thing.state, {}, thing.version, thing.created, thing.created
         )
         events = [Entry(type, message, data or {})] if type else []
         writing = self.store.update(
@@ -189,6 +227,8 @@ class Lives(Generic[T]):
         known = self._known.get(thing.id)
         if known is not None and known.version > thing.version:
             return known
+        if thing.state in self._final:
+            self._written.pop(thing.id, None)
         if thing.state in self._final or self.store.shared:
             self._known.pop(thing.id, None)
         else:
@@ -197,6 +237,8 @@ class Lives(Generic[T]):
 
     def _wake(self, thing: T) -> T:
         """Tell those who follow a thing, and those who follow all, that it was changed here."""
+        if self.store.keeper and self.keeps(thing) and thing.state not in self._final:
+            self._written[thing.id] = thing.version
         for told in self._listeners:
             told(thing)
         for changed in self._waiting.get(thing.id, ()):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,13 +49,16 @@ class Store:
     its disk is full. A write returns when it is on disk.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, installation: str) -> None:
+    def __init__(self, engine: Engine, clock: Clock, installation: str, keeper: str = "") -> None:
         self._engine = engine
         self._clock = clock
         self._installation = installation
         self._watchers: set[_Watcher] = set()
         self._closed = False
         self._shared = engine.dialect.name != "sqlite"
+        self._keeper = keeper if self._shared else ""
+        self.timed: Callable[[str, float], None] = _forget
+        """Told of each ``read`` and ``write`` how many seconds it took; a read in the thread that does it."""
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gridcloud-store-reader")
         self._writer = Writer(engine, self._announce)
 
@@ -67,6 +71,11 @@ class Store:
     def shared(self) -> bool:
         """Whether other processes may write to it too: what was read may then be old."""
         return self._shared
+
+    @property
+    def keeper(self) -> str:
+        """Who of those that share the database uses it here; empty where nobody else does."""
+        return self._keeper
 
     async def insert(
         self, kind: str, id: str, owner: str, state: str, body: dict[str, Any], events: Iterable[Entry] = ()
@@ -84,7 +93,7 @@ class Store:
                 raise Conflict(f"There is already {kind} {id}.") from error
             return record, _tell(connection, lines)
 
-        return (await self._writer.submit(work))[0]
+        return (await self._write(work))[0]
 
     async def update(
         self,
@@ -120,7 +129,7 @@ class Store:
                 raise _missed(connection, record)
             return changed, _tell(connection, lines)
 
-        return (await self._writer.submit(work))[0]
+        return (await self._write(work))[0]
 
     async def delete(self, record: Record, events: Iterable[Entry] = ()) -> None:
         """Remove the record as it was read; its events stay. Raises Conflict or NotFound as `update` does."""
@@ -131,7 +140,7 @@ class Store:
                 raise _missed(connection, record)
             return None, _tell(connection, lines)
 
-        await self._writer.submit(work)
+        await self._write(work)
 
     async def get(self, kind: str, id: str) -> Record:
         """Return one record. Raises NotFound."""
@@ -185,7 +194,7 @@ class Store:
         def work(connection: Connection) -> tuple[None, list[Event]]:
             return None, _tell(connection, lines)
 
-        return (await self._writer.submit(work))[1]
+        return (await self._write(work))[1]
 
     async def events(
         self,
@@ -249,7 +258,7 @@ class Store:
             connection.execute(insert(tables.meta), {"key": key, "value": value})
             return None, []
 
-        await self._writer.submit(work)
+        await self._write(work)
 
     async def close(self) -> None:
         """Write what is queued, end all watches, let go of the database. May be called twice."""
@@ -271,13 +280,23 @@ class Store:
             raise GridcloudError("The store is closed.")
 
         def read() -> Result:
+            began = time.monotonic()
             try:
                 with self._engine.connect() as connection:
                     return work(connection)
             except SQLAlchemyError as error:
                 raise database_error(error, self._engine.url) from error
+            finally:
+                self.timed("read", time.monotonic() - began)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+
+    async def _write(self, work: Callable[[Connection], Result]) -> Result:
+        began = time.monotonic()
+        try:
+            return await self._writer.submit(work)
+        finally:
+            self.timed("write", time.monotonic() - began)
 
     def _announce(self, results: Sequence[tuple[Any, list[Event]]]) -> None:
         for _, events in results:
@@ -294,16 +313,17 @@ class Store:
         return self._clock.now()
 
 
-async def open_store(location: str | os.PathLike[str], clock: Clock) -> Store:
+async def open_store(location: str | os.PathLike[str], clock: Clock, keeper: str = "") -> Store:
     """Open, make or migrate the store in a SQLite file (a path) or a PostgreSQL database (a URL).
 
+    ``keeper`` names whoever opens it among those that may share the database.
     Raises StoreTooNew when a newer gridcloud wrote it, InvalidSettings for a URL of another kind, GridcloudError when
     it cannot be opened.
     """
-    return await asyncio.to_thread(_open, location, clock)
+    return await asyncio.to_thread(_open, location, clock, keeper)
 
 
-def _open(location: str | os.PathLike[str], clock: Clock) -> Store:
+def _open(location: str | os.PathLike[str], clock: Clock, keeper: str) -> Store:
     url = parse_location(location)
     engine = connect(url)
     try:
@@ -315,7 +335,7 @@ def _open(location: str | os.PathLike[str], clock: Clock) -> Store:
     except BaseException:
         engine.dispose()
         raise
-    return Store(engine, clock, installation)
+    return Store(engine, clock, installation, keeper)
 
 
 def _installation(engine: Engine) -> str:
@@ -331,6 +351,10 @@ def _installation(engine: Engine) -> str:
         with engine.connect() as connection:
             found = connection.execute(query).scalar_one()
     return str(found)
+
+
+def _forget(_what: str, _seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 def _columns(record: Record) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class PackagesSettings(ConfigurerSettings):
     system_site_packages: bool = Field(
         default=False, description="let the environment see the packages of the machine's own Python"
     )
+    overlay: bool = Field(
+        default=False,
+        description="put the requirements on top of the session's own packages, for its kernels; needs a session there",
+    )
     python: str = Field(
         default="python3", min_length=1, description="the machine's Python: a name or absolute path"
     )
@@ -64,6 +68,8 @@ class PackagesSettings(ConfigurerSettings):
     def _something(self) -> Self:
         if not (self.apt or self.requirements or self.environment or self.session):
             raise ValueError("name packages: `apt`, `requirements`, `environment` or `session`")
+        if self.overlay and (self.environment or self.session or self.system_site_packages):
+            raise ValueError("an overlay is of `requirements` alone")
         if self.python.startswith("-") or "\0" in self.python:
             raise ValueError(f"{self.python!r} is no program")
         return self
@@ -117,6 +123,7 @@ class PackagesConfigurer(Configurer):
             "files": files,
             "session": metadata.version("jupyterhub") if settings.session else "",
             "system_site_packages": settings.system_site_packages,
+            "overlay": settings.overlay,
         }
 
     def _conda(self) -> str:

@@ -44,9 +44,10 @@ from gridcloud.errors import (
     Transient,
     Unreachable,
 )
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.matching import count_cpus, shortfall
 from gridcloud.instances.model import (
+    MOUNTS,
     Finding,
     Handle,
     Holding,
@@ -94,7 +95,7 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}")
 _creating = threading.Lock()
 
 
-class ContainerDriver(InstanceDriver):
+class ContainerDriver(Handing, InstanceDriver):
     """One engine."""
 
     Settings: ClassVar[type[ProviderSettings]] = ContainerSettings
@@ -181,6 +182,14 @@ class ContainerDriver(InstanceDriver):
         """Note in the container when it ends itself: at most 5 seconds later. Raises NotFound, Transient."""
         archive = make_archive((), 0, 0, {EXPIRY: f"{math.ceil(at.timestamp())}\n"})
         await self._ask(lambda engine: engine.write(str(handle.data.get("container")), archive))
+
+    def handing(self) -> str:
+        """Return why none can be made ahead: a home cannot be mounted in a container that runs."""
+        return (
+            "its containers have their owners' homes from the start (keep_homes)"
+            if self.settings.keep_homes
+            else ""
+        )
 
     async def check(self) -> Sequence[Finding]:
         """Tell whether the engine answers, what it can give, how well limits hold, and of the image."""
@@ -347,7 +356,7 @@ class ContainerDriver(InstanceDriver):
             name = f"gridcloud-{short_name(self.context.installation)}-{spec.id}"
             gpus = self._free_gpus(shape.gpus, others)
             home = self._home(engine, spec)
-            host = self._host(shape, gpus, user, home)
+            host = self._host(spec, gpus, user, home)
             container = engine.create(name, host, **self._what(spec, image, user, gpus))
         except NotFound as error:
             raise InvalidRequest(f"{self.context.provider}: {_no_image(image, engine.images())}.") from error
@@ -385,7 +394,8 @@ class ContainerDriver(InstanceDriver):
         if why := self._why_full(shape, whole, _taking(before)):
             raise NoCapacity(f"{self.context.provider} is full: somebody else was first; {why}.")
 
-    def _host(self, shape: Shape, gpus: Sequence[str], user: str, home: str) -> dict[str, Any]:
+    def _host(self, spec: Spec, gpus: Sequence[str], user: str, home: str) -> dict[str, Any]:
+        shape = spec.offer.shape
         host: dict[str, Any] = {
             "nano_cpus": int(shape.cpus * 1e9),
             "mem_limit": shape.memory,
@@ -400,6 +410,9 @@ class ContainerDriver(InstanceDriver):
         }
         if home:
             host["binds"][home] = {"bind": HOME, "mode": "nocopy"}  # nothing of an image's comes into it
+        for folder in spec.folders:
+            mode = "ro" if folder.read_only else "rw"
+            host["binds"][folder.source] = {"bind": f"{MOUNTS}/{folder.at}", "mode": mode}
         if not is_root(user):
             host["cap_drop"] = ["ALL"]
         named = [gpu for gpu in gpus if "=" in gpu]

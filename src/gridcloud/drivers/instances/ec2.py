@@ -32,7 +32,7 @@ from gridcloud.errors import (
     Transient,
 )
 from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -68,7 +68,7 @@ class _Lock:
         self.lock = threading.Lock()
 
 
-class EC2Driver(InstanceDriver):
+class EC2Driver(Handing, InstanceDriver):
     """One account in one region."""
 
     Settings: ClassVar[type[ProviderSettings]] = EC2Settings

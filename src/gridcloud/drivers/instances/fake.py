@@ -47,7 +47,7 @@ from gridcloud.errors import (
     Throttled,
     Unreachable,
 )
-from gridcloud.instances.driver import InstanceDriver
+from gridcloud.instances.driver import Handing, InstanceDriver
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import (
     Discovery,
@@ -131,7 +131,7 @@ class FakeSettings(ProviderSettings):
     seed: int = Field(default=0, description="seed of the chances of faults")
 
 
-class FakeDriver(InstanceDriver):
+class FakeDriver(Handing, InstanceDriver):
     """The fake provider."""
 
     Settings = FakeSettings

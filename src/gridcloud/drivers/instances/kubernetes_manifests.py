@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gridcloud.drivers.instances.kubernetes_quantities import format_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
 from gridcloud.instances.bootstraps import AgentDoor
-from gridcloud.instances.model import Shape, Spec
+from gridcloud.instances.model import MOUNTS, Folder, Shape, Spec
 
 __all__ = [
     "CONTAINER", "DIAL", "EXPIRES", "FOLDER", "GRACE", "HOME", "INSTALLATION", "INSTANCE", "INVITED", "LEAST_MEMORY",
@@ -83,12 +83,13 @@ def render_pod(
     """Return the manifest of an instance's pod. ``home``: the claim that is mounted as its owner's home."""
     shape = spec.offer.shape
     user = settings.run_as_user
-    mounts = [{"name": "folder", "mountPath": FOLDER}]
+    mounts: list[dict[str, Any]] = [{"name": "folder", "mountPath": FOLDER}]
     volumes: list[dict[str, Any]] = [{"name": "folder", "emptyDir": {}}]
     if home:
         mounts.append({"name": "home", "mountPath": HOME})
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": home}})
-    mounts.append({"name": "expiry", "mountPath": "/etc/gridcloud", "readOnly": True})  # type: ignore[dict-item]
+    _mount_courses(spec.folders, settings.course_claim, volumes, mounts)
+    mounts.append({"name": "expiry", "mountPath": "/etc/gridcloud", "readOnly": True})
     path = f"metadata.annotations['{EXPIRES}']"
     volumes.append(
         {"name": "expiry", "downwardAPI": {"items": [{"path": "expires", "fieldRef": {"fieldPath": path}}]}}
@@ -135,6 +136,16 @@ def render_pod(
         "metadata": {"name": pod_name(installation, spec.id), "labels": labels, "annotations": notes},
         "spec": pod,
     }
+
+
+def _mount_courses(
+    folders: Sequence[Folder], claim: str, volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]
+) -> None:
+    if folders and claim:
+        volumes.append({"name": "courses", "persistentVolumeClaim": {"claimName": claim}})
+    for folder in folders if claim else ():
+        place = {"name": "courses", "mountPath": f"{MOUNTS}/{folder.at}"}
+        mounts.append(place | {"subPath": folder.below, "readOnly": folder.read_only})
 
 
 def render_secret(pod: Mapping[str, Any], token: str, authorities: bytes) -> dict[str, Any]:

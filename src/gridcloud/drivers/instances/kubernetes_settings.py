@@ -104,6 +104,11 @@ class KubernetesSettings(ProviderSettings):
         description="give each owner a volume of this size as home, kept between instances, e.g. 20GiB; not given: the "
         "home goes with its pod",
     )
+    course_claim: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$",
+        description="claim, in that namespace, that has what lies below hub.course_folders: its folders are mounted",
+    )
     home_access: Literal["ReadWriteOnce", "ReadWriteMany"] = Field(
         default="ReadWriteOnce",
         description="ReadWriteMany, where the storage can, lets an owner's pods run on several nodes at once",

@@ -31,7 +31,7 @@ from gridcloud.errors import (
     Transient,
 )
 from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -56,7 +56,7 @@ SETTLING = 2.0
 more before it drops it."""
 
 
-class LibcloudDriver(InstanceDriver):
+class LibcloudDriver(Handing, InstanceDriver):
     """One account at one provider."""
 
     Settings: ClassVar[type[ProviderSettings]] = LibcloudSettings

@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -47,8 +47,8 @@ from gridcloud.drivers.instances.local_machine import (
     measure_computer,
     run_script,
 )
-from gridcloud.errors import Forbidden, NoCapacity, Rejected, Transient
-from gridcloud.instances.driver import InstanceDriver
+from gridcloud.errors import Forbidden, NoCapacity, NotFound, Rejected, Transient
+from gridcloud.instances.driver import Handing, InstanceDriver
 from gridcloud.instances.limits import Limits, render_enter, render_leave, render_prepare
 from gridcloud.instances.matching import count_cpus, shortfall
 from gridcloud.instances.model import (
@@ -137,7 +137,7 @@ class _Reservation:
         return f"{self.folder}/work"
 
 
-class LocalDriver(InstanceDriver):
+class LocalDriver(Handing, InstanceDriver):
     """This computer."""
 
     Settings = LocalSettings
@@ -209,6 +209,20 @@ class LocalDriver(InstanceDriver):
         await self._bury(graves, reservation.account)
         with self._locked():
             self._path(instance_id).unlink(missing_ok=True)
+
+    async def hand_over(self, instance_id: str, handle: Handle, owner: str) -> Handle:
+        """Make it the owner's, who has the same account here; see the contract. Raises Rejected for another's."""
+        with self._locked():
+            reservation = self._reservations().get(instance_id)
+            if reservation is None:
+                raise NotFound(f"{instance_id} is gone.")
+            if self._account(owner) != reservation.account:
+                raise Rejected(
+                    f"{owner} has an account of their own on this computer, and what was made ahead is not of it.",
+                    remedy="Sessions on this computer start at once: leave its courses without seats.",
+                )
+            self._store(replace(reservation, owner=owner))
+        return handle
 
     async def holdings(self) -> Sequence[Holding]:
         """List the reservations; see the contract."""

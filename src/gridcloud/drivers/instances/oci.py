@@ -30,7 +30,7 @@ from gridcloud.errors import (
 )
 from gridcloud.instances import cloud, first_boot
 from gridcloud.instances.choosing import PricedShape, choose_image, choose_locations, choose_shapes
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -62,7 +62,7 @@ LEAVING_SECONDS = 40.0
 ENDING = ENDED | {"STOPPED", "STOPPING"}
 
 
-class OCIDriver(InstanceDriver):
+class OCIDriver(Handing, InstanceDriver):
     """Machines of one compartment and region. ``observe`` is one listing, with two more calls for each new machine."""
 
     Settings: ClassVar[type[ProviderSettings]] = OCISettings

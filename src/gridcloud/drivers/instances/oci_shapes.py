@@ -82,6 +82,8 @@ def read_image(words: Any, settings: OCISettings) -> Image:
 def wanted_images(wanted: str, images: Iterable[Image], gpu: bool = False) -> list[Image]:
     """Return the images among which to choose: those whose system is wanted, where none has the name.
 
+    Of newer ones Oracle says `Oracle Linux 9` alone: `Oracle Linux 9.6` is found by what their names begin with.
+
     A pattern may fit several editions: the one with drivers for GPUs is taken where there are GPUs, and the small one
     (`Canonical-Ubuntu-24.04-Minimal-…`) only where there is no other, since what has more serves more.
     """
@@ -89,6 +91,9 @@ def wanted_images(wanted: str, images: Iterable[Image], gpu: bool = False) -> li
     found = [one for one in there if wanted == one.id or fnmatch.fnmatchcase(one.name, wanted)]
     if not found:
         found = [one for one in there if fnmatch.fnmatchcase(one.choice["system"].lower(), wanted.lower())]
+    if not found:
+        spelled = "-".join(wanted.split()).lower() + "-*"
+        found = [one for one in there if fnmatch.fnmatchcase(one.name.lower(), spelled)]
     for edition, better in (("-GPU-", gpu), ("-Minimal-", False)):
         found = [one for one in found if (edition in one.name) is better] or found
     return found

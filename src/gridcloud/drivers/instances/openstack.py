@@ -31,7 +31,7 @@ from gridcloud.errors import (
     Transient,
 )
 from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -69,7 +69,7 @@ _asked: dict[str, dict[str, Mapping[str, int]]] = {}
 _asking = threading.Lock()
 
 
-class OpenStackDriver(InstanceDriver):
+class OpenStackDriver(Handing, InstanceDriver):
     """One project in one region."""
 
     Settings: ClassVar[type[ProviderSettings]] = OpenStackSettings

@@ -27,7 +27,7 @@ from gridcloud.drivers.instances.qemu_settings import QEMUImage, QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Rejected, Transient
 from gridcloud.instances.bootstraps import address_of, find_machines, forget, prepare_agent
 from gridcloud.instances.cloud import GRACE
-from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
+from gridcloud.instances.driver import Context, Handing, InstanceDriver, JoinedMachine
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
 from gridcloud.instances.matching import describe, shortfall
 from gridcloud.instances.model import (
@@ -60,7 +60,7 @@ MAKE_SECONDS = 50.0
 REMOVE_SECONDS = 40.0
 
 
-class QEMUDriver(InstanceDriver):
+class QEMUDriver(Handing, InstanceDriver):
     """The provider."""
 
     Settings: ClassVar[type[ProviderSettings]] = QEMUSettings

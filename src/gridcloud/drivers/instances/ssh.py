@@ -31,7 +31,7 @@ from gridcloud.drivers.instances.ssh_host import (
 from gridcloud.drivers.instances.ssh_notes import Notes
 from gridcloud.drivers.instances.ssh_settings import SSHHost, SSHSettings
 from gridcloud.errors import GridcloudError, InvalidSettings, Rejected, Transient, Unreachable
-from gridcloud.instances.driver import Context, InstanceDriver
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.limits import Limits, render_enter, render_leave, render_prepare
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import (
@@ -57,7 +57,7 @@ CHANGE_SECONDS = 25.0
 """Two such steps make an instance; waiting for the lock on the host is part of them."""
 
 
-class SSHDriver(InstanceDriver):
+class SSHDriver(Handing, InstanceDriver):
     """The provider."""
 
     Settings = SSHSettings
@@ -106,22 +106,34 @@ class SSHDriver(InstanceDriver):
         owner = self._account(spec.owner, guest=spec.guest)
         self._notes.add(spec.id, {label: host.address.model_dump(mode="json")})
         words = self._reserve_words(spec, entry, facts, owner, mode)
-        answer = await host.run("reserve", *words, seconds=CHANGE_SECONDS)
+        return await self._install(host, await host.run("reserve", *words, seconds=CHANGE_SECONDS))
+
+    async def hand_over(self, instance_id: str, handle: Handle, owner: str) -> Handle:
+        """Give it and its files to the owner's account, which is made where there is none; see the contract."""
+        host = self._holder(handle.data["host"], handle.data["address"])
+        account = self._account(owner, guest=False)
+        keys = _keys_of(self.context.user_authority)
+        words = (self._tag, instance_id, account, keys)
+        return await self._install(host, await host.run("hand", *words, seconds=CHANGE_SECONDS))
+
+    async def _install(self, host: Host, answer: str) -> Handle:
+        """Make what was reserved fit for the account that it was reserved for; return its handle."""
         lines = dict(line.partition(" ")[::2] for line in answer.splitlines())
         reservation, place = parse_reservation(lines["reserved"]), lines["place"]
         limits = Limits(
-            instance_id=spec.id,
+            instance_id=reservation.instance_id,
             directory=f"{place}/files",
             cpus=reservation.cpus,
             memory=reservation.memory,
             processes=self.settings.processes,
             gpus=reservation.gpus,
-            user=owner if reservation.mode == "account" else "",
+            user=reservation.owner if reservation.mode == "account" else "",
         )
         await host.run(
             "install",
-            *(self._tag, spec.id, owner, reservation.mode, _keys_of(self.context.user_authority)),
-            *(render_prepare(limits), render_enter(limits), render_leave(limits)),
+            *(self._tag, reservation.instance_id, reservation.owner, reservation.mode),
+            *(_keys_of(self.context.user_authority), render_prepare(limits), render_enter(limits)),
+            render_leave(limits),
             seconds=CHANGE_SECONDS,
         )
         return self._handle(host, reservation, place)

@@ -210,6 +210,37 @@ install() {
   say "ready $place"
 }
 
+# INSTALLATION ID OWNER AUTHORITY: what was made for nobody becomes an owner's, whose account is the new one of its files
+hand() {
+  tag=$1 id=$2 owner=$3 authority=$4
+  use_directory
+  lock
+  place=$directory/$tag/instances/$id
+  [ -f "$place/spec" ] || refuse 77 "the reservation of $id is gone"
+  read -r first before mode rest <"$place/spec"
+  if [ "$before" != "$owner" ]; then
+    each_reservation | awk -v id="$id" -v owner="$owner" -v mode="$mode" -v boot="$boot" '
+      $11 == boot && $3 != id && (mode == "login" || $7 == "login") && $6 != owner { other = 1 }
+      END { exit other }' || refuse 76 "another owner has this host, where all are one account"
+    if [ "$mode" = account ]; then
+      make_account "$owner" "$authority"
+      sh -- "$place/leave" </dev/null >/dev/null || refuse 75 "processes of $id will not end"
+      chown -hR -- "$owner:" "$place/files" || refuse 75 "the files of $id cannot be given to $owner"
+    fi
+    words="$first $owner $mode $rest"
+    printf '%s\n' "$words" >"$place/spec.new" && mv -f -- "$place/spec.new" "$place/spec" ||
+      refuse 70 "the reservation cannot be written in $directory"
+  fi
+  # That of nobody goes with the last that is made ahead.
+  if [ "$mode" = account ] && [ "$before" != "$owner" ] &&
+    [ "$(each_reservation | awk -v owner="$before" '$6 == owner' | wc -l)" = 0 ]; then
+    keep=no
+    end_account "$before"
+  fi
+  say "reserved $tag $id half $first $owner $mode $rest"
+  say "place $place"
+}
+
 # On control groups v2 only root may move a login into a group: sudo lets the account run the one program that moves
 # the account's own processes into the instance's own group. Where there is no sudo, limits of processes serve.
 open_door() {
@@ -352,6 +383,7 @@ case $verb in
   survey) survey ;;
   reserve) reserve "$@" ;;
   install) install "$@" ;;
+  hand) hand "$@" ;;
   arm) arm "$@" ;;
   watch) watch "$@" ;;
   remove) remove "$@" ;;

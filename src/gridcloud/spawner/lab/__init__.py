@@ -1,4 +1,4 @@
-"""What a session's JupyterLab is given: an extension that tells in time that the session ends.
+"""What a session's JupyterLab is given: an extension that tells in time that the session ends, extends it, and saves.
 
 ``gridcloud-notice`` is a federated extension as JupyterLab 4 loads it, written by hand: nothing is built.
 """
@@ -12,7 +12,7 @@ __all__ = ["lab_files"]
 
 HERE = Path(__file__).parent
 
-EXTENSION = ("gridcloud-notice/package.json", "gridcloud-notice/static/remoteEntry.2.js")
+EXTENSION = ("gridcloud-notice/package.json", "gridcloud-notice/static/remoteEntry.3.js")
 """The number in the last name is to change with its text: browsers keep it for long."""
 
 

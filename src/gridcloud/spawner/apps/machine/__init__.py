@@ -1,0 +1,1 @@
+"""Programs that travel to the machines of sessions; gridcloud itself imports none of them."""

@@ -1,0 +1,1 @@
+"""Applications beside JupyterLab: what runs them on a session's machine."""
