@@ -259,6 +259,18 @@ def test_configuration_that_is_not_valid(call: Caller) -> None:
     assert "is valid" in call("config", "check", str(other))
 
 
+def test_a_login_that_would_fail_is_told(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRONT", raising=False)
+    file = call.program.folder / "front.yaml"
+    file.write_text("providers: {}\nhub: {authenticator: header, header: {secret: 'env:FRONT'}}\n")
+    out = call("config", "check", str(file))
+    assert "would refuse to: " in out
+    assert "FRONT is not set" in out
+    assert "FRONT is not set" in call.json("config", "check", str(file))["login"]["detail"]
+    monkeypatch.setenv("FRONT", "a secret of more than 16 letters")
+    assert "refuse" not in call("config", "check", str(file))
+
+
 def test_configuration_is_shown_without_secrets(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDCLOUD_STORE__URL", "postgresql+psycopg://amy:hunter2@db/grid")
     out = call("config", "show")

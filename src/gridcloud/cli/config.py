@@ -77,6 +77,7 @@ def check(
     if problems:
         raise InvalidSettings("\n".join(str(problem) for problem in problems))
     names, profiles = list(settings.providers), list(settings.profiles)
+    login = _login_problem(settings)
     if frame.json:
         notes = [{"place": note.place, "key": note.key, "became": note.became} for note in book.notes]
         frame.show(
@@ -86,6 +87,7 @@ def check(
                 "providers": names,
                 "profiles": profiles,
                 "notes": notes,
+                "login": login.problem() if login else None,
             }
         )
         return
@@ -93,6 +95,8 @@ def check(
         print(plain(f"{note.place}: {note.key}: {note.became}"))
     if profiles:
         print(f"{count(len(profiles), 'profile')}: {', '.join(profiles)}.")
+    if login:
+        print(plain(f"A hub that were started here would refuse to: {login}"))
     if not source.path.exists():
         print(f"There is no {source.path}; the defaults are valid.")
     else:
@@ -164,6 +168,19 @@ async def import_(
         frame.show(stack)
     else:
         print(f"Defined the stack {name}. Deploy it: gridcloud stack deploy {name}")
+
+
+def _login_problem(settings: Settings) -> GridcloudError | None:
+    """Return why people could not log in to a hub that is started here; its host may have what is missing here."""
+    try:
+        from gridcloud.spawner.login_ways import check_login
+    except ImportError:  # no JupyterHub: it is another computer's configuration
+        return None
+    try:
+        check_login(settings.hub)
+    except GridcloudError as error:
+        return error
+    return None
 
 
 def _hook_faults(settings: Settings, folder: Path) -> list[GridcloudError]:
