@@ -206,7 +206,6 @@ except OSError as error:
 """
 
 
-@pytest.mark.xfail(reason="jupyter_core writes ~/.jupyter/migrated where there is an ~/.ipython")
 async def test_a_full_home_opens_and_says_so(far: UpHouse, ssh_machine: Machine) -> None:
     async with far.api() as client:
         path = await far.spawn(client, "ada", SMALL)
@@ -226,11 +225,15 @@ async def test_a_full_home_opens_and_says_so(far: UpHouse, ssh_machine: Machine)
         async with open_kernel(client, path) as kernel:
             assert await kernel.run("print(6 * 7)") == "42\n"
             assert "Error" in await kernel.run("open('more', 'w').write('x' * 100000)")
-        own = await far.user(client, "ada")
-        async with far.api(own) as ada, ada.get("/hub/gridcloud/notes") as answer:
-            [session] = (await answer.json())["sessions"]
-        assert "Nothing can be saved in the home folder" in session["notice"]
-        assert "No space left on device" in session["notice"]
+        async with await connect_async(data=far.data, alone=True) as gridcloud:
+            session = (await gridcloud.sessions(owner="ada"))[-1]
+            told = [
+                one.message async for one in gridcloud.session_events(session.id) if one.type == "warning"
+            ]
+        assert any(
+            "Nothing can be saved in the home folder" in words and "No space left on device" in words
+            for words in told
+        ), told
         async with client.delete(f"{path}api/contents/big") as answer:
             assert answer.status == 204, "what is in the way can be deleted"
         await far.stop_server(client, "ada")

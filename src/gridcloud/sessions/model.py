@@ -48,6 +48,9 @@ class Plan(Record):
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment that depends on the tunnels"
     )
+    full_home: dict[str, str] = Field(
+        default_factory=dict, description="environment more where nothing can be saved in the home"
+    )
     exposed: dict[str, Port] = Field(
         default_factory=dict, description="endpoints here that the program must reach"
     )

@@ -347,7 +347,9 @@ class Runner:
         }
         directory = plan.directory or await find_home(connection, instance)
         problems = await place_folders(connection, instance, session.folders, session.id)
-        for problem in (*problems, *await home_problems(connection, directory)):
+        if full := await home_problems(connection, directory):
+            filled |= plan.full_home
+        for problem in (*problems, *full):
             await self.lives.tell(session, "warning", problem)
         command = Command(tuple(words), {**environment, **filled}, directory)
         command = await find_programs(instance, connection, command)

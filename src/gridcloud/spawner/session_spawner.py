@@ -54,6 +54,10 @@ ALLOW_ROOT = "--ServerApp.allow_root=True"
 SHUT_KERNELS = "--ConnectionFileMixin.transport=ipc"
 """On a port, a kernel tells its output to every account of the machine that asks."""
 
+FULL_HOME = {"IPYTHONDIR": "/dev/null/ipython"}
+"""No folder can be there. Where there is one of IPython's, jupyter_core notes in the home that it has seen it, and no
+server starts that cannot; IPython itself takes a folder for the time being then, and says so."""
+
 
 class Refused(SpawnException):
     """Why a session was not started, in words for its user."""
@@ -441,6 +445,7 @@ class GridcloudSpawner(Spawner):
                 "JUPYTERHUB_API_URL": "http://{hub}" + api,
                 "JUPYTERHUB_ACTIVITY_URL": "http://{hub}" + f"{api}/users/{user}/activity",
             },
+            full_home=FULL_HOME,
             exposed={"hub": Port(port=self.hub.port)},
             probe=f"{base}api",
         )
