@@ -13,6 +13,13 @@ from tests.services import Service, open_service
 
 PATHS = {
     "/v1/version",
+    "/v1/health/live",
+    "/v1/health/ready",
+    "/v1/condition",
+    "/v1/metrics",
+    "/v1/overview",
+    "/v1/courses/{name}",
+    "/v1/sessions/{session_id}/extend",
     "/v1/offers",
     "/v1/instances",
     "/v1/instances/{instance_id}",

@@ -149,10 +149,11 @@ def accounts() -> Iterator[tuple[str, str]]:
     names = (f"gcw{secrets.token_hex(3)}a", f"gcw{secrets.token_hex(3)}b")
     group = f"{names[0]}g"
     subprocess.run(["groupadd", group], check=True)
+    # Far from the numbers that the first accounts of other tests' machines have: processes are told apart by them.
+    keys = ("HOME_MODE=0700", f"UID_MIN={20_000 + secrets.randbelow(20_000)}", "UID_MAX=59999")
     for name in names:
-        subprocess.run(
-            ["useradd", "--create-home", "--shell", "/bin/sh", "--key", "HOME_MODE=0700", name], check=True
-        )
+        words = [word for key in keys for word in ("--key", key)]
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", *words, name], check=True)
     subprocess.run(["usermod", "--append", "--groups", group, names[0]], check=True)
     yield names
     for name in names:

@@ -200,6 +200,9 @@ class Doorway:
         accepting, self._accepting = self._accepting, None
         tasks = [*([accepting] if accepting else []), *self._shaking]
         tasks += [task for tasks in self._streaming.values() for task in tasks]
+        if self._listener is not None:
+            # First of all: whoever knocks while the accepting is cancelled would be let in by the loop, and forgotten.
+            asyncio.get_running_loop().remove_reader(self._listener)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
