@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -93,14 +92,3 @@ async def test_guests_are_bounded_for_each_source(tmp_path: Path) -> None:
 )
 def test_all_addresses_of_one_network_are_one_source(address: str, source: str) -> None:
     assert _source(address) == source
-
-
-async def test_who_knocks_while_it_closes_is_let_go(tmp_path: Path) -> None:
-    """The loop is about to accept a connection when the accepting is cancelled."""
-    async with places(tmp_path, "alpha") as (place,):
-        with socket.create_connection(("127.0.0.1", place.office.doorway.port)) as guest:
-            await asyncio.sleep(0)
-            await place.office.doorway.close()
-            guest.settimeout(5)
-            with contextlib.suppress(ConnectionResetError):
-                assert guest.recv(1) == b""
