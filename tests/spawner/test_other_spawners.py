@@ -333,7 +333,9 @@ async def test_a_job_that_waits_is_cancelled_with_its_start(
     try:
         options = {"profile": "theirs", "fields": {"partition": ["work"]}}
         async with slurm_admin.post("/hub/api/users/root/server", json=options) as answer:
-            assert answer.status == 202, await answer.text()
+            # 201 after a start that failed: JupyterHub looks at the spawner that it has replaced then.
+            assert answer.status in (201, 202), await answer.text()
+        assert (await slurm_house.server(slurm_admin, "root"))["pending"] == "spawn"
         await until(lambda: "wrapped work PENDING" in jobs(quiet_slurm))
         if dies:
             hub = slurm_house.child(HUB)
@@ -426,7 +428,7 @@ async def test_a_pod_of_kubespawner_outlives_its_hub(
     fields = {"profile": ["large"], "profile-option-large--memory": ["500"]}
     await live(house, "kim", fields, shown="profile-option-large--memory", step="Started container")
     (pod,) = of_namespace(kubernetes_cluster, namespace, "pods")
-    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"memory": "500M"}
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"memory": "524288k"}, "500 MiB"
     async with house.api() as client:
         await house.stop_server(client, "kim")
         assert of_namespace(kubernetes_cluster, namespace, "pods") == []
