@@ -11,7 +11,6 @@ from gridcloud.settings import HubSettings
 from gridcloud.spawner.authenticator import LinkAuthenticator
 from gridcloud.spawner.course_page import taught_by
 from gridcloud.spawner.desk import Desk, the_desk
-from gridcloud.spawner.handlers import HANDLERS
 from gridcloud.spawner.hub_files import HubFiles
 from gridcloud.spawner.hub_logs import log_named
 from gridcloud.spawner.login_ways import CRYPT_KEY, let_in
@@ -49,7 +48,6 @@ def _places(c: Any, desk: Desk, files: HubFiles) -> None:
     c.JupyterHub.last_activity_interval = 30  # also how often the proxy's routes are looked after
     c.JupyterHub.template_paths = [str(Path(__file__).parent / "templates")]
     c.JupyterHub.template_vars = {"gridcloud_notes": _notes, "gridcloud_teaches": _teaches}
-    c.JupyterHub.extra_handlers = HANDLERS
     if desk.settings().logs.format == "json":
         c.JupyterHub.tornado_settings = {"log_function": log_named}
     c.ConfigurableHTTPProxy.should_start = False

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jupyterhub.app import JupyterHub
+from traitlets import default
 
 from gridcloud.errors import GridcloudError
 from gridcloud.sessions.model import Session
 from gridcloud.spawner.desk import the_desk
+from gridcloud.spawner.handlers import HANDLERS
 from gridcloud.spawner.hub_logs import log_as_json
 from gridcloud.spawner.login_door import LoginDoor, door_path
 
@@ -30,6 +32,11 @@ class Hub(JupyterHub):
 
     _looking: asyncio.Task[None] | None = None
     _door: LoginDoor | None = None
+
+    @default("extra_handlers")
+    def _handlers(self) -> list[Any]:
+        # Services, which JupyterHub would rather have, have no part in its pages and its cookies.
+        return list(HANDLERS)
 
     def init_logging(self) -> None:
         """Log as the configuration says."""
