@@ -22,6 +22,7 @@ from benchmarks.report import judge
 
 NAMES = (
     "spawn",
+    "hub",
     "offers",
     "instances",
     "clouds",

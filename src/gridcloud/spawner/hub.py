@@ -82,10 +82,9 @@ class Hub(JupyterHub):
     async def _strays(self, before: datetime) -> list[Session]:
         client = await the_desk().client()
         known = {
-            spawner.session_id
+            getattr(spawner, "session_id", "")  # a hub may be configured to have another class of spawners
             for user in self.users.values()
             for spawner in user.spawners.values()
-            if spawner.session_id
         }
         # One hub belongs to a service: what was to reach a hub, and is looked after there, was started by this one, or
         # by it in an earlier life. Other services that share the store have hubs of their own.
