@@ -52,6 +52,8 @@ from gridcloud.instances.links import Links
 from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
+from gridcloud.jobs import runner as jobs
+from gridcloud.jobs.schedulers import Schedulers
 from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
 from gridcloud.service.keeper import keeper_of
@@ -137,6 +139,15 @@ class House:
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
+        self.jobs = jobs.Runner(
+            store,
+            Schedulers(self.settings, store, data / "schedulers", self._connect, _read_secret),
+            clock,
+            data / "jobs",
+            lambda: self.settings().jobs,
+            self._connect,
+            _read_secret,
+        )
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
@@ -197,6 +208,7 @@ class House:
             await house.clusters.start()
             await house.sessions.start()
             await house.stacks.start()
+            await house.jobs.start()
         except BaseException:
             await store.close()
             raise
@@ -224,6 +236,7 @@ class House:
             await asyncio.gather(*loops, return_exceptions=True)
             await self.office.close()
             await self.leasing.close()
+            await self.jobs.close()
             await self.stacks.close()
             await self.sessions.close()
             await self.clusters.close()
