@@ -35,6 +35,7 @@ class _Verbs(typer.core.TyperGroup):
         "job": "job",
         "stack": "stack",
         "cluster": "cluster",
+        "notebook": "notebook",
         "provider": "provider",
         "profile": "profile",
         "course": "course",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gridcloud.jobs.execution_run import Failure
     from gridcloud.jobs.kernels import Kernels
 
-__all__ = ["Execution", "Status", "execute", "main", "read_notebook"]
+__all__ = ["Execution", "Status", "execute", "exit_status", "main", "read_notebook"]
 
 LARGEST = 512 << 20
 """Bytes of a notebook or of its parameters that are read."""
@@ -132,6 +132,13 @@ def read_notebook(path: Path) -> Notebook:
     return document
 
 
+def exit_status(failure: Failure | None) -> Status:
+    """Return what a program ends with after a run."""
+    if failure is None:
+        return Status.DONE
+    return {"raised": Status.RAISED, "timeout": Status.TIMED_OUT}.get(str(failure.cause), Status.DIED)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run what the words say."""
     given = _parser().parse_args(words)
@@ -179,11 +186,9 @@ async def _until_signal(asked: Execution) -> int:
         if not came:
             raise
         return 128 + came[0]
-    if failure is None:
-        return Status.DONE
-    _write_last({"notebook": str(asked.output), **asdict(failure)})
-    statuses = {"raised": Status.RAISED, "timeout": Status.TIMED_OUT}
-    return statuses.get(str(failure.cause), Status.DIED)
+    if failure is not None:
+        _write_last({"notebook": str(asked.output), **asdict(failure)})
+    return exit_status(failure)
 
 
 def _parser() -> argparse.ArgumentParser:
