@@ -33,6 +33,7 @@ NAMES = (
     "grid",
     "agents",
     "matching",
+    "notebooks",
 )
 
 ROOT = Path(__file__).parent.parent

@@ -57,6 +57,36 @@ async def test_nothing_leaks(tmp_path: Path) -> None:
     assert not [one for one in kernels if one.is_running()]
 
 
+OPEN = """
+import atexit, concurrent.futures, os, sys, tempfile, threading, time, types
+left = open("left.txt", "w"); left.write("left open")
+sys.modules["kept"] = kept = types.ModuleType("kept")
+kept.file = open("module.txt", "w"); kept.file.write("of a module")
+raw = open("raw.bin", "wb"); raw.write(b"raw")
+atexit.register(lambda: open("atexit.txt", "w").write("at exit"))
+folder, file = tempfile.TemporaryDirectory(dir="."), tempfile.NamedTemporaryFile(dir=".")
+pool = concurrent.futures.ThreadPoolExecutor(1)
+pool.submit(lambda: (time.sleep(0.2), open("thread.txt", "w").write("of a thread")))
+"""
+
+
+@pytest.mark.timeout(100)
+async def test_what_is_left_open_is_closed(tmp_path: Path) -> None:
+    """As it is when a kernel of Jupyter's own ends."""
+    async with KernelPool(1) as pool:
+        kernel = await pool.start("python3", folder=tmp_path, environment={})
+        await said(kernel, OPEN)
+        await kernel.end()
+        assert kernel.ending() == "ended with exit status 0"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "left.txt": "left open",
+        "module.txt": "of a module",
+        "raw.bin": "raw",
+        "atexit.txt": "at exit",
+        "thread.txt": "of a thread",
+    }
+
+
 @pytest.mark.timeout(100)
 async def test_kernels_end_with_who_made_them(tmp_path: Path) -> None:
     async with KernelPool(1) as pool:

@@ -114,7 +114,7 @@ async def run(
     ] = "",
 ) -> int:
     """Run a notebook here, its outputs into a file as they come. Exit code 70: a cell failed; 71: its kernel."""
-    from gridcloud.jobs.execution import Execution, execute, exit_status
+    from gridcloud.jobs.execution import Execution, execute, exit_status, quicken_start
 
     if output is None:
         raise InvalidRequest("A run needs a file for its outputs.", remedy="Add: --output FILE")
@@ -129,6 +129,7 @@ async def run(
         hold=_seconds("--hold", hold),
         kernel=kernel,
     )
+    quicken_start()
     failure, _ = await execute(asked)
     _tell(frame, output, failure)
     return exit_status(failure)
@@ -146,7 +147,9 @@ def view(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a notebook as a page of HTML in which nothing runs."""
-    from gridcloud.jobs.execution import read_notebook
+    from gridcloud.jobs.execution import quicken_start, read_notebook
+
+    quicken_start()
     from gridcloud.jobs.viewing import render_page
 
     write_output(

@@ -11,10 +11,12 @@ group, signals, seeds of random numbers."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -28,12 +30,26 @@ from typing import Any, NoReturn
 __all__ = ["main"]
 
 NEEDED = (
+    "ipykernel.debugger",
     "ipykernel.kernelapp",
     "ipykernel.ipkernel",
     "ipykernel.zmqshell",
     "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
     "matplotlib_inline",
+    "pydoc",
+    "runpy",
+    "sqlite3",
+    "tornado.gen",
+    "tornado.platform.asyncio",
+    "tornado.queues",
 )
+"""What a kernel imports when it begins, as far as it is there."""
+DEBUGGER = "debugpy"
+"""Nobody debugs a run, and it takes longer to import than all else; a notebook may still import it itself."""
 PARENT_DEATH_SIGNAL = 1
 """``PR_SET_PDEATHSIG`` of ``prctl(2)``."""
 ENDING = 5.0
@@ -51,7 +67,12 @@ def main(modules: Sequence[str]) -> int:
     os.dup2(2, 1)
     # Matplotlib takes its backend when it is imported, which may be here; a kernel sets it only later.
     os.environ.setdefault("MPLBACKEND", INLINE)
-    for name in (*NEEDED, *modules):
+    sys.modules[DEBUGGER] = None  # type: ignore[assignment]
+    for name in NEEDED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    del sys.modules[DEBUGGER]
+    for name in modules:
         try:
             importlib.import_module(name)
         except Exception as error:
@@ -149,7 +170,30 @@ def _become_kernel(connection: str, parent: int) -> NoReturn:
     app.start()
     # It still flushes what was printed, through a thread that ends with us: it would wait ten seconds for it.
     app.control_thread.join(ENDING)
-    sys.exit(0)
+    _leave(app)
+
+
+def _leave(app: Any) -> NoReturn:
+    """End as Python ends, but do not take apart what was imported.
+
+    It is shared with all kernels: taking it apart copies most of it, which takes longer than a short
+    notebook. What the notebook made is let go of first, so that its objects end as they do elsewhere; files
+    that are open yet are flushed.
+    """
+    shutdown = getattr(threading, "_shutdown", None)
+    if shutdown is not None:
+        shutdown()  # threads that are waited for, pools of them first
+    atexit._run_exitfuncs()
+    app.shell.user_ns.clear()
+    app.shell.user_ns_hidden.clear()
+    sys.last_value = sys.last_traceback = None
+    gc.collect()
+    for one in gc.get_objects():
+        if isinstance(one, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
+            with contextlib.suppress(Exception):
+                one.flush()
+    ctypes.CDLL(None).exit(0)  # what libraries registered with C is done, too
+    raise AssertionError
 
 
 def _seed() -> None:

@@ -56,6 +56,7 @@ class KernelPool:
         self._asked: dict[str, asyncio.Future[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
+        self._leaving = False
 
     async def __aenter__(self) -> Self:
         self._folder = private_folder()
@@ -71,6 +72,7 @@ class KernelPool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._leaving = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,11 +95,15 @@ class KernelPool:
         if name != NATIVE:
             return await self._others.start(name, folder=folder, environment=environment)
         while True:
-            self._refill()
+            # Where others are ready the next is made when this one ends: both at once would take longer.
+            later = self._ready.qsize() > 1
+            if not later:
+                self._refill()
             kernel = await self._ready.get()
             if isinstance(kernel, Exception):
                 raise kernel
             if await kernel.is_alive():
+                kernel.is_replaced = not later
                 break
             await kernel.end(now=True)
         async with quiet_end(kernel):
@@ -108,6 +114,11 @@ class KernelPool:
     def pid(self) -> int:
         """The process that kernels are forked from."""
         return self._server.pid
+
+    @property
+    def ready(self) -> int:
+        """How many kernels wait to be taken."""
+        return self._ready.qsize()
 
     def _refill(self) -> None:
         task = asyncio.create_task(self._make())
@@ -174,8 +185,10 @@ class KernelPool:
             self._send(signal=pid, number=number)
 
     def forget(self, pid: int, file: str) -> None:
-        """Remove what was kept of a kernel that ended."""
-        self._kernels.pop(pid, None)
+        """Remove what was kept of a kernel that ended, and make another in its place."""
+        kernel = self._kernels.pop(pid, None)
+        if kernel is not None and not kernel.is_replaced and not self._leaving:
+            self._refill()
         stem = Path(file).stem
         for path in (Path(file), *self._folder.glob(f"{stem}-*")):
             path.unlink(missing_ok=True)
@@ -189,6 +202,8 @@ class _WarmKernel:
         self.pid = pid
         self._pool = pool
         self._file = file
+        self.is_replaced = True
+        """Whether another was made in its place."""
         self._gone = asyncio.Event()
         self._status: int | None = None
         self._ended = False

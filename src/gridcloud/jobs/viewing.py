@@ -13,7 +13,8 @@ and send nothing, whatever is in it. Who serves it should send `POLICY` as its h
 the page into a sandbox.
 
 Formulas are shown as they were written, for what draws them is a script. A notebook that is trusted is shown
-as nbconvert does: everything in it runs."""
+as nbconvert does: everything in it runs.
+"""
 
 from __future__ import annotations
 
