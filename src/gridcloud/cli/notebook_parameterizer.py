@@ -34,11 +34,11 @@ def _parameterize(given: argparse.Namespace) -> None:
     from gridcloud.cli.notebook import read_parameters, write_output
     from gridcloud.cli.printing import plain
     from gridcloud.jobs.execution import read_notebook
-    from gridcloud.jobs.notebooks import parameterize
+    from gridcloud.jobs.notebooks import Which, parameterize
 
     notebook = read_notebook(given.notebook_path)
     values = read_parameters(given.parameters_path, (), environment=given.expand_env_values)
-    which = "first" if given.first else "all"
+    which: Which = "first" if given.first else "all"
     try:
         made = parameterize(notebook, values, which=which)
     except InvalidRequest as error:

@@ -1,5 +1,4 @@
-"""The program that a job of a notebook runs: one notebook, its parameters, one output that is kept as it
-grows.
+"""The program of a notebook's job: one notebook, its parameters, one output that is kept as it grows.
 
     python -m gridcloud.jobs.execution NOTEBOOK -o OUT [--parameters FILE.json] [--resume] [--timeout S]
     [--kernel NAME] [--hold S] [--every] [--overwrite]

@@ -90,7 +90,8 @@ def _convert(notebook: Notebook, template: str, title: str) -> str:
     from nbconvert.exporters import HTMLExporter
     from nbconvert.filters.markdown_mistune import InvalidNotebook
 
-    exporter: Any = HTMLExporter(template_name=template, embed_images=False)
+    make: Any = HTMLExporter
+    exporter = make(template_name=template, embed_images=False)
     try:
         made, _ = exporter.from_notebook_node(
             _format.from_dict(notebook), resources={"metadata": {"name": title}}
