@@ -124,13 +124,13 @@ async def wait(frame: Frame, id: Id) -> int:
 @framed
 async def cancel(frame: Frame, ids: Annotated[list[str], typer.Argument(metavar="JOB…")]) -> None:
     """End jobs or arrays; what has ended already stays as it is."""
-    async with await frame.connect(alone=False) as client:
-        for id in ids:
-            done = await client.jobs.cancel(id)
+    async with await frame.connect() as client:
+        for one in ids:
+            done = await client.jobs.cancel(one)
             if frame.json:
-                frame.show({"id": id, "cancelled": done})
+                frame.show({"id": one, "cancelled": done})
             else:
-                error_console().print(plain(f"{id}: {count(done, 'job')} to end."))
+                error_console().print(plain(f"{one}: {count(done, 'job')} to end."))
 
 
 @app.command("retry")
@@ -157,8 +157,9 @@ async def clean(
         raise InvalidRequest("Say which jobs to clean up after.", remedy="Name them, or give --all.")
     async with await frame.connect() as client:
         done = 0
-        for id in ids or [one.id for one in await client.jobs.list(all=True) if one.ended is not None]:
-            done += await client.jobs.clean(id)
+        ended = [one.id for one in await client.jobs.list(all=True) if one.ended is not None]
+        for one in ids or ended:
+            done += await client.jobs.clean(one)
     if frame.json:
         frame.show({"cleaned": done})
     else:

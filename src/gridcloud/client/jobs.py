@@ -95,7 +95,7 @@ class Jobs:
         return (await self._wire.ask("GET", _path("jobs", job_id, "results"), JobResults)).results
 
     async def fetch(self, job_id: str, target: Path) -> Path:
-        """Copy the outputs that are kept of a job into a new folder. Raises InvalidRequest where it is there already."""
+        """Copy the outputs that are kept of a job into a new folder. Raises InvalidRequest where that is there."""
         if target.exists():
             raise InvalidRequest(f"{target} is there already.", remedy="Remove it, or name another folder.")
         await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)

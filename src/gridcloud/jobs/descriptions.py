@@ -106,7 +106,10 @@ class Description(Record):
                 words = (*((runner,) if runner else ()), name if runner else f"./{name}", *self.arguments)
             run = Command(words=words)
         contents = {path: _digest(place) for path, place in files.items()}
-        order = self._order(run, contents, folder)
+        try:
+            order = self._order(run, contents, folder)
+        except ValidationError as error:
+            raise _told(error) from None
         return order, {digest: files[path] for path, digest in contents.items()}
 
     def _order(self, run: Command | NotebookRun, contents: Mapping[str, str], folder: Path) -> Order:
@@ -157,11 +160,7 @@ def read_description(values: Mapping[str, Any]) -> Description:
     try:
         return Description.model_validate(dict(values))
     except ValidationError as error:
-        told = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}."
-            for fault in error.errors(include_url=False)
-        ]
-        raise InvalidRequest(" ".join(told)) from None
+        raise _told(error) from None
 
 
 def read_job_file(text: str, name: str) -> dict[str, Any]:
@@ -176,13 +175,25 @@ def read_job_file(text: str, name: str) -> dict[str, Any]:
             document.values[key] = shlex.split(value) if key in ("command", "arguments") else [value]
         elif isinstance(value, list):
             document.values[key] = [str(one) for one in value]
+    request = document.values.get("request")
+    if isinstance(request, dict):  # 4 without a unit is refused where a person writes it
+        sizes = {key: str(request[key]) for key in ("memory", "disk", "gpu_memory") if key in request}
+        document.values["request"] = {**request, **sizes}
     if document.faults:
         raise InvalidRequest("\n".join(map(str, document.faults)))
     return document.values
 
 
+def _told(error: ValidationError) -> InvalidRequest:
+    told = [
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].removeprefix('Value error, ')}."
+        for fault in error.errors(include_url=False)
+    ]
+    return InvalidRequest(" ".join(told))
+
+
 def _dependency(text: str) -> Dependency:
-    when, colon, on = text.rpartition(":")
+    when, _, on = text.rpartition(":")
     known = {"": When.OK, "any": When.ENDED, "done": When.ENDED} | {str(one): one for one in When}
     if when not in known:
         raise InvalidRequest(

@@ -28,6 +28,7 @@ from gridcloud.jobs.model import FINAL, Array, ArrayState, Cause, Job, Order, St
 from gridcloud.jobs.orders import UPLOAD, digest_of, request_of, words_of
 from gridcloud.jobs.schedulers import Schedulers
 from gridcloud.jobs.tending import Tending
+from gridcloud.jobs.timing import Timing
 from gridcloud.jobs.uploads import Uploads
 from gridcloud.settings.model import JobSettings
 from gridcloud.store import Store
@@ -37,15 +38,6 @@ from gridcloud.store.model import Record as Stored
 __all__ = ["Runner"]
 
 log = logging.getLogger(__name__)
-
-POLL = 2.0
-"""Seconds between looks at what schedulers say, where nobody tells."""
-GATHER = 0.02
-"""Seconds in which several changes become one look."""
-LONGEST_PAUSE = 60.0
-"""Seconds before a job is tried again, at most."""
-JANITOR = 3600.0
-"""Seconds between looks for folders that are to be kept no longer."""
 
 HELD = frozenset(
     {State.STAGING, State.SUBMITTED, State.RUNNING, State.COLLECTING, State.ENDING},
@@ -65,7 +57,9 @@ class Runner:
         settings: Callable[[], JobSettings],
         connect: Callable[[Address], Awaitable[Connection]],
         secret: Callable[[str], Awaitable[Secret]],
+        timing: Timing = Timing(),
     ) -> None:
+        self.timing = timing
         self.jobs = Lives(store, "job", Job, step, FINAL)
         self.arrays = Lives(store, "array", Array, lambda state, event: None, {ArrayState.ENDED})
         self.schedulers = schedulers
@@ -84,6 +78,7 @@ class Runner:
             self.order_of,
             connect,
             secret,
+            timing,
         )
         self._live: dict[str, Job] = {}
         self._orders: dict[str, Order] = {}
@@ -248,7 +243,7 @@ class Runner:
                 index=index,
                 parameters=row,
                 state=state,
-                digest=digest_of(order, row) if order.reuse else "",
+                digest=digest_of(order, row),
                 created=array.created,
             )
             with contextlib.suppress(Conflict):
@@ -283,7 +278,8 @@ class Runner:
         else:
             before = self._live.get(job.id)
             if before is not None and job.attempt > before.attempt:
-                pause = min(LONGEST_PAUSE, 2.0 ** min(sum(job.spent.values()) - 1, 10))
+                times = min(sum(job.spent.values()) - 1, 16)
+                pause = min(self.timing.longest_pause, self.timing.first_pause * 2.0**times)
                 self._paused[job.id] = self.clock.monotonic() + pause
             self._live[job.id] = job
         self._wake.set()
@@ -299,9 +295,9 @@ class Runner:
                 log.exception("the runner of jobs failed; it goes on")
                 await self.clock.sleep(1)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL if self._live else None):
+                async with asyncio.timeout(self.timing.poll if self._live else None):
                     await self._wake.wait()
-            await self.clock.sleep(GATHER)
+            await self.clock.sleep(self.timing.gather)
 
     async def _look(self) -> None:
         """Have done what the states of all live jobs call for."""
@@ -436,7 +432,7 @@ class Runner:
     async def _tidy(self) -> None:
         """Now and then, remove the folders of jobs that have ended long ago, and what is of no job."""
         while True:
-            await self.clock.sleep(JANITOR)
+            await self.clock.sleep(self.timing.tidy)
             keep = self._settings().keep
             if not keep:
                 continue

@@ -28,6 +28,7 @@ from gridcloud.jobs.orders import (
     words_of,
 )
 from gridcloud.jobs.schedulers import Schedulers
+from gridcloud.jobs.timing import Timing
 from gridcloud.jobs.uploads import Uploads
 from gridcloud.settings.model import JobSettings
 from gridcloud.store.lives import Lives
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 """Jobs that are handed over, or asked after, at once."""
-MISSED = 5.0
-"""Seconds after which a job is given up that its scheduler twice knows nothing of."""
 AT_ONCE = 8
 """Jobs whose outputs are brought at the same time."""
 
@@ -61,6 +60,7 @@ class Tending:
         order_of: Callable[[Job], Awaitable[Order]],
         connect: Callable[[Address], Awaitable[Connection]],
         secret: Callable[[str], Awaitable[Secret]],
+        timing: Timing,
     ) -> None:
         self._jobs = jobs
         self._schedulers = schedulers
@@ -71,6 +71,7 @@ class Tending:
         self._order_of = order_of
         self._connect = connect
         self._secret = secret
+        self._timing = timing
         self._missed: dict[str, float] = {}
         self._gate = asyncio.Semaphore(AT_ONCE)
 
@@ -147,7 +148,7 @@ class Tending:
             await self._happen(job, Event.BEGUN, "It runs.", begun=self._clock.now())
         elif seen.phase is Phase.GONE:
             now = self._clock.monotonic()
-            if now - self._missed.setdefault(job.id, now) >= MISSED:
+            if now - self._missed.setdefault(job.id, now) >= self._timing.missed:
                 del self._missed[job.id]
                 await self._break(job, Cause.MACHINE, f"{job.scheduler} knows nothing of it any more.")
         elif seen.phase is Phase.ENDED and seen.end is not None and seen.cause is Cause.NONE:

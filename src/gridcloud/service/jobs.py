@@ -68,8 +68,7 @@ async def find(
     jobs = await (runner.jobs.find(owner=whose) if all else runner.jobs.live(whose))
     arrays = await (runner.arrays.find(owner=whose) if all else runner.arrays.live(whose))
     lines = [_line(job) for job in jobs if not job.array]
-    for one in arrays:
-        lines.append(_line_of_array(one, await _counts(house, one)))
+    lines += [_line_of_array(one, await _counts(house, one)) for one in arrays]
     return JobList(jobs=sorted(lines, key=lambda line: (line.created, line.id)))
 
 

@@ -60,6 +60,8 @@ __all__ = ["LocalJobs", "LocalJobsSettings"]
 
 YOUNG = 5.0
 """Seconds that a frame may take from its first act to saying which process it is."""
+SWEEP = 1.0
+"""Seconds from a job's end to looking for what it left running."""
 PATIENCE = 20.0
 """Seconds from asking a frame to end to killing all of its job."""
 
@@ -125,6 +127,9 @@ class LocalJobs(JobDriver):
         self._closed = False
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
+        self._left: dict[str, Slip] = {}
+        """Jobs that ended just now, of which something may still run."""
+        self._sweeping: asyncio.TimerHandle | None = None
         self._whole = _measure(self.settings)
 
     async def offer(self, request: Request, owner: str) -> JobOffer:
@@ -186,11 +191,11 @@ class LocalJobs(JobDriver):
     async def remove(self, handles: Sequence[str]) -> None:
         """Remove their folders and slips; see the contract."""
         await self._load()
-        for handle in handles:
-            job = self._jobs.get(handle)
-            if job is not None and job.ended is None:
-                continue  # it has not ended: it is nothing that is left of one
-            await asyncio.to_thread(self._remove, handle)
+        self._sweep()
+        ended = [one for one in handles if one not in self._jobs or self._jobs[one].ended is not None]
+        await asyncio.to_thread(lambda: [self._remove(handle) for handle in ended])
+        for handle in ended:
+            self._jobs.pop(handle, None)
 
     async def holdings(self) -> Sequence[JobHolding]:
         """List the slips, and folders without one; see the contract."""
@@ -234,6 +239,7 @@ class LocalJobs(JobDriver):
     async def close(self) -> None:
         """Let go of what is watched; jobs live on."""
         self._closed = True
+        self._sweep()
         for job in self._jobs.values():
             if job.killing is not None:
                 job.killing.cancel()
@@ -406,9 +412,24 @@ class LocalJobs(JobDriver):
                 return
             elif code == UNUSABLE:
                 seen = _lost("How it ended could not be written: the disk may be full.", Cause.MACHINE)
-        if local_files.end_stragglers(job.slip) and seen.end is None:
+        if seen.end is None and local_files.end_stragglers({job.slip.handle: job.slip}):
             seen = seen.model_copy(update={"detail": "What watched over it was killed, and so it was, too."})
+        elif seen.begun:
+            self._sweep_later(job.slip)
         self._note_end(job, seen)
+
+    def _sweep_later(self, slip: Slip) -> None:
+        """Have ended what left the job's session, soon: all processes are looked at once for many jobs."""
+        self._left[slip.handle] = slip
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _sweep(self) -> None:
+        left, self._left = self._left, {}
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._sweeping = None
+        local_files.end_stragglers(left)
 
     def _settle_later(self, job: _Job, code: int | None) -> None:
         if not self._closed and job.settling:
@@ -441,7 +462,9 @@ class LocalJobs(JobDriver):
         running.signal(signal.SIGTERM)
         if job.killing is None:
             loop = asyncio.get_running_loop()
-            job.killing = loop.call_later(PATIENCE, lambda: local_files.end_stragglers(job.slip))
+            job.killing = loop.call_later(
+                PATIENCE, lambda: local_files.end_stragglers({job.slip.handle: job.slip})
+            )
 
     def _let_go(self, job: _Job) -> None:
         running, job.running = job.running, None
@@ -457,13 +480,10 @@ class LocalJobs(JobDriver):
             if not re.fullmatch(HANDLE, handle):
                 return
             folders = [base / handle for base in folders]
-        else:
-            local_files.end_stragglers(slip)
         for folder in folders:
             local_files.tidy(folder)
         for above in (self._queue, self._ended):
             (above / f"{handle}.json").unlink(missing_ok=True)
-        self._jobs.pop(handle, None)
 
     def _account(self, owner: str) -> str:
         settings = self.settings

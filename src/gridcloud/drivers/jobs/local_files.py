@@ -172,11 +172,15 @@ def find_frame(slip: Slip) -> tuple[bool, Running | None]:
     return True, None
 
 
-def end_stragglers(slip: Slip) -> int:
-    """Kill every process that carries a job's mark and is of its account; return how many there were."""
+def end_stragglers(slips: Mapping[str, Slip]) -> int:
+    """Kill every process that carries the mark of one of these jobs, by handle, and is of its account; return how many
+    there were. Looks at all processes."""
     count = 0
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal() and int(entry) != os.getpid() and _is_of(int(entry), slip):
+    for entry in os.listdir("/proc") if slips else ():
+        if not entry.isdecimal() or int(entry) == os.getpid():
+            continue
+        slip = slips.get(_handle_of(int(entry)))
+        if slip is not None and _is_of(int(entry), slip):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(entry), signal.SIGKILL)
                 count += 1
@@ -198,14 +202,22 @@ def boot_id() -> str:
 
 
 def _is_of(pid: int, slip: Slip) -> bool:
+    """Whether a process carries a job's mark and is of its account, as who runs its programs is."""
     try:
         owner = pwd.getpwnam(slip.account).pw_uid if slip.account else os.geteuid()
-        if os.stat(f"/proc/{pid}").st_uid != owner:
-            return False
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={slip.handle}".encode() in file.read().split(b"\0")
+        return os.stat(f"/proc/{pid}").st_uid == owner and _handle_of(pid) == slip.handle
     except (OSError, KeyError):
         return False
+
+
+def _handle_of(pid: int) -> str:
+    """The handle in a process's environment, empty where there is none."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            _, found, rest = (b"\0" + file.read()).partition(f"\0{MARK}=".encode())
+    except OSError:
+        return ""
+    return rest.partition(b"\0")[0].decode(errors="replace") if found else ""
 
 
 def _born(pid: int) -> str:
