@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 
 from gridcloud.errors import InvalidRequest, NotFound
@@ -22,6 +24,7 @@ from gridcloud.jobs.execution_run import Cause, Failure
 from gridcloud.jobs.kernels_pool import KernelPool
 
 PATIENCE = 100
+PROGRAM = [sys.executable, "-m", "gridcloud.jobs.execution"]
 
 
 @pytest.fixture
@@ -116,6 +119,20 @@ async def test_resumed_without_its_kernel(tmp_path: Path, pool: KernelPool) -> N
 
 
 @pytest.mark.timeout(PATIENCE)
+async def test_in_place(tmp_path: Path, pool: KernelPool) -> None:
+    """As a job runs its own copy."""
+    count = f"open({str(tmp_path / 'count')!r}, 'a').write"
+    notebook = write(
+        tmp_path / "n.ipynb", "x = 1", f"_ = {count}('.')", "1 / (x - 7)", tags={1: "skip-on-resume"}
+    )
+    for number, expected in ((7, "ZeroDivisionError"), (7, "ZeroDivisionError"), (8, "")):
+        failure = await run(notebook, notebook, pool, parameters={"x": number}, resume=True)
+        assert (failure.name if failure else "") == expected
+    assert (tmp_path / "count").read_text() == ".."  # other parameters are another run
+    assert told(notebook)["parameters"] == {"x": 8}
+
+
+@pytest.mark.timeout(PATIENCE)
 async def test_resumed_in_its_kernel(tmp_path: Path, pool: KernelPool) -> None:
     first = "import os\nstate = os.getpid()\nprint(state)"
     output = tmp_path / "out.ipynb"
@@ -198,32 +215,31 @@ async def test_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(PATIENCE)
-def test_program_ended_by_a_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_program_ended_by_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     mark = tmp_path / "pid"
     cell = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
     write(tmp_path / "n.ipynb", "x = 'ä'", cell)
     (tmp_path / "p.json").write_text('{"x": "é"}')
-    words = [
-        sys.executable,
-        "-m",
-        "gridcloud.jobs.execution",
-        "n.ipynb",
-        "-o",
-        "out.ipynb",
-        "--parameters",
-        "p.json",
-    ]
-    program = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE)
+    program = subprocess.Popen(
+        [*PROGRAM, "n.ipynb", "-o", "out.ipynb", "--parameters", "p.json"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
     while not mark.exists() or not mark.read_text():
         time.sleep(0.02)
         assert program.poll() is None, program.communicate()
-    program.send_signal(signal.SIGTERM)
+    program.send_signal(number)
     program.communicate()
-    assert program.returncode == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(mark.read_text()), 0)
+    with contextlib.suppress(psutil.NoSuchProcess):  # without us, a kernel ends within a second
+        psutil.Process(int(mark.read_text())).wait(20 if number == signal.SIGKILL else 0)
     record = told(tmp_path / "out.ipynb")
-    assert (record["state"], record["next"], record["parameters"]) == ("cancelled", 1, {"x": "é"})
+    assert record["parameters"] == {"x": "é"}
+    ended = (program.returncode, record["state"])
+    if number == signal.SIGTERM:
+        assert (*ended, record["next"]) == (128 + number, "cancelled", 1)
+    else:
+        assert ended == (-number, "running")
 
 
 @pytest.mark.timeout(PATIENCE)
@@ -231,7 +247,7 @@ def test_last_line_of_a_program(tmp_path: Path) -> None:
     write(
         tmp_path / "n.ipynb", "import sys", "print('noise', file=sys.__stderr__)\nraise ValueError('a\\nb')"
     )
-    words = [sys.executable, "-m", "gridcloud.jobs.execution", "n.ipynb", "-o", "out.ipynb"]
+    words = [*PROGRAM, "n.ipynb", "-o", "out.ipynb"]
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 70, ended.stderr
     last = json.loads(ended.stderr.splitlines()[-1])
@@ -253,3 +269,33 @@ def test_last_line_of_a_program(tmp_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert json.loads(refused.stderr.splitlines()[-1])["name"] == "NotFound"
+    nowhere = subprocess.run(
+        [*PROGRAM, "n.ipynb", "-o", "missing/out.ipynb"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert nowhere.returncode == 74
+    assert json.loads(nowhere.stderr.splitlines()[-1])["cause"] == "unwritten"
+
+
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize(
+    ("kernel", "line", "expected"),
+    [("ir", "cat(x)", "it's"), ("julia", "print(x)", "it's"), ("bash", 'echo "$x"', "it's\n")],
+)
+async def test_other_languages(tmp_path: Path, kernel: str, line: str, expected: str) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    named = [name for name in KernelSpecManager().find_kernel_specs() if name.partition("-")[0] == kernel]
+    if not named:
+        pytest.skip(f"no Jupyter kernel {kernel!r} is installed: notebooks of its language are not run")
+    notebook = write(
+        tmp_path / "n.ipynb", "x=0" if kernel == "bash" else "x <- 0", line, tags={0: "parameters"}
+    )
+    document = read_notebook(notebook)
+    language = {"ir": "R"}.get(kernel, kernel)
+    document["metadata"]["kernelspec"] = {"name": named[0], "display_name": kernel, "language": language}
+    if kernel == "julia":
+        document["cells"][0]["source"] = "x = 0"
+    notebook.write_text(json.dumps(document))
+    failure, _ = await execute(Execution(notebook, tmp_path / "out.ipynb", {"x": "it's"}))
+    assert failure is None
+    assert printed(tmp_path / "out.ipynb", 2) == expected

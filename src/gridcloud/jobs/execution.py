@@ -39,6 +39,7 @@ from gridcloud.jobs.notebooks import Notebook, Which, parameterize
 if TYPE_CHECKING:
     from gridcloud.jobs.execution_run import Failure
     from gridcloud.jobs.kernels import Kernels
+    from gridcloud.jobs.resuming import Plan
 
 __all__ = ["Execution", "Status", "execute", "exit_status", "main", "quicken_start", "read_notebook"]
 
@@ -80,22 +81,12 @@ async def execute(asked: Execution, kernels: Kernels | None = None) -> tuple[Fai
     """
     from gridcloud.jobs.execution_run import Held, run_notebook
     from gridcloud.jobs.kernels_held import announce_kernel, take_kernel
-    from gridcloud.jobs.resuming import Plan, plan_resumption, run_record
 
     source = read_notebook(asked.notebook)
     made = parameterize(source, asked.parameters, which=asked.which) if asked.parameters else source
-    before = read_notebook(asked.output) if os.path.lexists(asked.output) and not asked.overwrite else None
-    if asked.resume:
-        plan = plan_resumption(made, before)
-        if plan.done:
-            return None, plan.why
-    elif before is not None and not run_record(before):
-        raise InvalidRequest(
-            f"{asked.output} is there, and is no output of a run.",
-            remedy="Choose another, or add --overwrite.",
-        )
-    else:
-        plan = Plan(made)
+    plan = _plan(asked, source, made)
+    if plan.done:
+        return None, plan.why
     living, why = None, plan.why
     if plan.failed:
         living = await take_kernel(asked.output)
@@ -146,6 +137,28 @@ def read_notebook(path: Path) -> Notebook:
     if not isinstance(document, dict):
         raise InvalidRequest(f"{path} is no notebook.")
     return document
+
+
+def _plan(asked: Execution, source: Notebook, made: Notebook) -> Plan:
+    """What is to be run, after what the output holds. Raises InvalidRequest when that is somebody's own."""
+    from gridcloud.jobs.resuming import Plan, plan_resumption, run_record
+
+    if asked.overwrite or not os.path.lexists(asked.output):
+        return plan_resumption(made, None) if asked.resume else Plan(made)
+    if os.path.exists(asked.output) and os.path.samefile(asked.notebook, asked.output):
+        # In place: what it says of a run may be of one before it was handed in. Believed where that does no harm.
+        record = run_record(source)
+        ours = record.get("parameters") == dict(asked.parameters) and record.get("state") != "done"
+        return plan_resumption(made, source) if asked.resume and ours else Plan(made)
+    before = read_notebook(asked.output)
+    if asked.resume:
+        return plan_resumption(made, before)
+    if not run_record(before):
+        raise InvalidRequest(
+            f"{asked.output} is there, and is no output of a run.",
+            remedy="Choose another, or add --overwrite.",
+        )
+    return Plan(made)
 
 
 def exit_status(failure: Failure | None) -> Status:

@@ -29,6 +29,8 @@ STREAM = 1 << 20
 """Characters that are kept of what one cell prints in a row: half from its beginning, half from its end."""
 DATA = 8 << 20
 """Characters of one picture, table or other output; a larger one is left out."""
+PATIENCE = 60
+"""Seconds that outputs may come after the word that the cell is done; nbclient's four leave some out."""
 OUTPUTS = 1000
 """Outputs of one cell."""
 ALL = 64 << 20
@@ -104,7 +106,8 @@ class OutputKeepingClient(NotebookClient):
     """
 
     def __init__(self, notebook: Any, kernel: Kernel, keeper: Keeper) -> None:
-        super().__init__(notebook, km=None, record_timing=True)
+        # On a busy computer what was printed may come long after the word that the cell is done.
+        super().__init__(notebook, km=None, iopub_timeout=PATIENCE)
         self.kc = kernel.client
         self.kc.allow_stdin = False
         self._kernel = kernel

@@ -198,6 +198,7 @@ class _Run:
         from nbclient.exceptions import CellExecutionError, DeadKernelError
 
         self._record["next"] = number
+        self._keeper.note_change()
         cell, killed = self._notebook.cells[number], _memory_kills()
         task = asyncio.create_task(client.async_execute_cell(cell, number, execution_count=count))
         late = False
@@ -299,8 +300,8 @@ def _with_joined_lines(notebook: Notebook) -> Notebook:
             if isinstance(output.get("text"), list):
                 output["text"] = "".join(output["text"])
             for kind, value in output.get("data", {}).items():
-                if isinstance(value, list) and all(isinstance(one, str) for one in value):
-                    output["data"][kind] = "".join(value)
+                if isinstance(value, list) and not kind.endswith("json"):
+                    output["data"][kind] = "".join(map(str, value))
         if cell.get("cell_type") == "code":
             cell.setdefault("outputs", [])
             cell.setdefault("execution_count", None)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from queue import Empty
@@ -21,7 +23,17 @@ from typing import Any, Protocol
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, TimedOut
 from gridcloud.jobs.notebooks import Notebook, language_of
 
-__all__ = ["ColdKernels", "Kernel", "Kernels", "await_ready", "choose_kernel", "private_folder"]
+__all__ = [
+    "ColdKernels",
+    "Kernel",
+    "Kernels",
+    "await_ready",
+    "choose_kernel",
+    "describe_ending",
+    "private_folder",
+    "quiet_end",
+    "remove_folder",
+]
 
 START = 60.0
 """Seconds that a kernel may take to answer."""
@@ -30,6 +42,9 @@ FAREWELL = 20.0
 
 More than the ten that ipykernel 7 now and then waits for a thread of its own that has ended.
 """
+PREFIX = "gcnb-"
+YOUNG = 60
+"""Seconds after which a folder of sockets has been locked by who made it."""
 NATIVE = "python3"
 """The kernel of the Python that runs this, which every Jupyter knows by this name."""
 
@@ -94,7 +109,7 @@ class ColdKernels:
             await manager.start_kernel(cwd=str(folder), env=variables, extra_arguments=words)
             kernel = _ColdKernel(manager, sockets)
         except BaseException:
-            shutil.rmtree(sockets, ignore_errors=True)
+            remove_folder(sockets)
             raise
         try:
             kernel.client.start_channels()
@@ -138,7 +153,7 @@ class _ColdKernel:
             if self._group and self._group != os.getpgid(0):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._group, signal.SIGKILL)  # what it started and did not end
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            remove_folder(self._sockets)
 
     def ending(self) -> str:
         return describe_ending(self._process.poll() if self._process else None)
@@ -203,12 +218,29 @@ def describe_ending(returned: int | None) -> str:
 
 
 def private_folder() -> Path:
-    """Return a new folder for sockets that only this account enters; a socket's path has 107 bytes at
-    most.
-    """
+    """Return a new folder for sockets that only this account enters; a socket's path has 107 bytes at most.
+
+    It is locked as long as this process lives. Those that nobody locks are of processes that were killed, and
+    are removed."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     fits = runtime and len(runtime.encode()) < 60 and os.access(runtime, os.W_OK)
-    return Path(tempfile.mkdtemp(prefix="gcnb-", dir=runtime if fits else None))
+    base = Path(runtime if fits else tempfile.gettempdir())
+    for path in base.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_ctime > YOUNG:
+                os.close(_lock(path))
+                shutil.rmtree(path, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    _locks[made] = _lock(made)
+    return made
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that `private_folder` made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if (lock := _locks.pop(folder, None)) is not None:
+        os.close(lock)
 
 
 @contextlib.asynccontextmanager
@@ -219,6 +251,20 @@ async def quiet_end(kernel: Kernel) -> AsyncIterator[None]:
     except BaseException:
         await kernel.end(now=True)
         raise
+
+
+_locks: dict[Path, int] = {}
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until what is returned is closed. Raises BlockingIOError when another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 async def _answer(get: Any, asked: str, kind: str, seconds: float) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from gridcloud.jobs.kernels import (
     describe_ending,
     private_folder,
     quiet_end,
+    remove_folder,
 )
 
 __all__ = ["KernelPool"]
@@ -88,7 +88,7 @@ class KernelPool:
             self._server.kill()
             await self._server.wait()
         self._listening.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folder(self._folder)
 
     async def start(self, name: str, *, folder: Path, environment: Mapping[str, str]) -> Kernel:
         """Take a kernel that is ready, or wait for one; a few milliseconds. Raises as `Kernels.start`."""
