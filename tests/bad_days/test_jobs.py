@@ -100,8 +100,10 @@ async def test_how_it_ended_is_told_though_the_disk_is_full(tmp_path: Path, smal
     try:
         full = contract.job("sh", "-c", "cat /dev/zero >fill; exit 3")
         [seen] = await contract.run(driver, full)
-        assert seen.end is not None and (seen.cause, seen.end.exit) == (Cause.EXIT, 3)
-        assert "No space" in (await driver.submit([contract.job("true")])).popitem()[1]
+        assert seen.end is not None
+        assert (seen.cause, seen.end.exit) == (Cause.EXIT, 3)
+        refused = await driver.submit([contract.job("true")])
+        assert "No space" in next(iter(refused.values()))
         await driver.remove([full.handle])
         [seen] = await contract.run(driver, again := contract.job("true"))
         assert seen.cause is Cause.NONE

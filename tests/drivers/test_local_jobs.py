@@ -15,7 +15,7 @@ import pytest
 
 from gridcloud.drivers.jobs import local_files
 from gridcloud.drivers.jobs.local import LocalJobs, LocalJobsSettings
-from gridcloud.jobs.driver import JobObservation, Phase
+from gridcloud.jobs.driver import Phase
 from gridcloud.jobs.model import Cause
 from gridcloud.testing.jobs import JobDriverContract, job_context
 
@@ -39,7 +39,9 @@ class TestLocalJobs(JobDriverContract):
         await self.run(driver, *jobs)
         lines = (tmp_path / "notes").read_text().split()
         # The third needs all there is, and holds back the fourth though that would fit.
-        assert set(lines[:2]) == {"+0", "+1"} and lines[4:6] == ["+2", "-2"] and lines[6:] == ["+3", "-3"]
+        assert set(lines[:2]) == {"+0", "+1"}
+        assert lines[4:6] == ["+2", "-2"]
+        assert lines[6:] == ["+3", "-3"]
 
     async def test_a_killed_frame_takes_its_job_with_it(self, driver: LocalJobs, tmp_path: Path) -> None:
         job = self.job("sh", "-c", "echo begun; sleep 500")
@@ -51,7 +53,9 @@ class TestLocalJobs(JobDriverContract):
         frame.signal(signal.SIGKILL)
         frame.close()
         seen = (await self.ended(driver, [job.handle]))[job.handle]
-        assert seen.cause is Cause.MACHINE and seen.begun and seen.end is None
+        assert seen.cause is Cause.MACHINE
+        assert seen.begun
+        assert seen.end is None
         assert local_files.end_stragglers({slip.handle: slip}) == 0
 
     async def test_what_left_its_session_is_ended_with_it(self, driver: LocalJobs) -> None:
@@ -59,7 +63,7 @@ class TestLocalJobs(JobDriverContract):
         await self.run(driver, job)
         pid = int(await self.said(driver, job.handle))
         async with asyncio.timeout(self.seconds):
-            while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
+            while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def test_last_words_that_are_half_written_are_none(self, driver: LocalJobs) -> None:
@@ -139,7 +143,7 @@ async def test_runs_as_its_owner(tmp_path: Path, ordinary_user: str) -> None:
     try:
         job = replace(contract.job("sh", "-c", "id -un; echo $HOME >result.json"), owner=ordinary_user)
         [seen] = await contract.run(driver, job)
-        assert isinstance(seen, JobObservation) and seen.cause is Cause.NONE, seen
+        assert seen.cause is Cause.NONE, seen
         assert (await contract.said(driver, job.handle)).decode().strip() == ordinary_user
         await driver.remove([job.handle])
         assert await driver.holdings() == []

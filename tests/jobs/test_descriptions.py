@@ -44,7 +44,9 @@ def test_a_job_file_becomes_an_order(folder: Path) -> None:
     assert words_of(order, order.rows[2])[3] == "0.3"
     assert sorted(one.path for one in order.work.inputs) == ["data/deep/a b.csv", "sim.py"]
     assert {path.name for path in files.values()} == {"a b.csv", "sim.py"}
-    assert order.request.time == 3600 and order.after[0].when is When.FAILED and order.retries.memory == 2
+    assert order.request.time == 3600
+    assert order.after[0].when is When.FAILED
+    assert order.retries.memory == 2
     assert order.name.startswith("python3 sim.py")
 
 
@@ -92,7 +94,8 @@ def test_a_digest_is_of_what_results_depend_on(folder: Path) -> None:
 
     same = digest()
     assert same == digest(name="other", request={"cpus": 4})
-    assert same != digest(parameters={"x": 2}) and same != digest(environment={"A": "1"})
+    assert same != digest(parameters={"x": 2})
+    assert same != digest(environment={"A": "1"})
     (folder / "sim.py").write_text("print(2)")
     assert same != digest()
 
@@ -107,10 +110,13 @@ def test_hostile_words_stay_words() -> None:
 def test_last_words_are_whole_or_none() -> None:
     text = b'{"exit": 143, "why": "time", "cpu": "0m1.5s 1m0.5s", "memory": 2, "begun": 1.00, "ended": 3.50}   \n'
     end = read_end(text)
-    assert end is not None and (end.cpu, end.memory, end.wall, end.signal) == (62.0, 2048, 2.5, 15)
+    assert end is not None
+    assert (end.cpu, end.memory, end.wall, end.signal) == (62.0, 2048, 2.5, 15)
     assert end.cause is Cause.TIME
     assert all(read_end(text[:length]) is None for length in range(90))
-    assert read_end(b"") is None and read_end(b"[]") is None and read_end(b'{"exit": null}') is None
+    assert read_end(b"") is None
+    assert read_end(b"[]") is None
+    assert read_end(b'{"exit": null}') is None
     with pytest.raises(InvalidRequest):
         read_result(b"[1]")
 

@@ -57,9 +57,11 @@ async def test_runs_and_keeps_what_it_found(tmp_path: Path, driver: Pretence) ->
             0,
             {"loss": 0.25},
         )
-        assert done.usage is not None and done.usage.wall == 3
+        assert done.usage is not None
+        assert done.usage.wall == 3
         files = driver.jobs[f"{job.id}-1"].files
-        assert b"set -- sim 1.5\n" in files["job.sh"] and files["parameters.json"] == b'{"x": 1.5}'
+        assert b"set -- sim 1.5\n" in files["job.sh"]
+        assert files["parameters.json"] == b'{"x": 1.5}'
         story = [event.type for event in await runner.jobs.store.events(job.id)]
         assert story == ["queued", "staging", "submitted", "collecting", "done"]
 
@@ -71,7 +73,8 @@ async def test_values_that_are_none_fail_it(tmp_path: Path, driver: Pretence) ->
         driver.results[f"{job.id}-1"] = b'{"loss": '
         driver.hold.set()
         done = await one(runner, job)
-        assert (done.state, done.cause) == (State.FAILED, Cause.STAGING) and "result.json" in done.detail
+        assert (done.state, done.cause) == (State.FAILED, Cause.STAGING)
+        assert "result.json" in done.detail
 
 
 async def test_causes_are_tried_again_as_asked(tmp_path: Path, driver: Pretence) -> None:
@@ -168,7 +171,8 @@ async def test_cancel_in_each_state(tmp_path: Path, driver: Pretence, state: Sta
         await runner.cancel(job.id)
         driver.hold.set()
         done = await one(runner, job)
-        assert done.state is State.CANCELLED and done.ended is not None
+        assert done.state is State.CANCELLED
+        assert done.ended is not None
         await runner.cancel(job.id)
         assert (await runner.jobs.get(job.id)).version == done.version
         if state is not State.WAITING:
@@ -232,7 +236,8 @@ async def test_arrays_are_cancelled_and_what_failed_is_asked_again(tmp_path: Pat
         assert (await runner.arrays.get(array.id)).well is False
         driver.how = lambda job: None
         again = await runner.retry(array.id)
-        assert isinstance(again, Array) and len(again.order.rows) == 3
+        assert isinstance(again, Array)
+        assert len(again.order.rows) == 3
         await runner.cancel(again.id)
         async with asyncio.timeout(30):
             assert {job.state for job in await runner.wait(again.id)} == {State.CANCELLED}
@@ -266,7 +271,8 @@ async def test_folders_go_and_what_is_nobodys_too(tmp_path: Path, driver: Preten
         driver.jobs[stranger.handle] = stranger
         assert await runner.reconcile() == ["j-stranger-1"]
         assert list(driver.jobs) == [job.handle]
-        assert await runner.remove(job.id) == 1 and await runner.remove(job.id) == 0
+        assert await runner.remove(job.id) == 1
+        assert await runner.remove(job.id) == 0
         assert not driver.jobs
         assert (await runner.jobs.get(job.id)).state in FINAL
 

@@ -1,4 +1,4 @@
-"""Jobs as those ask for them who may: over the service, at the command line, from Python. Real ones, on this computer."""
+"""Jobs as those ask for them who may: over the service and at the command line. Real ones, on this computer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ async def test_a_sweep_of_a_script_to_its_table(client: AsyncClient, tmp_path: P
     shown = await client.jobs.submit(wish, folder=tmp_path)
     async with asyncio.timeout(60):
         shown = await client.jobs.wait(shown.id)
-    assert shown.array is not None and shown.array.well and shown.counts == {State.DONE: 4}
+    assert shown.array is not None
+    assert shown.array.well
+    assert shown.counts == {State.DONE: 4}
     results = await client.jobs.results(shown.id)
     rows = [(one.parameters["energy"], one.parameters["sample"], one.results["loss"]) for one in results]
     assert rows == [(1, "a", 1), (1, "b c", 1), (2, "a", 0), (2, "b c", 0)]
@@ -76,7 +78,8 @@ async def test_a_sweep_of_a_script_to_its_table(client: AsyncClient, tmp_path: P
         again = await client.jobs.wait(again.id)
     assert again.counts == {State.SKIPPED: 1}
     [reused] = await client.jobs.results(again.id)
-    assert reused.cause is Cause.REUSED and reused.results == {"loss": 0}
+    assert reused.cause is Cause.REUSED
+    assert reused.results == {"loss": 0}
     await client.jobs.fetch(reused.id, tmp_path / "reused")
     assert [path.name for path in (tmp_path / "reused").iterdir()] == ["plot a.txt"]
     assert await client.jobs.clean(shown.id) == 4
@@ -119,11 +122,11 @@ async def test_others_see_nothing_of_it(service: Service, client: AsyncClient) -
         assert await eve.jobs.list(all=True) == []
         with pytest.raises(Forbidden, match="administrators"):
             await eve.jobs.submit({"command": ["true"], "secrets": {"S": "file:/etc/shadow"}})
+        wish = Order.model_validate(
+            {"work": Work.model_validate({"run": {"kind": "command", "words": ["id"]}})}
+        )
         with pytest.raises(Forbidden):
-            order = Order.model_validate(
-                {"work": Work.model_validate({"run": {"kind": "command", "words": ["id"]}})}
-            )
-            await eve.jobs.order(order, owner=getpass.getuser())
+            await eve.jobs.order(wish, owner=getpass.getuser())
         with pytest.raises(InvalidRequest):
             await service.house.jobs.uploads.take("0" * 64, _bytes(b"other"), 100)
     async with asyncio.timeout(60):
@@ -132,7 +135,8 @@ async def test_others_see_nothing_of_it(service: Service, client: AsyncClient) -
 
 async def test_schedulers_are_listed(client: AsyncClient) -> None:
     found = await client.jobs.schedulers()
-    assert [one.name for one in found.schedulers] == ["here"] and "local" in found.drivers
+    assert [one.name for one in found.schedulers] == ["here"]
+    assert "local" in found.drivers
     assert all(one.ok for one in await client.jobs.check("here"))
 
 
@@ -152,13 +156,13 @@ async def test_the_command_line(service: Service, tmp_path: Path) -> None:
         return out.decode()
 
     small = ("--cpus", "0.5", "--memory", "64MiB")
-    id = (await run("job", "submit", *small, "--over", "energy=1..2", "-p", "sample=a", "sim.py")).strip()
-    await run("job", "wait", id)
-    table = list(csv.reader(io.StringIO(await run("job", "results", id, "--csv", "-"))))
+    array = (await run("job", "submit", *small, "--over", "energy=1..2", "-p", "sample=a", "sim.py")).strip()
+    await run("job", "wait", array)
+    table = list(csv.reader(io.StringIO(await run("job", "results", array, "--csv", "-"))))
     assert table[0] == ["job", "state", "sample", "energy", "loss"]
     assert [row[1:] for row in table[1:]] == [["done", "a", "1", "1"], ["done", "a", "2", "0"]]
-    best = json.loads(await run("job", "results", id, "--best", "min:loss", "--json"))
-    assert best["results"][0]["id"] == f"{id}-1"
+    best = json.loads(await run("job", "results", array, "--best", "min:loss", "--json"))
+    assert best["results"][0]["id"] == f"{array}-1"
     assert "one\n" in await run(
         "job", "submit", *small, "--wait", "--", "sh", "-c", "echo one; exit 3", code=3
     )

@@ -26,86 +26,98 @@ app = typer.Typer(add_completion=False)
 PANEL = "Sweeps"
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[-- CMD… | SCRIPT …]", help="A command, a script or a notebook, with its words."),
+]
+JobFile = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="A job file (YAML); options go before it.")
+]
+Wait = Annotated[bool, typer.Option("--wait", "-w", help="Wait until it has ended; exit as it did.")]
+Over = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--over", metavar="AXIS", help="energy=1..5:0.5, sample=a,b, @table.csv, …", rich_help_panel=PANEL
+    ),
+]
+Where = Annotated[
+    str,
+    typer.Option("--where", help="Which of the sweep are run, e.g. 'energy > 2'.", rich_help_panel=PANEL),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, help="Jobs, where values are drawn.", rich_help_panel=PANEL),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="The same seed draws the same.", rich_help_panel=PANEL)
+]
+Latin = Annotated[bool, typer.Option("--latin", help="Draw by Latin hypercube.", rich_help_panel=PANEL)]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="The same for all jobs."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="PATH[=NAME]", help="A file or folder to hand over."),
+]
+Output = Annotated[
+    list[str] | None,
+    typer.Option("--output", "-o", metavar="PATTERN", help="Files to be kept, e.g. 'plots/*.png'."),
+]
+Environment = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="K=V|K", help="Set a variable there; K alone: as it is here."),
+]
+Name = Annotated[str, typer.Option("--name", help="What you call it.")]
+After = Annotated[
+    list[str] | None,
+    typer.Option("--after", metavar="[WHEN:]ID", help="Begin after this one; WHEN: ok, failed or ended."),
+]
+Retry = Annotated[
+    list[str] | None,
+    typer.Option("--retry", metavar="CAUSE=N", help="Try again so often: exit, memory, time, machine, …"),
+]
+Rerunnable = Annotated[
+    bool, typer.Option("--rerunnable", help="It may be begun again where it was begun already.")
+]
+Reuse = Annotated[
+    bool, typer.Option("--reuse", help="Take the results of the same job, where it was done before.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="A notebook that is tried again goes on at the cell that failed.")
+]
+
+
 @app.command("submit", context_settings={"allow_interspersed_args": False})
 @framed
 async def submit(
     frame: Frame,
     request: Request,
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[-- CMD… | SCRIPT …]", help="A command, a script or a notebook, with its words."
-        ),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="A job file (YAML); options go before it.")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Wait until it has ended; exit as it did.")
-    ] = False,
-    over: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--over", metavar="AXIS", help="energy=1..5:0.5, sample=a,b, @table.csv, …", rich_help_panel=PANEL
-        ),
-    ] = None,
-    where: Annotated[
-        str,
-        typer.Option("--where", help="Which of the sweep are run, e.g. 'energy > 2'.", rich_help_panel=PANEL),
-    ] = "",
-    samples: Annotated[
-        int | None,
-        typer.Option("--samples", min=1, help="Jobs, where values are drawn.", rich_help_panel=PANEL),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="The same seed draws the same.", rich_help_panel=PANEL)
-    ] = None,
-    latin: Annotated[
-        bool, typer.Option("--latin", help="Draw by Latin hypercube.", rich_help_panel=PANEL)
-    ] = False,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="The same for all jobs."),
-    ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option("--input", "-i", metavar="PATH[=NAME]", help="A file or folder to hand over."),
-    ] = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option("--output", "-o", metavar="PATTERN", help="Files to be kept, e.g. 'plots/*.png'."),
-    ] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="K=V|K", help="Set a variable there; K alone: as it is here."),
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
-    after: Annotated[
-        list[str] | None,
-        typer.Option("--after", metavar="[WHEN:]ID", help="Begin after this one; WHEN: ok, failed or ended."),
-    ] = None,
-    retry: Annotated[
-        list[str] | None,
-        typer.Option("--retry", metavar="CAUSE=N", help="Try again so often: exit, memory, time, machine, …"),
-    ] = None,
-    rerunnable: Annotated[
-        bool, typer.Option("--rerunnable", help="It may be begun again where it was begun already.")
-    ] = False,
-    reuse: Annotated[
-        bool, typer.Option("--reuse", help="Take the results of the same job, where it was done before.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="A notebook that is tried again goes on at the cell that failed.")
-    ] = False,
+    command: Words = None,
+    file: JobFile = None,
+    wait: Wait = False,
+    over: Over = None,
+    where: Where = "",
+    samples: Samples = None,
+    seed: Seed = None,
+    latin: Latin = False,
+    parameter: Parameter = None,
+    input: Inputs = None,
+    output: Output = None,
+    env: Environment = None,
+    name: Name = "",
+    after: After = None,
+    retry: Retry = None,
+    rerunnable: Rerunnable = False,
+    reuse: Reuse = False,
+    resume: Resume = False,
 ) -> int:
     """Have a command, script or notebook run, once or over a sweep, on what runs jobs. Prints its id.
 
     {name} in a word of the command stands for the parameter of that name.
     """
-    described: dict[str, Any] = {}
-    folder = Path.cwd()
-    if file is not None:
-        described, folder = _read(file), file.absolute().parent
+    described = _read(file) if file is not None else {}
+    folder = file.absolute().parent if file is not None else Path.cwd()
     given: dict[str, Any] = {
         **_what(command or []),
         "over": over,

@@ -57,9 +57,9 @@ class Runner:
         settings: Callable[[], JobSettings],
         connect: Callable[[Address], Awaitable[Connection]],
         secret: Callable[[str], Awaitable[Secret]],
-        timing: Timing = Timing(),
+        timing: Timing | None = None,
     ) -> None:
-        self.timing = timing
+        self.timing = timing or Timing()
         self.jobs = Lives(store, "job", Job, step, FINAL)
         self.arrays = Lives(store, "array", Array, lambda state, event: None, {ArrayState.ENDED})
         self.schedulers = schedulers
@@ -78,7 +78,7 @@ class Runner:
             self.order_of,
             connect,
             secret,
-            timing,
+            self.timing,
         )
         self._live: dict[str, Job] = {}
         self._orders: dict[str, Order] = {}

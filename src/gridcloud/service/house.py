@@ -139,15 +139,7 @@ class House:
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
-        self.jobs = jobs.Runner(
-            store,
-            Schedulers(self.settings, store, data / "schedulers", self._connect, _read_secret),
-            clock,
-            data / "jobs",
-            lambda: self.settings().jobs,
-            self._connect,
-            _read_secret,
-        )
+        self.jobs = self._carry_jobs()
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
@@ -424,6 +416,18 @@ class House:
         )
         runner.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
         return runner
+
+    def _carry_jobs(self) -> jobs.Runner:
+        """Return the runner of jobs."""
+        return jobs.Runner(
+            self.store,
+            Schedulers(self.settings, self.store, self.data / "schedulers", self._connect, _read_secret),
+            self.clock,
+            self.data / "jobs",
+            lambda: self.settings().jobs,
+            self._connect,
+            _read_secret,
+        )
 
     def _session_hook(self) -> Sequence[str]:
         text = self.settings().session.before_end

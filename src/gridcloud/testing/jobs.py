@@ -49,7 +49,7 @@ def job_context(
     async def connect(address: Address) -> Connection:
         if isinstance(address, LocalAddress):
             return await LocalConnection.open(address)
-        return await connections.open(address, _NoCredentials())  # type: ignore[arg-type]
+        return await connections.open(address, _NoCredentials())
 
     async def secret(reference: str) -> Secret:
         return await asyncio.to_thread(resolve, reference)
@@ -121,9 +121,9 @@ class JobDriverContract:
     async def running(self, driver: JobDriver, handle: str, said: bytes = b"") -> None:
         """Return once a job runs, and has said something."""
         async with asyncio.timeout(self.seconds):
-            while (await driver.observe([handle]))[handle].phase is not Phase.RUNNING:
+            while (await driver.observe([handle]))[handle].phase is not Phase.RUNNING:  # noqa: ASYNC110
                 await asyncio.sleep(self.poll)
-            while said and said not in await self.said(driver, handle):
+            while said and said not in await self.said(driver, handle):  # noqa: ASYNC110
                 await asyncio.sleep(self.poll)
 
     async def run(self, driver: JobDriver, *jobs: Submission) -> list[JobObservation]:
@@ -142,8 +142,9 @@ class JobDriverContract:
     async def test_runs_and_ends_well(self, driver: JobDriver) -> None:
         job = self.job("sh", "-c", "echo out; echo err >&2; echo '{\"x\": 1}' >result.json")
         [seen] = await self.run(driver, job)
-        assert seen.phase is Phase.ENDED and seen.cause is Cause.NONE, seen
-        assert seen.end is not None and seen.end.exit == 0
+        assert (seen.phase, seen.cause) == (Phase.ENDED, Cause.NONE), seen
+        assert seen.end is not None
+        assert seen.end.exit == 0
         assert await self.said(driver, job.handle) == b"out\n"
         assert await self.said(driver, job.handle, Stream.ERR) == b"err\n"
         assert await self.said(driver, job.handle, Stream.RESULT) == b'{"x": 1}\n'
@@ -183,7 +184,8 @@ class JobDriverContract:
             "python3", "-c", print_all, *hostile, environment={"A": hostile[-1]}, name=hostile[0][:200]
         )
         [seen] = await self.run(driver, job)
-        assert seen.end is not None and seen.end.exit == 0, await self.said(driver, job.handle, Stream.ERR)
+        assert seen.end is not None
+        assert seen.end.exit == 0, await self.said(driver, job.handle, Stream.ERR)
         assert (await self.said(driver, job.handle)).decode().strip() == ascii([*hostile, hostile[-1]])
 
     async def test_secrets_do_not_stay(self, driver: JobDriver, tmp_path: Path) -> None:
@@ -217,8 +219,8 @@ class JobDriverContract:
         self, driver: JobDriver, second_driver: JobDriver
     ) -> None:
         job = self.job("sh", "-c", "echo ran; sleep 0.5")
-        refused = await asyncio.gather(driver.submit([job]), driver.submit([job]))
-        assert refused == [{}, {}]
+        for refused in await asyncio.gather(driver.submit([job]), driver.submit([job])):
+            assert refused == {}
         assert await second_driver.submit([job]) == {}
         await self.ended(driver, [job.handle])
         assert await driver.submit([job]) == {}
@@ -232,7 +234,8 @@ class JobDriverContract:
         await self.running(driver, job.handle, b"begun")
         await driver.close()
         seen = (await self.ended(second_driver, [job.handle]))[job.handle]
-        assert seen.cause is Cause.NONE and seen.end is not None
+        assert seen.cause is Cause.NONE
+        assert seen.end is not None
         assert await self.said(second_driver, job.handle) == b"begun\nended\n"
 
     async def test_cancel_ends_all_of_it(self, driver: JobDriver) -> None:
@@ -258,7 +261,8 @@ class JobDriverContract:
     async def test_offers(self, driver: JobDriver) -> None:
         assert (await driver.offer(self.request, self.owner)).possible
         refused = await driver.offer(self.impossible, self.owner)
-        assert not refused.possible and refused.why_not
+        assert not refused.possible
+        assert refused.why_not
 
     async def test_is_checked(self, driver: JobDriver) -> None:
         check_findings(await driver.check())
@@ -268,7 +272,8 @@ class JobDriverContract:
         await self.run(driver, job)
         part = await driver.logs(job.handle, Stream.OUT, 0, 1 << 24)
         assert part.size < 1 << 21
-        assert part.data.startswith(b"y\ny\n") and part.data.endswith(b"last words\n")
+        assert part.data.startswith(b"y\ny\n")
+        assert part.data.endswith(b"last words\n")
 
     async def test_holdings_are_ours(self, driver: JobDriver) -> None:
         job = self.job("true")

@@ -193,7 +193,7 @@ class LocalJobs(JobDriver):
         await self._load()
         self._sweep()
         ended = [one for one in handles if one not in self._jobs or self._jobs[one].ended is not None]
-        await asyncio.to_thread(lambda: [self._remove(handle) for handle in ended])
+        await asyncio.to_thread(self._remove, ended)
         for handle in ended:
             self._jobs.pop(handle, None)
 
@@ -473,17 +473,16 @@ class LocalJobs(JobDriver):
                 asyncio.get_running_loop().remove_reader(running.descriptor)
             running.close()
 
-    def _remove(self, handle: str) -> None:
-        slip = self._find(handle)
-        folders = [Path(slip.folder)] if slip else [self._base(""), self._base("x")]
-        if slip is None:
+    def _remove(self, handles: Sequence[str]) -> None:
+        for handle in handles:
             if not re.fullmatch(HANDLE, handle):
-                return
-            folders = [base / handle for base in folders]
-        for folder in folders:
-            local_files.tidy(folder)
-        for above in (self._queue, self._ended):
-            (above / f"{handle}.json").unlink(missing_ok=True)
+                continue
+            slip = self._find(handle)
+            bases = [Path(slip.folder).parent] if slip else [self._base(""), self._base("x")]
+            for base in bases:
+                local_files.tidy(base / handle)
+            for above in (self._queue, self._ended):
+                (above / f"{handle}.json").unlink(missing_ok=True)
 
     def _account(self, owner: str) -> str:
         settings = self.settings
