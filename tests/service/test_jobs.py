@@ -171,3 +171,29 @@ async def test_the_command_line(service: Service, tmp_path: Path) -> None:
 
 async def _bytes(data: bytes) -> AsyncIterator[bytes]:
     yield data
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    made: list[dict[str, object]] = [
+        {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": cell}
+        for cell in cells
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": kernel, "cells": made}))
+
+
+async def test_a_notebook_over_a_parameter_and_one_that_raises(client: AsyncClient, tmp_path: Path) -> None:
+    write = "import json, os\njson.dump({'square': x * x}, open(os.environ['GRIDCLOUD_RESULT'], 'w'))"
+    write_notebook(tmp_path / "n.ipynb", "x = 1", "print('at', x)", "1 / (x - 2)", write)
+    shown = await client.jobs.submit({"notebook": "n.ipynb", "over": ["x=2..3"]}, folder=tmp_path)
+    async with asyncio.timeout(100):
+        shown = await client.jobs.wait(shown.id)
+    assert shown.counts == {State.FAILED: 1, State.DONE: 1}
+    raised, done = await client.jobs.results(shown.id)
+    assert (raised.cause, done.results, done.kept) == (Cause.EXIT, {"square": 9}, ("n.ipynb",))
+    failed = (await client.jobs.get(raised.id)).job
+    assert failed is not None
+    assert failed.detail.startswith("Cell 3: ZeroDivisionError")
+    assert raised.kept == ("n.ipynb",)
+    await client.jobs.fetch(raised.id, tmp_path / "got")
+    assert "at 2" in (tmp_path / "got" / "n.ipynb").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -21,8 +22,10 @@ from gridcloud.jobs.driver import JobDriver, Stream
 from gridcloud.jobs.frame import LARGEST_RESULT, read_result
 from gridcloud.jobs.model import Output
 
-__all__ = ["collect_outputs", "collect_values", "matches"]
+__all__ = ["collect_outputs", "collect_values", "explain_notebook", "matches"]
 
+LAST_WORDS = 64 * 1024
+"""Bytes from the end of standard error in which a notebook's run says what failed."""
 PATIENCE = 60.0
 """Seconds that listing a job's files may take."""
 
@@ -77,6 +80,18 @@ async def collect_outputs(
         await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
         with contextlib.suppress(Transient):
             await connection.close()
+
+
+async def explain_notebook(driver: JobDriver, handle: str) -> str:
+    """Return which cell of a notebook failed, and how, as its run said last; empty where it did not say."""
+    try:
+        said = (await driver.logs(handle, Stream.ERR, -LAST_WORDS, LAST_WORDS)).data
+        found = json.loads(said.strip().rpartition(b"\n")[2])
+        cell, name, value = found["cell"], str(found["name"]), str(found["value"])
+    except (NotFound, ValueError, KeyError, TypeError):
+        return ""
+    where = f"Cell {cell + 1}: " if isinstance(cell, int) else ""
+    return f"{where}{name}: {value}"[:500]
 
 
 def matches(path: str, pattern: str) -> bool:

@@ -47,7 +47,8 @@ def words_of(order: Order, row: Mapping[str, Any], *, resume: bool = False) -> l
         program = ["sh", "-c", 'exec "${GRIDCLOUD_PYTHON:-python3}" "$@"', "sh"]
         program += ["-m", "gridcloud.jobs.execution", run.path, "-o", run.path]
         program += ["--parameters", f"../{PARAMETERS}"]
-        return [*program, *(["--resume"] if run.resume and resume else [])]
+        every = ["--every"] if run.which == "all" else []
+        return [*program, *every, *(["--resume"] if run.resume and resume else [])]
 
     def fill(found: re.Match[str]) -> str:
         return _spell(values[found[1]]) if found[1] in values else found[0]

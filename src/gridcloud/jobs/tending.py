@@ -12,13 +12,13 @@ from typing import Any
 from gridcloud.clock import Clock
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
-from gridcloud.errors import Conflict, GridcloudError, Rejected, Transient
+from gridcloud.errors import Conflict, GridcloudError, NotFound, Rejected, Transient
 from gridcloud.identity.credentials import Secret
-from gridcloud.jobs.collecting import collect_outputs, collect_values
+from gridcloud.jobs.collecting import collect_outputs, collect_values, explain_notebook
 from gridcloud.jobs.driver import JobDriver, JobObservation, Phase, Submission
 from gridcloud.jobs.frame import render_job
 from gridcloud.jobs.lifecycle import Event
-from gridcloud.jobs.model import Cause, Job, NotebookRun, Order, State, Usage
+from gridcloud.jobs.model import Cause, Job, NotebookRun, Order, Output, State, Usage
 from gridcloud.jobs.orders import (
     PARAMETERS,
     UPLOAD,
@@ -89,7 +89,7 @@ class Tending:
         there = [job for state in looked for job in by_state.get(state, [])]
         for batch in _batches(there):
             seen = await driver.observe([job.handle for job in batch])
-            await _all(self._note(job, seen[job.handle]) for job in batch if job.handle in seen)
+            await _all(self._note(driver, job, seen[job.handle]) for job in batch if job.handle in seen)
         await _all(self._collect(driver, job) for job in by_state.get(State.COLLECTING, []))
 
     async def _submit(self, driver: JobDriver, jobs: Sequence[Job]) -> None:
@@ -134,11 +134,16 @@ class Tending:
                     f"The input {one.source!r:.100} cannot be brought: only files that were handed over."
                 )
             inputs[f"work/{one.path}"] = self._uploads.path(one.source.removeprefix(UPLOAD))
-        if isinstance(work.run, NotebookRun) and f"work/{work.run.path}" not in inputs:
-            raise Rejected(f"The notebook {work.run.path!r:.100} is none of the inputs.")
+        if isinstance(work.run, NotebookRun):
+            place = f"work/{work.run.path}"
+            if place not in inputs:
+                raise Rejected(f"The notebook {work.run.path!r:.100} is none of the inputs.")
+            before = self._results / job.id / work.run.path
+            if work.run.resume and job.attempt > 1 and await asyncio.to_thread(before.is_file):
+                inputs[place] = before
         return Submission(job.handle, job.owner, order.name, request, files, inputs)
 
-    async def _note(self, job: Job, seen: JobObservation) -> None:
+    async def _note(self, driver: JobDriver, job: Job, seen: JobObservation) -> None:
         if seen.phase is not Phase.GONE:
             self._missed.pop(job.id, None)
         if job.state is State.ENDING:
@@ -155,8 +160,25 @@ class Tending:
             await self._happen(job, Event.WELL, "Its program ended well.", **self._figures(seen))
         elif seen.phase is Phase.ENDED:
             cause = seen.cause or (seen.end.cause if seen.end else Cause.MACHINE)
-            figures = self._figures(seen)
-            await self._break(job, cause, seen.detail, begun=seen.begun, **figures)
+            detail, saved = await self._rescue(driver, job, cause) if seen.begun else ("", {})
+            figures = {**self._figures(seen), **saved}
+            await self._break(job, cause, detail or seen.detail, begun=seen.begun, **figures)
+
+    async def _rescue(self, driver: JobDriver, job: Job, cause: Cause) -> tuple[str, dict[str, Any]]:
+        """Keep a notebook that did not come to its end, with its outputs so far; return what failed in it, in words."""
+        run = (await self._order_of(job)).work.run
+        if not isinstance(run, NotebookRun):
+            return "", {}
+        async with self._gate:
+            detail = await explain_notebook(driver, job.handle) if cause is Cause.EXIT else ""
+            wanted = [Output(pattern=run.path)]
+            try:
+                kept = await collect_outputs(
+                    driver, job.handle, wanted, self._results / job.id, self._connect
+                )
+            except (Rejected, NotFound):
+                return detail, {}
+        return detail, {"kept": tuple(kept)}
 
     async def _collect(self, driver: JobDriver, job: Job) -> None:
         async with self._gate:
