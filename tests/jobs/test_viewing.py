@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,3 +229,27 @@ def test_made_to_take_long() -> None:
 def test_no_notebook(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest, match="no notebook"):
         render_page(wrong)
+
+
+@pytest.mark.lab
+async def test_in_a_browser(tmp_path: Path) -> None:
+    """Nothing of what is hostile runs, asks another address or leads elsewhere; and cells can be read."""
+    from tests.browser.visit import CHROMIUM, visit
+
+    if not CHROMIUM.exists():
+        pytest.skip("needs Debian's chromium: `sudo scripts/debian-packages`")
+    acted: list[str] = []
+    async with visit(tmp_path) as viewer:
+        viewer.page.on("request", lambda one: acted.append(one.url))
+        viewer.page.on("dialog", lambda one: acted.append(one.message))
+        for number, hostile in enumerate(HOSTILE):
+            path = tmp_path / f"{number}.html"
+            svg = f"<svg xmlns='http://www.w3.org/2000/svg'>{hostile}</svg>"
+            cells = [data(text_html=hostile), hostile, data(image_svg__xml=svg), "# The end"]
+            path.write_text(render_page(notebook(*cells), title=hostile))
+            acted.clear()
+            await viewer.page.goto(path.as_uri())
+            await viewer.page.get_by_text("The end").wait_for()
+            assert viewer.page.url == path.as_uri()
+            assert [one for one in acted if not one.startswith(("data:image/", path.as_uri()))] == [], hostile
+        assert viewer.errors == []

@@ -2,15 +2,16 @@
 
 A notebook is a program's output, and may be anybody's: its HTML, Markdown, SVG, Javascript and widgets would
 run with the rights of the page they are shown in, read what that page may read, send it away, or look like a
-log-in. So there are three walls, each of which holds alone:
+log-in. So there are three walls, which overlap:
 
 1. Outputs are kept only in kinds that are shown, and not those that run: no Javascript, no widgets. SVG is
-shown as a picture, in which browsers run nothing. 2. What nbconvert made of it is read as HTML by bleach and
-written anew, with known elements, attributes and styles only: no scripts, events, forms, frames, style
-sheets, positions over the page; links by http, https and mailto; pictures that are in the page itself, so
-that opening it tells nobody. 3. The page carries a policy that lets a browser run no scripts, load nothing,
-and send nothing, whatever is in it. Who serves it should send `POLICY` as its header, too: there it also puts
-the page into a sandbox.
+   shown as a picture, in which browsers run nothing.
+2. What nbconvert made of each cell is read as HTML by bleach and written anew, with known elements,
+   attributes and styles only: no scripts, events, forms, frames, style sheets, positions over the page;
+   links by http, https and mailto; pictures that are in the page itself, so that opening it tells nobody.
+3. The page carries a policy by which browsers run no scripts, load nothing and send nothing, whatever is in
+   it; only that a page leads elsewhere by itself is left to the second. Who serves it should send `POLICY` as
+   its header, too: there it also puts the page into a sandbox.
 
 Formulas are shown as they were written, for what draws them is a script. A notebook that is trusted is shown
 as nbconvert does: everything in it runs.
@@ -28,7 +29,7 @@ from typing import Any
 import nbformat
 
 from gridcloud.errors import InvalidRequest
-from gridcloud.jobs.notebooks import Notebook
+from gridcloud.jobs.notebooks import Notebook, language_of
 
 __all__ = ["POLICY", "render_page"]
 
@@ -48,6 +49,11 @@ PICTURES = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8", "image/gif": b"G
 SHOWN = ("text/html", "image/svg+xml", *PICTURES, "text/markdown", "text/latex", "text/plain")
 """Kinds of outputs that are shown, the best first."""
 IN_PAGE = re.compile(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]*")
+CELL = re.compile(r'(?=<div [^<>]{0,60}\bclass="cell )')
+RAW = re.compile(
+    r"(?i)<(?=(?:script|style|template|textarea|title|xmp|iframe|noembed|noframes|noscript|plaintext)\b)"
+)
+"""Where an element begins whose content is no HTML."""
 ATTACHMENT = re.compile(r"(?i)(attachment:)([^)\s\"'>]*)")
 SIZE = re.compile(r"[0-9]{1,5}(\.[0-9]{1,4})?(px|%|em|pt)?")
 WORDS = re.compile(r"\S+")
@@ -91,7 +97,7 @@ def _convert(notebook: Notebook, template: str, title: str) -> str:
     from nbconvert.filters.markdown_mistune import InvalidNotebook
 
     make: Any = HTMLExporter
-    exporter = make(template_name=template, embed_images=False)
+    exporter = make(template_name=template, embed_images=False, exclude_anchor_links=template != "lab")
     try:
         made, _ = exporter.from_notebook_node(
             _format.from_dict(notebook), resources={"metadata": {"name": title}}
@@ -105,8 +111,8 @@ def _plain(notebook: Notebook) -> Notebook:
     """The notebook with what is shown, and nothing else: no metadata, attachments or kinds of outputs that
     run.
     """
-    language = notebook.get("metadata", {}).get("language_info", {}).get("name", "")
-    lexer = language if isinstance(language, str) and re.fullmatch(r"[a-z0-9_+-]{1,30}", language) else "text"
+    language = language_of(notebook)
+    lexer = language if re.fullmatch(r"[a-z0-9_+-]{1,30}", language) else "text"
     metadata = {"language_info": {"name": lexer, "pygments_lexer": lexer}}
     cells = []
     for number, cell in enumerate(notebook["cells"]):
@@ -123,7 +129,7 @@ def _plain(notebook: Notebook) -> Notebook:
             count = count if isinstance(count, int) else None
             made |= {"cell_type": "code", "execution_count": count, "outputs": outputs}
         elif kind == "markdown":
-            made |= {"cell_type": "markdown", **_attached(cell, source)}
+            made |= {"cell_type": "markdown", **_attached(cell, _closed(source))}
         else:
             made |= {"cell_type": "raw"}
         cells.append(made)
@@ -178,6 +184,8 @@ def _datum(kind: str, text: str) -> dict[str, str] | None:
         return {"text/plain": _cut(text)}
     if kind == "text/html" and len(text) > LONGEST:
         return None  # half a table is none: what else there is
+    if kind in ("text/html", "text/markdown"):
+        text = _closed(text)
     return {kind: _cut(text)}
 
 
@@ -203,7 +211,8 @@ def _cleaned(page: str) -> str:
         strip_comments=True,
         css_sanitizer=styles,
     )
-    return str(cleaner.clean(_without_scripts(page)))
+    # Each cell for itself: what one leaves open swallows no other.
+    return "".join(str(cleaner.clean(_without_scripts(cell))) for cell in CELL.split(page))
 
 
 def _without_scripts(page: str) -> str:
@@ -224,6 +233,15 @@ def _without_scripts(page: str) -> str:
         kept.append(page[at : found.start()])
         at = lowered.find(">", end) + 1 or len(page)
     return "".join(kept) + page[at:]
+
+
+def _closed(text: str) -> str:
+    """The text, in which no element is begun that swallows what follows it, the next cells too."""
+    return (
+        RAW.sub("\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", text)
+        if RAW.search(_without_scripts(text))
+        else text
+    )
 
 
 def _with(more: Callable[[str, str], bool]) -> Callable[[str, str, str], bool]:
