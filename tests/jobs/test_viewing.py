@@ -245,8 +245,8 @@ async def test_in_a_browser(tmp_path: Path) -> None:
         for number, hostile in enumerate(HOSTILE):
             path = tmp_path / f"{number}.html"
             svg = f"<svg xmlns='http://www.w3.org/2000/svg'>{hostile}</svg>"
-            cells = [data(text_html=hostile), hostile, data(image_svg__xml=svg), "# The end"]
-            path.write_text(render_page(notebook(*cells), title=hostile))
+            made = notebook(data(text_html=hostile), hostile, data(image_svg__xml=svg), "# The end")
+            path.write_text(render_page(made, title=hostile))
             acted.clear()
             await viewer.page.goto(path.as_uri())
             await viewer.page.get_by_text("The end").wait_for()
