@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -121,6 +123,23 @@ async def test_jobs_of_others_are_refused_where_they_would_share_an_account(tmp_
         assert await driver.holdings() == []
     finally:
         await driver.close()
+
+
+@pytest.mark.lab
+@pytest.mark.needs_root
+class TestLocalJobsAsAnotherAccount(JobDriverContract):
+    owner: ClassVar[str] = "ada"
+
+    @pytest.fixture
+    async def driver(self, tmp_path: Path, ordinary_user: str) -> AsyncIterator[LocalJobs]:
+        with tempfile.TemporaryDirectory(prefix="gct-jobs-", dir="/var/tmp") as folder:
+            Path(folder).chmod(0o711)
+            settings = LocalJobsSettings(
+                driver="local", cpus=1, memory=MEMORY, directory=folder, accounts={"ada": ordinary_user}
+            )
+            driver = LocalJobs(settings, job_context(tmp_path / "scheduler"))
+            yield driver
+            await driver.close()
 
 
 @pytest.fixture
