@@ -55,11 +55,12 @@ def test_parameters(call: Caller, notebook: Path, tmp_path: Path, monkeypatch: p
         (["parameterize", "missing.ipynb"], "cannot be read"),
         (["run", "N"], "Add: --output FILE"),
         (["run", "N", "-o", "out.ipynb", "--timeout", "soon"], "--timeout: 'soon' is not a time"),
-        (["run", "N", "-o", "N"], "is no output of a run"),
+        (["run", "N", "-o", "own.ipynb"], "is no output of a run"),
     ],
 )
 def test_refused(call: Caller, notebook: Path, words: list[str], said: str) -> None:
     before = notebook.read_bytes()
+    (notebook.parent / "own.ipynb").write_bytes(before)
     code = 3 if "missing.ipynb" in words else 2
     call("notebook", *[str(notebook) if word == "N" else word for word in words], code=code)
     assert said in call.err
