@@ -122,7 +122,12 @@ async def wait(frame: Frame, id: Id) -> int:
 
 @app.command("cancel")
 @framed
-async def cancel(frame: Frame, ids: Annotated[list[str], typer.Argument(metavar="JOB…")]) -> None:
+async def cancel(
+    frame: Frame,
+    ids: Annotated[
+        list[str], typer.Argument(metavar="JOB…", help="Ids of jobs or arrays.", autocompletion=jobs)
+    ],
+) -> None:
     """End jobs or arrays; what has ended already stays as it is."""
     async with await frame.connect() as client:
         for one in ids:
@@ -149,7 +154,9 @@ async def retry(frame: Frame, id: Id) -> None:
 @framed
 async def clean(
     frame: Frame,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[JOB…]")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[JOB…]", help="Ids of jobs or arrays.", autocompletion=jobs)
+    ] = None,
     all: Annotated[bool, typer.Option("--all", "-a", help="All of yours that have ended.")] = False,
 ) -> None:
     """Remove the folders and logs of what has ended. Records, results and kept outputs stay."""

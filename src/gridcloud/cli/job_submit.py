@@ -140,6 +140,10 @@ async def submit(
         described["retries"] = _retries(retry)
     asked = request.model_dump(mode="json", exclude_unset=True)
     described["request"] = {**described.get("request", {}), **asked}
+    return await _submit(frame, described, folder, wait)
+
+
+async def _submit(frame: Frame, described: dict[str, Any], folder: Path, wait: bool) -> int:
     async with await frame.connect(alone=not wait) as client:
         shown = await client.jobs.submit(described, folder=folder)
         if not wait:

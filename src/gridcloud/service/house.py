@@ -139,7 +139,6 @@ class House:
         )
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
-        self.jobs = self._carry_jobs()
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
@@ -417,8 +416,9 @@ class House:
         runner.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
         return runner
 
-    def _carry_jobs(self) -> jobs.Runner:
-        """Return the runner of jobs."""
+    @cached_property
+    def jobs(self) -> jobs.Runner:
+        """What carries jobs."""
         return jobs.Runner(
             self.store,
             Schedulers(self.settings, self.store, self.data / "schedulers", self._connect, _read_secret),
