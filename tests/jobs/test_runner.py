@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -286,3 +289,26 @@ async def test_a_thousand_are_cancelled(tmp_path: Path, driver: Pretence) -> Non
         async with asyncio.timeout(50):
             jobs = await runner.wait(array.id)
         assert {job.state for job in jobs} == {State.CANCELLED}
+
+
+async def test_old_folders_and_files_go_by_themselves(tmp_path: Path, driver: Pretence) -> None:
+    async with running(tmp_path, driver) as runner:
+        job = await one(runner, await job_of(runner, order()))
+        digests = [hashlib.sha256(text).hexdigest() for text in (b"used", b"unused", b"young")]
+        before = runner.clock.now()
+        for digest, text in zip(digests, (b"used", b"unused", b"young"), strict=True):
+            await runner.uploads.take(digest, chunks(text), 100)
+        driver.how = lambda job: None
+        used = order(work={"inputs": ({"source": f"upload:{digests[0]}", "path": "a"},)})
+        goes_on = await until(runner, await job_of(runner, used), State.RUNNING)
+        for digest in digests[:2]:
+            os.utime(runner.uploads.folder / digest, (0, 0))
+        await runner.tidy(before)
+        assert not (await runner.jobs.get(job.id)).handle
+        assert list(driver.jobs) == [goes_on.handle]
+        assert {path.name for path in runner.uploads.folder.iterdir()} == {digests[0], digests[2]}
+        await runner.cancel(goes_on.id)
+
+
+async def chunks(text: bytes) -> AsyncIterator[bytes]:
+    yield text

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -424,26 +424,32 @@ class Runner:
         for name, members in by_scheduler.items():
             driver = await self.schedulers.holder(name)
             await driver.remove([job.handle for job in members])
-            for job in members:
-                with contextlib.suppress(Conflict):
-                    await self.jobs.save(job, "removed", "Its folder was removed.", handle="")
+            await asyncio.gather(*map(self._removed, members))
         return len(jobs)
 
+    async def _removed(self, job: Job) -> None:
+        with contextlib.suppress(Conflict):
+            await self.jobs.save(job, "removed", "Its folder was removed.", handle="")
+
     async def _tidy(self) -> None:
-        """Now and then, remove the folders of jobs that have ended long ago, and what is of no job."""
         while True:
             await self.clock.sleep(self.timing.tidy)
-            keep = self._settings().keep
-            if not keep:
-                continue
-            before = self.clock.now() - timedelta(seconds=keep)
-            try:
-                ended = await self.jobs.find(states=FINAL)
-                old = [job for job in ended if job.handle and job.ended and job.ended < before]
-                await self._remove([job for job in old if self.jobs.keeps(job)])
-                await self.reconcile()
-            except GridcloudError as error:
-                log.warning("old folders of jobs: %s", error)
+            if keep := self._settings().keep:
+                try:
+                    await self.tidy(self.clock.now() - timedelta(seconds=keep))
+                except GridcloudError as error:
+                    log.warning("old folders of jobs: %s", error)
+
+    async def tidy(self, before: datetime) -> None:
+        """Remove the folders of jobs that ended before a time, files that were handed over before it and no job is to
+        be given any more, and what schedulers hold of no job."""
+        ended = await self.jobs.find(states=FINAL)
+        old = [job for job in ended if job.handle and job.ended and job.ended < before]
+        await self._remove([job for job in old if self.jobs.keeps(job)])
+        await self.reconcile()
+        orders = [await self.order_of(job) for job in list(self._live.values())]
+        used = {one.source.removeprefix(UPLOAD) for order in orders for one in order.work.inputs}
+        await asyncio.to_thread(self.uploads.forget, used, before.timestamp())
 
     async def reconcile(self) -> list[str]:
         """Remove what schedulers hold of attempts that are no job's present one; return their handles."""

@@ -44,15 +44,15 @@ class Uploads:
         finally:
             fresh.unlink(missing_ok=True)
 
-    def has(self, digest: str) -> bool:
-        """Tell whether a content is kept."""
-        return self._path(digest).is_file()
-
     def path(self, digest: str) -> Path:
-        """Return the file with a content. Raises NotFound."""
+        """Return the file with a content, which is kept the longer for it. Raises NotFound."""
         path = self._path(digest)
-        if not path.is_file():
-            raise NotFound(f"The file {digest:.12}… was not handed over.", remedy="Hand it over again.")
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            raise NotFound(
+                f"The file {digest:.12}… was not handed over.", remedy="Hand it over again."
+            ) from None
         return path
 
     def forget(self, keep: Collection[str], before: float) -> int:
