@@ -34,6 +34,7 @@ NAMES = (
     "grid",
     "agents",
     "matching",
+    "notebooks",
 )
 
 ROOT = Path(__file__).parent.parent

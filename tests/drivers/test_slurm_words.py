@@ -10,7 +10,7 @@ import pytest
 from gridcloud.drivers.instances.slurm_choices import choose, resources
 from gridcloud.drivers.instances.slurm_job import Names, render_script, submit_words
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
-from gridcloud.drivers.instances.slurm_words import (
+from gridcloud.drivers.slurm_words import (
     FORMAT,
     build_error,
     format_time,

@@ -32,6 +32,8 @@ class _Verbs(typer.core.TyperGroup):
         "run": "run",
         "instance": "instance",
         "session": "session",
+        "job": "job",
+        "notebook": "notebook",
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",

@@ -13,6 +13,7 @@ __all__ = [
     "courses",
     "drivers",
     "instances",
+    "jobs",
     "profiles",
     "providers",
     "sessions",
@@ -89,6 +90,21 @@ def stacks() -> list[str]:
 def clusters() -> list[str]:
     """Return the ids of live clusters and the names of one's own, where a service runs."""
     return _ask("clusters")
+
+
+def jobs() -> list[str]:
+    """Return the ids of live jobs and arrays, where a service runs."""
+    from gridcloud.client import connect_async
+    from gridcloud.errors import GridcloudError
+
+    async def work() -> list[str]:
+        async with asyncio.timeout(2), await connect_async(alone=True) as client:
+            return [one.id for one in await client.jobs.list()]
+
+    try:
+        return asyncio.run(work())
+    except (GridcloudError, TimeoutError):
+        return []
 
 
 def cluster_providers() -> list[str]:

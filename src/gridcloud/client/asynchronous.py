@@ -20,6 +20,7 @@ from gridcloud.client.agents import Agents
 from gridcloud.client.authority import AuthorityKeys
 from gridcloud.client.configuration import Configuration
 from gridcloud.client.grid import Grid
+from gridcloud.client.jobs import Jobs
 from gridcloud.client.operations import Operations
 from gridcloud.client.process import RemoteProcess
 from gridcloud.client.wire import Wire
@@ -91,6 +92,7 @@ class AsyncClient:
         """The SSH authority that lets the service into machines, for administrators."""
         self.configuration = Configuration(wire)
         self.operations = Operations(wire)
+        self.jobs = Jobs(wire)
         """The configuration file and its history, for administrators."""
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from gridcloud.agents.model import Caps
 from gridcloud.client.asynchronous import AsyncClient
 from gridcloud.client.blocking_grid import BlockingGrid
+from gridcloud.client.blocking_jobs import BlockingJobs
 from gridcloud.client.opening import connect_async
 from gridcloud.client.process import RemoteProcess
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -75,6 +76,7 @@ class Client:
         self._client = client
         self._portal = portal
         self._context: AbstractContextManager[BlockingPortal] | None = context
+        self.jobs = BlockingJobs(client.jobs, portal)
         self.grid = BlockingGrid(client.grid, portal)
         """The grid of institutions, for administrators."""
 

@@ -16,6 +16,7 @@ from gridcloud.settings.request import Record, Request, Text
 __all__ = [
     "FINAL",
     "Array",
+    "ArrayState",
     "Cause",
     "Command",
     "Dependency",
@@ -236,27 +237,54 @@ class Job(Record):
     cause: Cause = Cause.NONE
     detail: str = Field(default="", description="what happened, in words")
     scheduler: str = Field(default="", description="the provider that has it")
-    handle: str = Field(default="", description="the scheduler's own name for it")
-    place: str = Field(default="", description="its folder there")
+    handle: str = Field(
+        default="", description="what its present attempt is known by there; empty: no scheduler has it"
+    )
     attempt: int = Field(default=1, ge=1)
     spent: dict[Cause, int] = Field(
         default_factory=dict, description="ends of each cause that were tried again"
     )
     exit: int | None = Field(default=None, description="its program's exit code, 128 + n after signal n")
     usage: Usage | None = None
+    results: dict[str, Any] = Field(
+        default_factory=dict, description="the values that it found, as it wrote them"
+    )
+    kept: tuple[str, ...] = Field(default=(), description="outputs that are kept with its results, by path")
+    reused: str = Field(
+        default="", description="id of the job whose results it has, where it was not run itself"
+    )
     digest: str = Field(default="", description="of its work and its inputs; empty until they are known")
     created: datetime
     begun: datetime | None = None
     ended: datetime | None = None
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0
 
 
+class ArrayState(StrEnum):
+    """Whether an array goes on."""
+
+    OPEN = "open"
+    ENDED = "ended"
+    """All its jobs have ended."""
+
+
 class Array(Record):
-    """Jobs that one sweep made."""
+    """Jobs that one sweep made. The job of row n has the id of the array, a hyphen, and n."""
 
     id: str
     owner: str
     order: Order = Field(description="with its rows")
-    state: Literal["open", "ended"] = "open"
+    state: ArrayState = ArrayState.OPEN
+    counts: dict[State, int] = Field(
+        default_factory=dict, description="its jobs by state, once all have ended"
+    )
+    well: bool = Field(default=False, description="whether all of them ended well")
     created: datetime
+    ended: datetime | None = None
+    keeper: str = Field(
+        default="", description="the service that looks after it, where several share a store"
+    )
     version: int = 0

@@ -19,6 +19,7 @@ from gridcloud.service import (
     grid,
     grid_leases,
     instances,
+    jobs,
     offers,
     overview,
     providers,
@@ -46,6 +47,7 @@ def build_app(house: House) -> FastAPI:
     for module in (
         offers,
         instances,
+        jobs,
         commands,
         files,
         sessions,

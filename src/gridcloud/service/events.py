@@ -12,9 +12,12 @@ from fastapi.responses import StreamingResponse
 
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.instances.model import FINAL as INSTANCE_FINAL
+from gridcloud.jobs.model import FINAL as JOB_FINAL
+from gridcloud.jobs.model import ArrayState
 from gridcloud.service.access import Asking, TheHouse
 from gridcloud.service.clusters import owned as owned_cluster
 from gridcloud.service.instances import owned as owned_instance
+from gridcloud.service.jobs import owned as owned_job
 from gridcloud.service.sessions import owned as owned_session
 from gridcloud.service.stacks import owned as owned_stack
 from gridcloud.sessions.model import FINAL as SESSION_FINAL
@@ -100,6 +103,22 @@ async def of_cluster(
     ends = {str(state) for state in CLUSTER_FINAL}
     follow = follow and cluster.state not in CLUSTER_FINAL
     return _stream(house, cluster.owner, {cluster.id}, cluster.id, ends, follow, max(after, last_event_id))
+
+
+@router.get("/jobs/{job_id}/events")
+async def of_job(
+    job_id: str,
+    caller: Asking,
+    house: TheHouse,
+    follow: bool = False,
+    after: Place = 0,
+    last_event_id: LastSeen = 0,
+) -> StreamingResponse:
+    """Tell the story of a job, or of an array; those of its jobs are told by themselves."""
+    found = await owned_job(house, caller, job_id)
+    ends = {str(state) for state in (*JOB_FINAL, ArrayState.ENDED)}
+    follow = follow and str(found.state) not in ends
+    return _stream(house, found.owner, {found.id}, found.id, ends, follow, max(after, last_event_id))
 
 
 @router.get("/events")

@@ -24,7 +24,7 @@ from gridcloud.service.commands import ready
 from gridcloud.service.documents import no_nul
 from gridcloud.service.house import House
 
-__all__ = ["router"]
+__all__ = ["incoming", "router"]
 
 router = APIRouter(tags=["files"])
 
@@ -42,7 +42,7 @@ async def put(instance_id: str, path: Place, request: Request, caller: Asking, h
     """Copy a file or folder to ``path`` on the instance; the body is a tar archive with one member ``content``."""
     connection = await house.connection_to(await ready(house, caller, instance_id))
     async with _scratch(house) as folder:
-        await connection.put(await packing.unpack(_body(request, house), folder), path)
+        await connection.put(await packing.unpack(incoming(request, house), folder), path)
 
 
 @router.get("/instances/{instance_id}/files", response_class=StreamingResponse)
@@ -82,7 +82,8 @@ async def _fetch(house: House, connection: Connection, path: str, content: Path)
         await asyncio.gather(fetching, return_exceptions=True)
 
 
-async def _body(request: Request, house: House) -> AsyncIterator[bytes]:
+async def incoming(request: Request, house: House) -> AsyncIterator[bytes]:
+    """Yield a request's body for as long as there is room. Raises StorageFull, ConnectionLost."""
     looked = float("-inf")
     try:
         async for chunk in request.stream():

@@ -52,6 +52,8 @@ from gridcloud.instances.links import Links
 from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
+from gridcloud.jobs import runner as jobs
+from gridcloud.jobs.schedulers import Schedulers
 from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
 from gridcloud.service.keeper import keeper_of
@@ -197,6 +199,7 @@ class House:
             await house.clusters.start()
             await house.sessions.start()
             await house.stacks.start()
+            await house.jobs.start()
         except BaseException:
             await store.close()
             raise
@@ -224,6 +227,7 @@ class House:
             await asyncio.gather(*loops, return_exceptions=True)
             await self.office.close()
             await self.leasing.close()
+            await self.jobs.close()
             await self.stacks.close()
             await self.sessions.close()
             await self.clusters.close()
@@ -411,6 +415,19 @@ class House:
         )
         runner.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
         return runner
+
+    @cached_property
+    def jobs(self) -> jobs.Runner:
+        """What carries jobs."""
+        return jobs.Runner(
+            self.store,
+            Schedulers(self.settings, self.store, self.data / "schedulers", self._connect, _read_secret),
+            self.clock,
+            self.data / "jobs",
+            lambda: self.settings().jobs,
+            self._connect,
+            _read_secret,
+        )
 
     def _session_hook(self) -> Sequence[str]:
         text = self.settings().session.before_end

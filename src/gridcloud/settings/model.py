@@ -30,6 +30,7 @@ __all__ = [
     "PROVIDER_NAME",
     "DefaultSettings",
     "HubSettings",
+    "JobSettings",
     "LimitSettings",
     "LogSettings",
     "ProviderSettings",
@@ -237,6 +238,24 @@ class SessionSettings(Section):
         return [{"use": "packages", "requirements": wanted, "session": True}] if wanted else []
 
 
+class JobSettings(Section):
+    """Jobs, whatever runs them."""
+
+    log: Size = Field(
+        default=64 * 1024**2,
+        ge=1024**2,
+        description="size of what a job says on each of its outputs, at most; of more, the first half and the newest "
+        "part are kept",
+    )
+    input: Size = Field(
+        default=1024**3, description="size of one file that a job is given from here, at most"
+    )
+    keep: Duration = Field(
+        default=30 * 86400,
+        description="how long a job's folder is kept once it has ended; its record and results stay; 0: for ever",
+    )
+
+
 class LogSettings(Section):
     """What is logged, by the service and the hub."""
 
@@ -266,6 +285,11 @@ class Settings(Section):
     clusters: dict[Annotated[str, Field(pattern=PROVIDER_NAME)], ProviderSettings | GridcloudError] = Field(
         default_factory=dict,
         description="what makes Kubernetes clusters, by name; an entry whose driver cannot be loaded holds the error",
+    )
+    schedulers: dict[Annotated[str, Field(pattern=PROVIDER_NAME)], ProviderSettings | GridcloudError] = Field(
+        default_factory=dict,
+        description="what runs jobs, by name; none: this computer; an entry whose driver cannot be loaded holds the "
+        "error",
     )
     currency: str = Field(
         default="EUR", pattern=r"^[A-Z]{3}$", description="currency of all prices (ISO 4217)"
@@ -297,6 +321,7 @@ class Settings(Section):
         description="applications beside JupyterLab by name: one's own, and changes to desktop, code, rstudio and dask",
     )
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
+    jobs: JobSettings = Field(default_factory=JobSettings, description="jobs, whatever runs them")
     logs: LogSettings = Field(default_factory=LogSettings, description="how the logs are written")
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
     lending: LendingSettings = Field(

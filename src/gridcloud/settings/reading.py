@@ -21,7 +21,7 @@ __all__ = ["SettingsFile", "parse_settings", "provider_settings", "sections"]
 
 PREFIX = "GRIDCLOUD_"
 
-KINDS = {"providers": "instances", "clusters": "clusters"}
+KINDS = {"providers": "instances", "clusters": "clusters", "schedulers": "jobs"}
 """The sections of named entries, and the kind of driver that serves each."""
 
 
@@ -59,7 +59,7 @@ class SettingsFile:
             assert self.fault is not None  # noqa: S101 - one of both was just set
             raise self.fault
         problems: list[GridcloudError] = [self.fault] if self.fault else []
-        entries = [*self._settings.providers.values(), *self._settings.clusters.values()]
+        entries = [one for section in KINDS for one in getattr(self._settings, section).values()]
         problems += [entry for entry in entries if isinstance(entry, GridcloudError)]
         return self._settings, problems
 
@@ -118,7 +118,7 @@ def parse_settings(text: str, name: str, environment: Mapping[str, str] = os.env
 def provider_settings(
     name: str, entry: dict[str, Any], document: Document | None = None, section: str = "providers"
 ) -> ProviderSettings:
-    """Return one provider's entry as its driver's settings; ``section``: providers or clusters.
+    """Return one provider's entry as its driver's settings; ``section``: providers, clusters or schedulers.
 
     Raises DriverUnavailable when the driver cannot be loaded, InvalidSettings when the entry does not fit it.
     """
@@ -161,7 +161,7 @@ def _providers(document: Document, section: str) -> dict[str, ProviderSettings |
         document.fault((section,), f"expected names with an entry each, found {entries!r:.60}")
         return {}
     found: dict[str, ProviderSettings | GridcloudError] = {}
-    if not entries and section == "providers":
+    if not entries and section in ("providers", "schedulers"):
         entries = {"local": {"driver": "local"}}
     for name, entry in entries.items():
         key = (section, name)

@@ -98,12 +98,13 @@ class Lives(Generic[T]):
                 remedy = f"See 'gridcloud {self.kind} list --all'."
                 raise NotFound(f"There is no {self.kind} {id!r}.", remedy=remedy) from None
 
-    async def find(self, *, owner: str | None = None, states: Iterable[StrEnum] | None = None) -> list[T]:
-        """Return those of an owner, in some states, oldest first."""
+    async def find(
+        self, *, owner: str | None = None, states: Iterable[StrEnum] | None = None, prefix: str = ""
+    ) -> list[T]:
+        """Return those of an owner, in some states, whose ids begin with ``prefix``; oldest first."""
         wanted = None if states is None else [str(state) for state in states]
-        return [
-            self._thing(record) for record in await self.store.find(self.kind, owner=owner, states=wanted)
-        ]
+        found = await self.store.find(self.kind, owner=owner, states=wanted, prefix=prefix)
+        return [self._thing(record) for record in found]
 
     async def live(self, owner: str | None = None) -> list[T]:
         """Return all that have not ended, of one owner or of all."""

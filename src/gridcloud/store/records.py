@@ -157,8 +157,10 @@ class Store:
         owner: str | None = None,
         states: Collection[str] | None = None,
         limit: int | None = None,
+        prefix: str = "",
     ) -> list[Record]:
-        """Return the records of a kind, oldest first; of one owner, in some states, at most ``limit``."""
+        """Return the records of a kind, oldest first; of one owner, in some states, at most ``limit``; those whose ids
+        begin with ``prefix``, which is plain ASCII."""
         table = tables.records.c
         query = (
             select(tables.records).where(table.kind == kind).order_by(table.created, table.id).limit(limit)
@@ -167,6 +169,8 @@ class Store:
             query = query.where(table.owner == owner)
         if states is not None:
             query = query.where(table.state.in_([str(state) for state in states]))
+        if prefix:
+            query = query.where(table.id >= prefix, table.id < f"{prefix}\x7f")
         rows = await self._read(lambda connection: connection.execute(query).all())
         return [_record(row) for row in rows]
 

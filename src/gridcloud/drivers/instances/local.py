@@ -48,6 +48,7 @@ from gridcloud.drivers.instances.local_machine import (
     run_script,
 )
 from gridcloud.errors import Forbidden, NoCapacity, NotFound, Rejected, Transient
+from gridcloud.instances.accounts import account_for
 from gridcloud.instances.driver import Handing, InstanceDriver
 from gridcloud.instances.limits import Limits, render_enter, render_leave, render_prepare
 from gridcloud.instances.matching import count_cpus, shortfall
@@ -71,7 +72,6 @@ __all__ = ["LocalDriver", "LocalSettings"]
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
-_ORDINARY_UID = 1000
 _GPU_SECONDS = 60
 """How long what the computer said of its GPUs is believed."""
 
@@ -284,37 +284,8 @@ class LocalDriver(Handing, InstanceDriver):
 
     def _account(self, owner: str) -> str:
         """Return the account for an owner, empty for gridcloud's own; raises Forbidden when there is none."""
-        name = self.settings.accounts.get(owner, owner)
-        if os.geteuid() != 0:
-            own = pwd.getpwuid(os.geteuid()).pw_name
-            if name == own or self.settings.share_account:
-                return ""
-            raise Forbidden(
-                f"gridcloud runs as {own} here, and {owner!r} would share its files",
-                remedy="Run gridcloud as root so that each owner has an account, use the container driver, or set "
-                "'share_account' of this provider.",
-            )
-        try:
-            entry = pwd.getpwnam(name)
-        except (KeyError, ValueError):
-            entry = None
-        if entry is not None and entry.pw_name == name:
-            if entry.pw_uid == 0:
-                return ""
-            if entry.pw_uid >= _ORDINARY_UID and entry.pw_name != "nobody":
-                return name
-            if owner in self.settings.accounts or not self.settings.allow_root:
-                raise Forbidden(
-                    f"{name!r} is a system account of this computer: nothing is run as it",
-                    remedy="Map the owner to an ordinary account in 'accounts' of this provider.",
-                )
-        if self.settings.allow_root and owner not in self.settings.accounts:
-            return ""
-        raise Forbidden(
-            f"{name!r} has no account on this computer, and gridcloud runs as root here",
-            remedy="Create the account, map the owner to one in 'accounts' of this provider, or run gridcloud "
-            "without root.",
-        )
+        settings = self.settings
+        return account_for(owner, settings.accounts, share=settings.share_account, root=settings.allow_root)
 
     def _base(self, account: str) -> Path:
         if self.settings.directory:

@@ -19,7 +19,7 @@ from gridcloud.drivers.instances.slurm_job import ID, Names, render_script
 from gridcloud.drivers.instances.slurm_login import Facts, Login
 from gridcloud.drivers.instances.slurm_queue import SOON, Queue
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
-from gridcloud.drivers.instances.slurm_words import (
+from gridcloud.drivers.slurm_words import (
     Job,
     build_error,
     format_time,

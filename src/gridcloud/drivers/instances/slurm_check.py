@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import gridcloud
 from gridcloud.drivers.instances.slurm_login import Facts, Login
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
-from gridcloud.drivers.instances.slurm_words import build_error, parse_nodes, parse_partitions
+from gridcloud.drivers.slurm_words import build_error, parse_nodes, parse_partitions
 from gridcloud.errors import GridcloudError
 from gridcloud.instances.model import Finding
 

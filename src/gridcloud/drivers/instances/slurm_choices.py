@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
-from gridcloud.drivers.instances.slurm_words import MEBI, Node, Partition, format_time
+from gridcloud.drivers.slurm_words import MEBI, Node, Partition, format_time
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import Kind, Offer, Request, Shape
 

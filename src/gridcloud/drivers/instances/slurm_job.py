@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gridcloud.drivers.instances.slurm_words import Job
+from gridcloud.drivers.slurm_words import Job
 
 __all__ = ["ID", "Names", "render_script", "submit_words"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from gridcloud.drivers.instances.slurm_job import Names, submit_words
 from gridcloud.drivers.instances.slurm_login import Login
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
-from gridcloud.drivers.instances.slurm_words import FORMAT, Job, build_error, format_time, parse_jobs
+from gridcloud.drivers.slurm_words import FORMAT, Job, build_error, format_time, parse_jobs
 from gridcloud.errors import GridcloudError, NoCapacity, Transient
 from gridcloud.instances.driver import Context
 
