@@ -1,0 +1,39 @@
+"""Shares over a store and a folder of a test's own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from gridcloud.clock import Clock, SystemClock
+from gridcloud.data.driver import Storage
+from gridcloud.data.model import Share
+from gridcloud.data.shares import Made, Shares, Wish
+from gridcloud.drivers.storages.local import LocalSettings, LocalStorage
+from gridcloud.store import open_store
+
+__all__ = ["make", "open_shares"]
+
+
+@contextlib.asynccontextmanager
+async def open_shares(folder: Path, clock: Clock | None = None) -> AsyncIterator[Shares]:
+    """Give shares whose folders are paths of this computer."""
+    clock = clock or SystemClock()
+    store = await open_store(folder / "store.sqlite", clock)
+
+    async def storage_of(share: Share) -> Storage:
+        return LocalStorage(LocalSettings(driver="local", path=Path(share.folder)))
+
+    shares = Shares(store, clock, folder / "shares", storage_of)
+    try:
+        yield shares
+    finally:
+        await shares.close()
+        await store.close()
+
+
+async def make(shares: Shares, folder: Path, wish: Wish | None = None) -> Made:
+    """Return a share of a folder, made with it where it is missing."""
+    folder.mkdir(exist_ok=True)
+    return await shares.create("ada", "", str(folder), wish or Wish(), 22)
