@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from gridcloud.data.paths import Names
 
-__all__ = ["Entry", "Reader", "Storage", "StorageSettings", "Writer"]
+__all__ = ["Dated", "Entry", "Reader", "Storage", "StorageSettings", "Writer"]
 
 
 class StorageSettings(BaseModel):
@@ -129,3 +129,11 @@ class Storage(ABC):
     @abstractmethod
     async def move(self, source: Names, target: Names, *, replace: bool = False) -> None:
         """Rename within the storage, in one step. Raises NotFound, Conflict."""
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """A storage that can be told when a file was changed last."""
+
+    async def set_modified(self, path: Names, modified: float) -> None:
+        """Set it, in seconds since 1970. Raises NotFound."""

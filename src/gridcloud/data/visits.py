@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Protocol
 
-from gridcloud.data.driver import Entry, Reader, Storage, Writer
+from gridcloud.data.driver import Dated, Entry, Reader, Storage, Writer
 from gridcloud.data.model import Door, Refusal, Rights, Share
 from gridcloud.data.paths import Names, parse, show
 from gridcloud.errors import Conflict, Forbidden, GridcloudError, InvalidRequest, NotFound
@@ -182,6 +182,14 @@ class Visit:
             await self._make_way(source, target, entry)
         await self._storage.move(self._at(source), self._at(target), replace=replace)
         self._books.note(self.share, f"moved from {show(source)} to", self.door, self.address, target)
+
+    async def set_modified(self, path: Names, modified: float) -> None:
+        """Set when a file was changed last, where the storage can; what a drop box was given keeps its own time."""
+        self.check()
+        self._need(self.may_write, "change")
+        if self.may_change and isinstance(self._storage, Dated):
+            await self.stat(path)
+            await self._storage.set_modified(self._at(path), modified)
 
     async def copy(self, source: Names, target: Names, *, replace: bool = False, deep: bool = True) -> None:
         """Copy a file, or a folder with what is in it (``deep``) or without."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import secrets
 import stat
@@ -103,6 +104,15 @@ class LocalStorage(Storage):
 
     async def move(self, source: Names, target: Names, *, replace: bool = False) -> None:
         await _thread(self._move, source, target, replace)
+
+    async def set_modified(self, path: Names, modified: float) -> None:
+        """Set when a file was changed last."""
+        await _thread(self._set_modified, path, modified)
+
+    def _set_modified(self, path: Names, modified: float) -> None:
+        if path:
+            with _told(path), self._beneath.parent(path) as (folder, name):
+                os.utime(name, (modified, modified), dir_fd=folder, follow_symlinks=False)
 
     def _stat(self, path: Names) -> Entry:
         with _told(path), _closing(self._beneath.open(path, os.O_PATH)) as descriptor:
@@ -327,7 +337,7 @@ def _entries(descriptor: int) -> Iterator[Entry]:
 
 
 def _take(found: Iterator[Entry]) -> list[Entry]:
-    return [one for one, _ in zip(found, range(BATCH), strict=False)]
+    return list(itertools.islice(found, BATCH))
 
 
 def _entry(path: Names, status: os.stat_result) -> Entry:
