@@ -254,7 +254,14 @@ async def test_rclone(shares: Shares, door: Door, folder: Path, tmp_path: Path) 
     _, obscured = await run("rclone", "obscure", "hunter2")
     remote = ["--sftp-host", "127.0.0.1", "--sftp-port", str(door.port), "--sftp-user", made.secret]
     remote += ["--sftp-pass", obscured.strip(), "--sftp-known-hosts-file", str(door.known_hosts)]
-    remote += ["--config", str(tmp_path / "none"), "--sftp-disable-hashcheck"]
+    # Debian 12's rclone (1.60) sends more bytes than it says in the last of several writes at the same time, which
+    # asyncssh does not take: one at a time, they are right.
+    remote += [
+        "--config",
+        str(tmp_path / "none"),
+        "--sftp-disable-hashcheck",
+        "--sftp-disable-concurrent-writes",
+    ]
     code, said = await run("rclone", "sync", str(here), ":sftp:/", *remote)
     assert code == 0, said
     assert (folder / "a").read_bytes() == (here / "a").read_bytes()

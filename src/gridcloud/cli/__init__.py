@@ -32,6 +32,7 @@ class _Verbs(typer.core.TyperGroup):
         "run": "run",
         "instance": "instance",
         "session": "session",
+        "share": "share",
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",

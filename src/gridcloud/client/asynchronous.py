@@ -22,6 +22,7 @@ from gridcloud.client.configuration import Configuration
 from gridcloud.client.grid import Grid
 from gridcloud.client.operations import Operations
 from gridcloud.client.process import RemoteProcess
+from gridcloud.client.shares import Links
 from gridcloud.client.wire import Wire
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.clusters.model import Cluster, ClusterRequest
@@ -92,6 +93,7 @@ class AsyncClient:
         self.configuration = Configuration(wire)
         self.operations = Operations(wire)
         """The configuration file and its history, for administrators."""
+        self.shares = Links(wire)
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
         self._processes: WeakSet[RemoteProcess] = WeakSet()

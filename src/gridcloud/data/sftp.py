@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -42,6 +43,9 @@ LOGIN = 30
 KEEPALIVE = 30
 """Seconds of silence after which a client is asked whether it is there; three times, then it is gone."""
 
+GRACE = 5.0
+"""Seconds that what is open may take to be given up when the door is closed."""
+
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -61,16 +65,19 @@ class SFTPDoor:
         self._shares = shares
         self._folder = folder
         self._server: asyncssh.SSHAcceptor | None = None
-        self._open: set[_Login] = set()
+        self._logins: set[_Login] = set()
+        self._files: set[_Files] = set()
 
     async def open(self, host: str, port: int) -> int:
         """Listen; return the port, which is chosen where 0 is given. Raises PortTaken."""
+        # At its usual level the library writes down who logs in: for us, the secret of a link.
+        asyncssh.set_log_level(logging.WARNING)
         key = await asyncio.to_thread(self._host_key)
         try:
             self._server = await asyncssh.listen(
                 host,
                 port,
-                server_factory=lambda: _Login(self._shares, self._open),
+                server_factory=lambda: _Login(self._shares, self._logins, self._files),
                 server_host_keys=[key],
                 encryption_algs=CIPHERS,
                 compression_algs=None,
@@ -96,7 +103,12 @@ class SFTPDoor:
         if server is not None:
             server.close()
             await server.wait_closed()
-            await asyncio.gather(*(one.close() for one in list(self._open)))
+            await asyncio.gather(*(one.close() for one in list(self._logins)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                # What was open is given up by tasks of the library, which it does not let us wait for.
+                while self._files:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     def host_key(self) -> str:
         """Return the line for known_hosts, without the host. Touches the disk."""
@@ -110,9 +122,10 @@ class SFTPDoor:
 class _Login(asyncssh.SSHServer):
     """One connection: who it is, and from where."""
 
-    def __init__(self, shares: Shares, logins: set[_Login]) -> None:
+    def __init__(self, shares: Shares, logins: set[_Login], files: set[_Files]) -> None:
         self._shares = shares
         self._logins = logins
+        self.files = files
         self._connection: asyncssh.SSHServerConnection | None = None
         self._address = ""
         self._knock: Knock | None = None
@@ -247,6 +260,11 @@ class _Files(asyncssh.SFTPServer):
         self._writing: dict[Names, _Writing] = {}
         self.ended = False
         """Whether the client has gone."""
+        login.files.add(self)
+
+    async def exit(self) -> None:
+        """Note that all is closed."""
+        self._login.files.discard(self)
 
     @_translated
     async def open(self, path: bytes, pflags: int, attrs: SFTPAttrs) -> object:

@@ -23,6 +23,7 @@ from gridcloud.service import (
     overview,
     providers,
     sessions,
+    shares,
     stacks,
     tokens,
 )
@@ -50,6 +51,7 @@ def build_app(house: House) -> FastAPI:
         files,
         sessions,
         stacks,
+        shares,
         clusters,
         budgets,
         providers,

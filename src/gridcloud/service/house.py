@@ -36,6 +36,7 @@ from gridcloud.connections.forkserver import ForkServer, Program
 from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
+from gridcloud.data.gateway import Gateway
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
 from gridcloud.federation.records import Room
 from gridcloud.grid.leasing import Leasing
@@ -138,6 +139,7 @@ class House:
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
+        self.gateway = Gateway(store, clock, data / "shares", lambda: self.settings().shares)
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )
@@ -210,6 +212,7 @@ class House:
         try:
             await house.leasing.start()
             await house.office.start()
+            await house.gateway.start()
         except BaseException:
             await house.close()
             raise
@@ -222,6 +225,7 @@ class House:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self.gateway.close()
             await self.office.close()
             await self.leasing.close()
             await self.stacks.close()
