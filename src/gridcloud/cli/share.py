@@ -188,7 +188,7 @@ async def log(frame: Frame, share: Name) -> None:
 @app.command("serve")
 @framed
 def serve(frame: Frame) -> None:
-    """Open the doors to all shares, in the foreground; Ctrl-C ends it. Where shares.host is set, the service does it."""
+    """Open the doors to all shares, in the foreground until Ctrl-C. Where shares.host is set, the service does it."""
     import asyncio
 
     from gridcloud.cli.serve import log_here

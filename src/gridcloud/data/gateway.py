@@ -71,6 +71,7 @@ class Gateway:
 
     async def storage_of(self, share: Share) -> Storage:
         """Return what keeps a share's files. Raises InvalidSettings, DriverUnavailable."""
+        entry: dict[str, object]
         if not share.storage:
             entry = {"driver": "local", "path": share.folder}
         elif (configured := self._settings().storages.get(share.storage)) is not None:

@@ -209,9 +209,9 @@ class _Session(SSHServerStreamSession):  # type: ignore[type-arg]
         self._make = files
         self._files: _Files | None = None
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> bool:
         self._end()
-        return cast("bool | None", super().eof_received())
+        return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
@@ -296,7 +296,8 @@ class _Files(asyncssh.SFTPServer):
             del self._writing[writing.writer.path]
         try:
             if self.ended:
-                raise NotFound("The client has gone.")
+                self.channel.abort()  # should it have asked for this before it went: it is not to hear that it was done
+                return
             if writing.broken is not None:
                 raise writing.broken
             await writing.writer.finish(replace=not writing.fresh, modified=writing.modified)

@@ -300,7 +300,7 @@ class Shares:
     def move(self, share: Share, size: int) -> None:
         """Count bytes. Raises Forbidden when there were too many: then none of these is to be moved."""
         moved = self._moved.get(share.id, share.moved) + size
-        if share.limits.bytes and moved > share.limits.bytes:
+        if share.limits.bytes and size > 0 and moved > share.limits.bytes:
             raise refused(Refusal.BYTES)
         self._moved[share.id] = moved
         self._unwritten.add(share.id)

@@ -281,14 +281,23 @@ class VisitReader:
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes; fewer only at the end. Raises what ended the visit."""
-        self._visit.check()
-        data = await self._reader.read(offset, size)
+        data = await self.take(offset, size)
         self.count(len(data))
         return data
 
-    def count(self, size: int) -> None:
-        """Count bytes that were, or are about to be, sent by other means. Raises what ended the visit."""
+    async def take(self, offset: int, size: int) -> bytes:
+        """Return bytes that were counted before. Raises what ended the visit."""
         self._visit.check()
+        return await self._reader.read(offset, size)
+
+    def check(self) -> None:
+        """Raise what ended the visit, if something did."""
+        self._visit.check()
+
+    def count(self, size: int) -> None:
+        """Count bytes that are about to be sent; fewer than none: that were not. Raises what ended the visit."""
+        if size > 0:
+            self._visit.check()
         self._visit._books.move(self._visit.share, size)
         self._moved += size
 

@@ -19,9 +19,9 @@ from defusedxml.ElementTree import fromstring
 from gridcloud.data.driver import Entry
 from gridcloud.data.paths import Names, from_url, to_url
 from gridcloud.data.visits import Visit
-from gridcloud.data.webfiles import SAFE, etag, http_date
+from gridcloud.data.webfiles import SAFE, broken, etag, http_date
 from gridcloud.data.weblocks import LONGEST, Lock, Locks, read_conditions
-from gridcloud.errors import Conflict, InvalidRequest, NotFound
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotFound
 
 __all__ = ["METHODS", "Request", "guarded"]
 
@@ -137,16 +137,30 @@ async def _propfind(asked: Request) -> web.StreamResponse:
     first = (
         await anext(children, []) if children is not None else []
     )  # what is wrong is known before we answer
-    await response.prepare(asked.request)
+    try:
+        await response.prepare(asked.request)
+        await _tell(response, asked, entry, _after(first, children), wanted, only_names)
+    except (GridcloudError, OSError) as error:
+        raise broken(asked.request, error) from error
+    return response
+
+
+async def _tell(
+    response: web.StreamResponse,
+    asked: Request,
+    entry: Entry,
+    batches: AsyncIterator[list[Entry]],
+    wanted: list[str] | None,
+    only_names: bool,
+) -> None:
     await response.write(b'<?xml version="1.0" encoding="utf-8"?>\n<D:multistatus xmlns:D="DAV:">')
     await response.write(_one(asked, asked.path, entry, wanted, only_names))
-    async for batch in _after(first, children):
+    async for batch in batches:
         await response.write(
             b"".join(_one(asked, (*asked.path, one.name), one, wanted, only_names) for one in batch)
         )
     await response.write(b"</D:multistatus>\n")
     await response.write_eof()
-    return response
 
 
 async def _after(first: list[Entry], rest: AsyncIterator[list[Entry]] | None) -> AsyncIterator[list[Entry]]:
@@ -209,7 +223,7 @@ def _values(asked: Request, path: Names, entry: Entry) -> dict[str, str]:
 def _empty(name: str) -> str:
     """Return an empty element of any namespace."""
     space, _, local = name[1:].partition("}") if name.startswith("{") else ("", "", name)
-    found = Element(QName(space, local) if space else local)  # type: ignore[arg-type]
+    found = Element(str(QName(space, local)) if space else local)
     return tostring(found, encoding="unicode")
 
 

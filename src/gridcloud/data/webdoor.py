@@ -9,6 +9,7 @@ import logging
 import ssl
 from functools import partial
 from importlib import resources
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -50,6 +51,7 @@ class WebDoor:
         self._certificate = certificate
         self._locks: dict[str, Locks] = {}
         self._runner: web.ServerRunner | None = None
+        self._busy: set[asyncio.Task[Any]] = set()
         self._files = {
             f"/_/{name}": (resources.files("gridcloud.data").joinpath("pages", name).read_bytes(), kind)
             for name, kind in (("share.css", "text/css"), ("share.js", "text/javascript"))
@@ -83,10 +85,15 @@ class WebDoor:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-            for _ in range(5):  # it cancels what is under way, and does not wait for it
-                await asyncio.sleep(0)
+        if self._busy:  # those of clients that had just gone wait for what will not come
+            for task in self._busy:
+                task.cancel()
+            await asyncio.wait(self._busy, timeout=GRACE)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.task not in self._busy:  # one for each connection
+            self._busy.add(request.task)
+            request.task.add_done_callback(self._busy.discard)
         path, _, _ = _path_of(request).partition("?")
         try:
             if not path.startswith("/s/"):

@@ -15,9 +15,18 @@ from aiohttp import web
 from gridcloud.data.driver import Entry
 from gridcloud.data.paths import Names
 from gridcloud.data.visits import Visit, VisitReader, VisitWriter
-from gridcloud.errors import InvalidRequest, NotFound
+from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
 
-__all__ = ["SAFE", "answer_file", "etag", "http_date", "receive_file", "tell_upload", "upload_token"]
+__all__ = [
+    "SAFE",
+    "answer_file",
+    "broken",
+    "etag",
+    "http_date",
+    "receive_file",
+    "tell_upload",
+    "upload_token",
+]
 
 BLOCK = 512 << 10
 """Bytes that are read at once where sendfile does not go, such as over TLS."""
@@ -55,44 +64,55 @@ class _Sent(web.StreamResponse):
         self.content_length = count
 
     async def send(self, request: web.BaseRequest) -> None:
-        """Send it all."""
-        await self.prepare(request)
-        descriptor = self._reader.fileno()
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        if descriptor is None or transport.get_extra_info("sslcontext") is not None:
-            await self._stream()
-        else:
-            await self._send(transport, descriptor)
-        await self.write_eof()
+        """Send it all. What of it goes is counted before the head is sent: who may have it all gets it all."""
+        self._reader.count(self._count)
+        try:
+            await self.prepare(request)
+            descriptor = self._reader.fileno()
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the client has gone")
+            if descriptor is None or transport.get_extra_info("sslcontext") is not None:
+                await self._stream()
+            else:
+                await self._send(transport, descriptor)
+            await self.write_eof()
+        except (GridcloudError, OSError) as error:
+            raise broken(request, error) from error
+        finally:
+            self._reader.count(-self._count)
 
     async def _send(self, transport: asyncio.Transport, descriptor: int) -> None:
         loop = asyncio.get_running_loop()
         with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
-            offset, left = self._first, self._count
-            while left:
-                span = min(left, SPAN)
-                self._reader.count(span)
+            while self._count:
+                self._reader.check()
+                span = min(self._count, SPAN)
                 try:
-                    sent = await loop.sendfile(transport, file, offset, span)
+                    sent = await loop.sendfile(transport, file, self._first, span)
                 except NotImplementedError:  # uvloop
-                    self._reader.count(-span)
-                    self._first, self._count = offset, left
                     await self._stream()
                     return
-                if not sent:
-                    raise ConnectionResetError("the file became shorter")
-                offset, left = offset + sent, left - sent
+                self._advance(sent)
 
     async def _stream(self) -> None:
-        offset, left = self._first, self._count
-        while left:
-            data = await self._reader.read(offset, min(left, BLOCK))
-            if not data:
-                raise ConnectionResetError("the file became shorter")
+        while self._count:
+            data = await self._reader.take(self._first, min(self._count, BLOCK))
             await self.write(data)
-            offset, left = offset + len(data), left - len(data)
+            self._advance(len(data))
+
+    def _advance(self, size: int) -> None:
+        if not size:
+            raise ConnectionResetError("the file became shorter")
+        self._first += size
+        self._count -= size
+
+
+def broken(request: web.BaseRequest, error: Exception) -> ConnectionResetError:
+    """Cut off a client whose answer has begun and cannot be ended; return what to raise."""
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError(str(error))
 
 
 async def answer_file(request: web.BaseRequest, visit: Visit, path: Names) -> web.StreamResponse:
