@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-__all__ = ["FINAL", "Door", "Limits", "Refusal", "Rights", "Share", "State"]
+__all__ = ["FINAL", "Door", "Limits", "Record", "Refusal", "Rights", "Share", "State"]
 
 
 class Record(BaseModel):

@@ -94,6 +94,10 @@ class Visit:
         if expires is not None and self._books.now() >= expires:
             raise refused(Refusal.EXPIRED)
 
+    def check_change(self, what: str) -> None:
+        """Raise Forbidden, with what was to be done, unless it may replace, remove and rename."""
+        self._need(self.may_change, what)
+
     async def stat(self, path: Names) -> Entry:
         """Return what is there. In a drop box only its top, folders, and what this visit has put there are."""
         self.check()

@@ -322,7 +322,7 @@ async def _lock(asked: Request) -> web.Response:
             return web.Response(status=412)
         asked.locks.refresh(held[0], seconds)
         return _locked(asked, held[0], 200)
-    asked.visit._need(asked.visit.may_change, "lock")
+    asked.visit.check_change("lock")
     if document.tag != "{DAV:}lockinfo" or document.find("{DAV:}locktype/{DAV:}write") is None:
         raise InvalidRequest("The document is no lockinfo.", details={"status": 400})
     owner = document.find("{DAV:}owner")

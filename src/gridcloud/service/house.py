@@ -139,7 +139,6 @@ class House:
         self.stacks = stacks.Runner(store, self.instances, clock)
         self.clusters = self._carry_clusters(settings)
         self.budgets = Watching(self.treasury, self.instances, clock, [self.clusters])
-        self.gateway = Gateway(store, clock, data / "shares", lambda: self.settings().shares)
         self.reconciliation = Reconciliation(
             self.instances.records, self.providers, clock, unused=lambda: self.settings().limits.orphan
         )
@@ -153,6 +152,11 @@ class House:
         """What keeps machines ready for the lectures of courses."""
         machines, lives = self.instances, self.sessions.lives
         return Seats(machines, lives, self.settings, self.complete, self.course_folders, self.clock)
+
+    @cached_property
+    def gateway(self) -> Gateway:
+        """The shares, and the doors to them."""
+        return Gateway(self.store, self.clock, self.data / "shares", lambda: self.settings().shares)
 
     @cached_property
     def configuration(self) -> ConfigurationDesk:
