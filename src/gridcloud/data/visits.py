@@ -6,6 +6,7 @@ Every door translates its protocol into these calls, so that rights, limits and 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Protocol
@@ -140,6 +141,8 @@ class Visit:
             raise InvalidRequest("A folder cannot be written to as a file.")
         if not self._named(path):
             raise refused(Refusal.PATTERN, f"This link is not for files such as {show(path)}.")
+        # Whoever knows a token of one link does not reach by it what came by another.
+        token = hashlib.sha256(f"{self.share.id} {token}".encode()).hexdigest() if token else ""
         writer = await self._storage.write(self._at(path), token=token, keep=keep and self.may_change)
         try:
             await self._books.use(self.share, self.address, path)

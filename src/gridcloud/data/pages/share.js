@@ -8,8 +8,12 @@
   const wait = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
 
   const token = async file => {
-    const text = [file.name, file.size, file.lastModified, location.pathname].join("\n");
-    if (!window.crypto.subtle) return "t" + file.size + "x" + file.lastModified;
+    // What nobody else knows is in it: who guesses a token could go on with a file of others.
+    const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map(one => one.toString(16).padStart(2, "0")).join("");
+    const own = localStorage.getItem("gridcloud-own") || fresh();
+    localStorage.setItem("gridcloud-own", own);
+    if (!window.crypto.subtle) return fresh();
+    const text = [own, file.name, file.size, file.lastModified, location.pathname].join("\n");
     const sum = await window.crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
     return [...new Uint8Array(sum)].slice(0, 16).map(one => one.toString(16).padStart(2, "0")).join("");
   };
