@@ -214,7 +214,23 @@ class FsspecStorage(Storage):
         if there == "directory" and (not entry.folder or self._list(target)):
             raise Conflict(f"{show(target)} is a folder.")
         with _told(target):
-            self._files.mv(self._at(source), self._at(target), recursive=entry.folder)
+            if entry.folder:
+                self._move_folder(self._at(source), self._at(target))
+            else:
+                self._files.mv(self._at(source), self._at(target))
+
+    def _move_folder(self, source: str, target: str) -> None:
+        """Copy all files, then remove them: whoever is cut off in between has both, and none less."""
+        self._files.makedirs(target, exist_ok=True)
+        found = self._files.find(source)
+        for one in found:
+            there = f"{target}{one[len(source) :]}"
+            self._files.makedirs(there.rpartition("/")[0], exist_ok=True)
+            self._files.cp_file(one, there)
+        for one in found:
+            self._files.rm_file(one)
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm(source, recursive=True)
 
     def _need_folder(self, path: Names) -> None:
         if path and not self.look(path).folder:
