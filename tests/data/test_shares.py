@@ -347,6 +347,25 @@ def test_one_network_of_ipv6_is_one_guesser(clock: ManualClock) -> None:
         watch.check("2001:db8::ffff:1")
 
 
+async def test_guessing_at_the_same_time_is_no_faster(
+    shares: Shares, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def right(kept: str, password: str) -> bool:
+        tried.append(password)
+        return False
+
+    # Real hashes would take seconds: what counts is how many are made.
+    monkeypatch.setattr(links, "right_password", right)
+    made = await make(shares, folder, Wish(password="hunter2"))
+    attempts = [knock(shares, made.secret, password=str(number)) for number in range(100)]
+    found = await asyncio.gather(*attempts, return_exceptions=True)
+    assert all(isinstance(one, NotAuthenticated | Throttled) for one in found)
+    assert len(tried) <= guard.GUESSES + 1
+    assert await shares.asks_for(made.secret, HERE) is None
+
+
 async def test_owner_sees_every_access(shares: Shares, folder: Path) -> None:
     made = await make(shares, folder, Wish(rights=Rights.READ_WRITE))
     visit = await knock(shares, made.secret)

@@ -150,7 +150,7 @@ class _Login(asyncssh.SSHServer):
 
     async def begin_auth(self, username: str) -> bool:
         """Tell whether more than the link is needed."""
-        share = await self._shares.asks_for(username)
+        share = await self._shares.asks_for(username, self._address)
         if share is not None and (share.password or share.keys or share.code):
             return True
         return not await self._try(Knock(Door.SFTP, self._address, username))
@@ -166,7 +166,7 @@ class _Login(asyncssh.SSHServer):
 
     async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Tell whether a key would do: the client has not shown yet that it has it, so that nobody is let in here."""
-        share = await self._shares.asks_for(username)
+        share = await self._shares.asks_for(username, self._address)
         shown = " ".join(key.export_public_key("openssh").decode().split()[:2])
         if share is None or shown not in {" ".join(one.split()[:2]) for one in share.keys}:
             return False

@@ -27,7 +27,7 @@ from gridcloud.data.logbook import Logbook
 from gridcloud.data.model import FINAL, Door, Limits, Refusal, Rights, Share, State
 from gridcloud.data.paths import Names, parse, show
 from gridcloud.data.visits import Visit, refused
-from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotAuthenticated, NotFound
+from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotAuthenticated, NotFound, Throttled
 from gridcloud.finishing import whole
 from gridcloud.identity.keys import write_whole
 from gridcloud.identity.vault import Vault
@@ -107,7 +107,7 @@ class Shares:
         self._unwritten: set[str] = set()
         self._there: dict[str, WeakSet[Visit]] = {}
         self._flushing: asyncio.Task[None] | None = None
-        self._hashing = asyncio.Semaphore(2)
+        self._checking = asyncio.Semaphore(2)
         self._logbook = Logbook(self._tell)
         self.lives.listen(self._changed)
 
@@ -179,11 +179,15 @@ class Shares:
 
     # Doors ---------------------------------------------------------------------------------------------------
 
-    async def asks_for(self, secret: str) -> Share | None:
-        """Return the share of a link that works, so that a door may ask for what else it takes; None: let them try."""
+    async def asks_for(self, secret: str, address: str) -> Share | None:
+        """Return the share of a link that works, so that a door may ask for what else it takes; None: let them try.
+
+        Who is kept out is told nothing here: that a link exists would be worth knowing.
+        """
         if not links.is_secret(secret):
             return None
-        with suppress(NotFound):
+        with suppress(NotFound, Throttled):
+            self.guard.check(address)
             share = await self.lives.get(links.digest(await self._link_key(), secret))
             return share if share.state is State.ACTIVE else None
         return None
@@ -233,10 +237,13 @@ class Shares:
         proof = hmac.digest(self._local_key, shown.encode("utf-8", "replace"), "sha256")
         if self._proofs.get(proof, 0.0) > self._clock.monotonic():
             return
-        self.guard.check(knock.address, share.id)
-        wrong = await self._wrong(share, knock.password)
+        async with self._checking:
+            # Looked at here, so that of many attempts at the same time no more are made than one after another.
+            self.guard.check(knock.address, share.id)
+            wrong = await self._wrong(share, knock.password)
+            if wrong is not None:
+                self.guard.fail(knock.address, share.id)
         if wrong is not None:
-            self.guard.fail(knock.address, share.id)
             raise _denied(wrong, f"That is not {_what(share)}.")
         self.guard.welcome(knock.address, share.id)
         _remember(self._proofs, proof, self._clock.monotonic() + REMEMBERED)
@@ -245,9 +252,7 @@ class Shares:
         """Return what is wrong with a password, or a code, or both; a code is good once."""
         password, code = (given[: -links.DIGITS], given[-links.DIGITS :]) if share.code else (given, "")
         if share.password:
-            async with self._hashing:
-                right = await asyncio.to_thread(links.right_password, share.password, password)
-            if not right:
+            if not await asyncio.to_thread(links.right_password, share.password, password):
                 return Refusal.PASSWORD
         elif password:
             return Refusal.CODE
