@@ -31,6 +31,9 @@ __all__ = [
 BLOCK = 512 << 10
 """Bytes that are read at once where sendfile does not go, such as over TLS."""
 
+SMALL = 64 << 10
+"""Bytes up to which an answer is sent with its head, in one go."""
+
 SPAN = 16 << 20
 """Bytes that sendfile sends in one go: between them it is looked whether the visit still may."""
 
@@ -127,6 +130,9 @@ async def answer_file(request: web.BaseRequest, visit: Visit, path: Names) -> we
         status, first, count, headers = _plan(request, reader.entry)
         if status in (304, 412, 416):
             return web.Response(status=status, headers=headers)
+        if count <= SMALL:
+            reader.count(count)
+            return web.Response(status=status, headers=headers, body=await reader.take(first, count))
         response = _Sent(reader, first, count, status, headers)
         await response.send(request)
         return response
