@@ -34,6 +34,7 @@ class _Verbs(typer.core.TyperGroup):
         "session": "session",
         "job": "job",
         "notebook": "notebook",
+        "share": "share",
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",

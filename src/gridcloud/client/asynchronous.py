@@ -23,6 +23,7 @@ from gridcloud.client.grid import Grid
 from gridcloud.client.jobs import Jobs
 from gridcloud.client.operations import Operations
 from gridcloud.client.process import RemoteProcess
+from gridcloud.client.shares import Links
 from gridcloud.client.wire import Wire
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
 from gridcloud.clusters.model import Cluster, ClusterRequest
@@ -94,6 +95,7 @@ class AsyncClient:
         self.operations = Operations(wire)
         self.jobs = Jobs(wire)
         """The configuration file and its history, for administrators."""
+        self.shares = Links(wire)
         self.grid = Grid(wire)
         """The grid of institutions, for administrators."""
         self._processes: WeakSet[RemoteProcess] = WeakSet()

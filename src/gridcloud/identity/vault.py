@@ -35,10 +35,12 @@ KEY = 32
 
 
 class Vault:
-    """Texts by name, such as environments. ``path`` is the file of the key: 0600, made when it is first needed."""
+    """Texts by name, such as environments. ``path`` is the file of the key: 0600, made when it is first needed;
+    ``kind``: what the records are called, for those who keep theirs apart."""
 
-    def __init__(self, store: Store, path: Path) -> None:
+    def __init__(self, store: Store, path: Path, kind: str = KIND) -> None:
         self._store = store
+        self._kind = kind
         self._path = path
         self._cipher: ChaCha20Poly1305 | None = None
 
@@ -48,12 +50,12 @@ class Vault:
         cipher = await self._open()
         sealed = nonce + cipher.encrypt(nonce, json.dumps(dict(texts)).encode(), name.encode())
         body = {"sealed": base64.b64encode(sealed).decode()}
-        await self._store.insert(KIND, _id(name), owner, "kept", body)
+        await self._store.insert(self._kind, _id(name), owner, "kept", body)
 
     async def get(self, name: str) -> dict[str, str] | None:
         """Return the texts of a name; None where there are none, or they were sealed with another key."""
         try:
-            record = await self._store.get(KIND, _id(name))
+            record = await self._store.get(self._kind, _id(name))
         except NotFound:
             return None
         cipher = await self._open()
@@ -70,7 +72,7 @@ class Vault:
     async def forget(self, name: str) -> None:
         """Remove the texts of a name, if it has any."""
         with contextlib.suppress(NotFound):
-            await self._store.delete(await self._store.get(KIND, _id(name)))
+            await self._store.delete(await self._store.get(self._kind, _id(name)))
 
     async def forget_others(self, names: Collection[str], before: datetime | None = None) -> None:
         """Remove all but the texts of these names: what is left by whoever ended between two steps. ``before``: only
@@ -78,7 +80,7 @@ class Vault:
         kept = {_id(name) for name in names}
         left: list[Record] = [
             one
-            for one in await self._store.find(KIND)
+            for one in await self._store.find(self._kind)
             if one.id not in kept and (before is None or one.created < before)
         ]
         for record in left:

@@ -24,6 +24,7 @@ from gridcloud.service import (
     overview,
     providers,
     sessions,
+    shares,
     stacks,
     tokens,
 )
@@ -52,6 +53,7 @@ def build_app(house: House) -> FastAPI:
         files,
         sessions,
         stacks,
+        shares,
         clusters,
         budgets,
         providers,

@@ -36,6 +36,7 @@ from gridcloud.connections.forkserver import ForkServer, Program
 from gridcloud.connections.local import LocalConnection
 from gridcloud.connections.model import Address, LocalAddress, SSHAddress
 from gridcloud.connections.supervisor import Supervised
+from gridcloud.data.gateway import Gateway
 from gridcloud.errors import GridcloudError, InvalidRequest, NotFound, QuotaExceeded
 from gridcloud.federation.records import Room
 from gridcloud.grid.leasing import Leasing
@@ -155,6 +156,11 @@ class House:
         return Seats(machines, lives, self.settings, self.complete, self.course_folders, self.clock)
 
     @cached_property
+    def gateway(self) -> Gateway:
+        """The shares, and the doors to them."""
+        return Gateway(self.store, self.clock, self.data / "shares", lambda: self.settings().shares)
+
+    @cached_property
     def configuration(self) -> ConfigurationDesk:
         """The desk where the configuration is changed."""
         return ConfigurationDesk(self.settings_file.path, self.data, self.settings_file.environment)
@@ -213,6 +219,7 @@ class House:
         try:
             await house.leasing.start()
             await house.office.start()
+            await house.gateway.start()
         except BaseException:
             await house.close()
             raise
@@ -225,6 +232,7 @@ class House:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self.gateway.close()
             await self.office.close()
             await self.leasing.close()
             await self.jobs.close()

@@ -24,6 +24,7 @@ from gridcloud.settings.login import (
     check_way,
 )
 from gridcloud.settings.profiles import PROFILE_NAME, CourseSettings, ProfileSettings
+from gridcloud.settings.shares import SharesSettings
 from gridcloud.settings.values import Duration, Size
 
 __all__ = [
@@ -323,6 +324,9 @@ class Settings(Section):
     store: StoreSettings = Field(default_factory=StoreSettings, description="where records are kept")
     jobs: JobSettings = Field(default_factory=JobSettings, description="jobs, whatever runs them")
     logs: LogSettings = Field(default_factory=LogSettings, description="how the logs are written")
+    shares: SharesSettings = Field(
+        default_factory=SharesSettings, description="shared folders, and the doors to them"
+    )
     grid: GridSettings = Field(default_factory=GridSettings, description="the grid of institutions")
     lending: LendingSettings = Field(
         default_factory=LendingSettings, description="what is lent to other institutions, and to whom"

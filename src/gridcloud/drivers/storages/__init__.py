@@ -1,0 +1,1 @@
+"""Storages: where the files of shares lie, one file for each kind of place."""
