@@ -122,8 +122,10 @@ async def _crowd(hub: Hub, together: int) -> dict[str, float]:
         await hub.spawn(client, "first")  # so that all code is compiled
         await hub.end(client, "first")
         users = [f"crowd{number}" for number in range(together)]
+        # An equal share each: more would be refused, as it should be.
         cpus = (os.cpu_count() or 1) / together
-        walls = await asyncio.gather(*(_try(hub, client, user, cpus) for user in users))
+        memory = f"{int(0.8 * psutil.virtual_memory().total / together / 2**20)}MiB"
+        walls = await asyncio.gather(*(_try(hub, client, user, cpus, memory) for user in users))
         seconds = sorted(wall for wall in walls if wall is not None)
         alive = [user for user, wall in zip(users, walls, strict=True) if wall is not None]
         found = {
@@ -136,10 +138,10 @@ async def _crowd(hub: Hub, together: int) -> dict[str, float]:
     return found
 
 
-async def _try(hub: Hub, client: aiohttp.ClientSession, user: str, cpus: float) -> float | None:
+async def _try(hub: Hub, client: aiohttp.ClientSession, user: str, cpus: float, memory: str) -> float | None:
     """Return the seconds that a spawn took; None where it failed."""
     try:
-        return await hub.spawn(client, user, cpus)
+        return await hub.spawn(client, user, cpus, memory)
     except (RuntimeError, aiohttp.ClientError, TimeoutError):
         return None
 

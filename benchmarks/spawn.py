@@ -152,11 +152,13 @@ class Hub:
         async with aiohttp.ClientSession(self.url, headers=headers, timeout=timeout) as client:
             yield client
 
-    async def spawn(self, client: aiohttp.ClientSession, user: str, cpus: float = 1) -> float:
+    async def spawn(
+        self, client: aiohttp.ClientSession, user: str, cpus: float = 1, memory: str = "512MiB"
+    ) -> float:
         """Start a user's server; return the seconds until it answered."""
         async with client.post(f"/hub/api/users/{user}") as answer:
             await answer.read()
-        asked = {"cpus": cpus, "memory": "512MiB"}  # limits that the peer does not have
+        asked = {"cpus": cpus, "memory": memory}  # limits that the peer does not have
         begin = time.perf_counter()
         async with client.post(f"/hub/api/users/{user}/server", json=asked) as answer:
             if answer.status not in (201, 202):
