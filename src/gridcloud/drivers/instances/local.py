@@ -313,7 +313,8 @@ class LocalDriver(Handing, InstanceDriver):
         raise Forbidden(
             f"{name!r} has no account on this computer, and gridcloud runs as root here",
             remedy="Create the account, map the owner to one in 'accounts' of this provider, or run gridcloud "
-            "without root.",
+            "without root"
+            + ("; as root, 'share_account' does not count." if self.settings.share_account else "."),
         )
 
     def _base(self, account: str) -> Path:
