@@ -110,6 +110,7 @@ async def test_a_home_that_has_all_courses_in_it_keeps_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "house").mkdir()
     for name in ("handout", "shared"):
         (tmp_path / "courses" / "physics" / name).mkdir(parents=True)
         (tmp_path / "courses" / "physics" / name / "mine").write_text(name)
