@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jupyterhub.handlers import BaseHandler
 from nativeauthenticator import NativeAuthenticator
 from nativeauthenticator.handlers import LoginHandler
 
@@ -28,16 +29,11 @@ class _LoginHandler(LoginHandler):  # type: ignore[misc]
 
     statsd = _Nothing()
 
-    def _render(self, login_error: str | None = None, username: str | None = None, **shown: Any) -> Any:
-        # What JupyterHub gives along when it shows a fault is about its own page, but for how it wants the text.
-        if not shown.get("sync"):
-            return super()._render(login_error=login_error, username=username)
-        plain = self.render_template
-        self.render_template = lambda name, **more: plain(name, sync=True, **more)
-        try:
-            return super()._render(login_error=login_error, username=username)
-        finally:
-            del self.render_template
+    def render_template(self, name: str, **shown: Any) -> Any:
+        """Show a fault on the page of faults: the library's own page for logins cannot hold it."""
+        if name == "error.html":
+            return BaseHandler.render_template(self, name, **shown)
+        return super().render_template(name, **shown)
 
 
 class HubAccountsAuthenticator(NativeAuthenticator):  # type: ignore[misc]
