@@ -106,6 +106,30 @@ async def test_who_is_our_own_account_gets_a_copy_of_the_hand_out(
         await end(house, session)
 
 
+async def test_a_home_that_has_all_courses_in_it_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "house").mkdir()
+    for name in ("handout", "shared"):
+        (tmp_path / "courses" / "physics" / name).mkdir(parents=True)
+        (tmp_path / "courses" / "physics" / name / "mine").write_text(name)
+    sections: dict[str, Any] = {
+        "courses": COURSES,
+        "hub": {"course_folders": str(tmp_path / "courses")},
+    }
+    async with open_house(tmp_path / "house", {"here": here()}, **sections) as house:
+        session = await begin(house)
+        folder = tmp_path / "courses" / "physics"
+        assert sorted(path.name for path in folder.iterdir()) == ["handout", "shared"], await story(
+            house, session.id
+        )
+        for name in ("handout", "shared"):
+            assert not (folder / name).is_symlink()
+            assert (folder / name / "mine").read_text() == name
+        await end(house, session)
+
+
 @pytest.mark.needs_root
 async def test_another_account_reads_the_folder_itself_and_cannot_turn_it_writable(
     tmp_path: Path, base: Path

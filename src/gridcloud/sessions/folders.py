@@ -41,6 +41,9 @@ find . ! -type l -exec sh -c "$look" sh {} + | grep -q . && exit 3
 exit 0
 """
 
+# $1: the place below the home, $2: the folder. They are one where the home has all courses in it.
+SAME = '[ ! -L "$1" ] && [ "$1" -ef "$2" ]'
+
 # $1: the place below the home, $2: what it is to lead to. Whatever else lies there is the user's.
 LINK = """
 umask 077
@@ -89,6 +92,8 @@ async def _place(connection: Connection, instance: Instance, folder: Folder, hom
     mounted = f"{MOUNTS}/{folder.at}"
     place = f"courses/{folder.at}"
     local = isinstance(instance.address, LocalAddress)
+    if local and await _says(connection, home, SAME, place, folder.source) is None:
+        return
     if await _says(connection, home, '[ -d "$1" ]', mounted) is None:
         await _do(connection, home, LINK, place, mounted, word)
     elif local and await _may(connection, home, folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from tornado import web
 from tornado.httputil import url_concat
 
 from gridcloud.errors import GridcloudError, NotFound
+from gridcloud.profiles.folders import folders_of
 from gridcloud.service.course_documents import CourseState
 from gridcloud.sessions.model import Session
 from gridcloud.settings.profiles import CourseSettings
@@ -109,6 +111,7 @@ class CourseHandler(_TeachersHandler):
             await self._render("gridcloud_course.html", title=name, course=course, state=None, **shown)
             return
         rows = rows_of(self._members(desk, name, course), state.sessions)
+        folders = await asyncio.to_thread(folders_of, desk.settings(), name)
         await self._render(
             "gridcloud_course.html",
             title=name,
@@ -121,6 +124,7 @@ class CourseHandler(_TeachersHandler):
             taken=sum(bool(seat.owner) for seat in state.seats),
             moment=_moment,
             cost=_cost(state),
+            missing=[folder.problem for folder in folders if folder.problem],
             **shown,
         )
 

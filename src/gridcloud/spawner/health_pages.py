@@ -48,7 +48,7 @@ class ReadyHandler(BaseHandler):
         ready = all(parts.values())
         document: dict[str, Any] = {"ready": ready, **parts}
         if condition is not None and self._may_know():
-            document |= condition.model_dump(mode="json", exclude={"ready", "store"})
+            document |= condition.model_dump(mode="json", exclude={"ready", "service", "store"})
         self.set_status(200 if ready else 503)
         self.set_header("Cache-Control", "no-store")
         self.finish(document)

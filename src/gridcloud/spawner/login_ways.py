@@ -51,6 +51,10 @@ def let_in(c: Any, hub: HubSettings, data: Path) -> None:
         c.DoorProxy.door = str(door_path(data))
         return
     kind = _load(way)
+    if way == "native":
+        from gridcloud.spawner.native_authenticator import HubAccountsAuthenticator
+
+        kind = HubAccountsAuthenticator
     c.Authenticator.username_pattern = rf"{NAME.pattern}\Z"
     c.JupyterHub.authenticator_class = kind
     if way in ("oidc", "globus", "cilogon", "lti"):
