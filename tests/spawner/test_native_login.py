@@ -29,6 +29,13 @@ async def test_who_signed_up_logs_in(make_house: Callable[..., UpHouse]) -> None
     house.settings["hub"] |= {"authenticator": "native", "allow_all": True, "admin_users": ["ada"]}
     house.write()
     house.start()
+    try:
+        await _log_in(house)
+    finally:
+        house.stop()
+
+
+async def _log_in(house: UpHouse) -> None:
     twice = {"signup_password": PASSWORD, "signup_password_confirmation": PASSWORD}
     async with house.stranger() as client:
         for name in ("ada", "ben"):

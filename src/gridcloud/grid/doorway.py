@@ -121,7 +121,7 @@ class Doorway:
         self._guest_allowance = Allowance(messages=60, per_second=1, bytes_per_second=1 << 16)
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._pausing: asyncio.TimerHandle | None = None
         self._shaking: dict[asyncio.Task[None], str] = {}
         self._open: dict[str, list[asyncio.Transport]] = {}
         self._transports: WeakSet[asyncio.Transport] = WeakSet()
@@ -193,22 +193,20 @@ class Doorway:
             raise InvalidSettings(f"grid.listen: cannot listen on {host}:{port}: {error}.") from error
         listener.setblocking(False)
         self._listener = listener
-        self._accepting = asyncio.create_task(self._accept(listener), name="grid: doorway")
+        loop.add_reader(listener, self._accept, listener)
 
     async def close(self) -> None:
         """Let nobody in, and let go of who is there. May be called twice."""
-        accepting, self._accepting = self._accepting, None
-        tasks = [*([accepting] if accepting else []), *self._shaking]
-        tasks += [task for tasks in self._streaming.values() for task in tasks]
-        if self._listener is not None:
-            # First of all: whoever knocks while the accepting is cancelled would be let in by the loop, and forgotten.
-            asyncio.get_running_loop().remove_reader(self._listener)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        if self._pausing is not None:
+            self._pausing.cancel()
+        tasks = [*self._shaking, *(task for tasks in self._streaming.values() for task in tasks)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -276,26 +274,30 @@ class Doorway:
 
     # Connections -----------------------------------------------------------------------------------------------
 
-    async def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        """Let one in. In one step: of a task that is cancelled meanwhile, asyncio may forget whom it let in."""
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:  # no more files, or the other side went already
-                log.warning("the door of the grid: %s", error)
-                await asyncio.sleep(1.0)
-                continue
-            with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
-            source = _source(str(address[0]))
-            self._shaking[task] = source
-            task.add_done_callback(functools.partial(self._shaken, connection))
-            alike = [one for one, other in self._shaking.items() if other == source]
-            if len(alike) > HANDSHAKES_EACH:
-                alike[0].cancel()
-            elif len(self._shaking) > HANDSHAKES:
-                next(iter(self._shaking)).cancel()
+        try:
+            connection, address = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:  # no more files, or the other side went already
+            log.warning("the door of the grid: %s", error)
+            loop.remove_reader(listener)
+            self._pausing = loop.call_later(1.0, loop.add_reader, listener, self._accept, listener)
+            return
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):  # it went already: no reason to let nobody else in
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(self.serve(connection, str(address[0])), name="grid: handshake")
+        source = _source(str(address[0]))
+        self._shaking[task] = source
+        task.add_done_callback(functools.partial(self._shaken, connection))
+        alike = [one for one, other in self._shaking.items() if other == source]
+        if len(alike) > HANDSHAKES_EACH:
+            alike[0].cancel()
+        elif len(self._shaking) > HANDSHAKES:
+            next(iter(self._shaking)).cancel()
 
     def _shaken(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
         self._shaking.pop(task, None)

@@ -24,7 +24,7 @@ class _Nothing:
         """Measure nothing."""
 
 
-class _LoginHandler(LoginHandler):  # type: ignore[misc]
+class _LoginHandler(LoginHandler):
     """``/hub/login``. The library's own asks for ``statsd``, and shows no faults: JupyterHub changed both."""
 
     statsd = _Nothing()
@@ -36,7 +36,7 @@ class _LoginHandler(LoginHandler):  # type: ignore[misc]
         return super().render_template(name, **shown)
 
 
-class HubAccountsAuthenticator(NativeAuthenticator):  # type: ignore[misc]
+class HubAccountsAuthenticator(NativeAuthenticator):
     """NativeAuthenticator, whose login works."""
 
     def get_handlers(self, app: Any) -> list[tuple[Any, ...]]:
