@@ -75,7 +75,7 @@ def main(modules: Sequence[str]) -> int:
     for name in modules:
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except Exception as error:  # a library may raise anything as it is imported; kernels go without it
             print(f"{name} cannot be imported for notebooks: {error}", file=sys.stderr)
     if threading.active_count() > 1:
         names = ", ".join(one.name for one in threading.enumerate()[1:])

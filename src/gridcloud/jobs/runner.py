@@ -331,7 +331,7 @@ class Runner:
             except GridcloudError as error:
                 again = False  # at the next poll
                 log.warning("%s: %s", key or "jobs", error)
-            except Exception:
+            except Exception:  # nobody awaits this task; a fault of ours holds up no other
                 again = False
                 log.exception("%s: the runner of jobs failed; it goes on", key or "jobs")
             finally:
