@@ -1,13 +1,14 @@
 """Institutions on loopback over mutual TLS: how soon all know all (beside pyipv8), offers, idle bytes, and streams.
 
-    python -m benchmarks.grid [--members 20] [--ipv8 1] [--quiet 60] [--asks 30] [--delay 20] [--mebibytes 64]
-        [--json FILE]
+    python -m benchmarks.grid [--members 20] [--processes 0] [--ipv8 1] [--quiet 60] [--asks 30] [--delay 20]
+        [--mebibytes 64] [--json FILE]
 
-All members of the first part are in one process, as pyipv8's are in one of its own. ``discovery_seconds``: from the
-last joining until all hold the records of all. ``changed_seconds``: all change their records at once, and all hold all
-the new ones; that is the harder one. Bytes at rest are counted in the ``quiet`` seconds afterwards, on ways to each
-member that count. A partner's offer goes over a way that takes ``delay`` milliseconds each way, between two whole
-gridclouds. Streams carry SSH between processes of their own, to one sshd, beside OpenSSH's `sftp` straight to it.
+The members of the first part are spread over so many ``processes`` (0: one for each core); pyipv8's are in one.
+``discovery_seconds``: from the last joining until all hold the records of all. ``changed_seconds``: all
+change their records at once, and all hold all the new ones; that is the harder one. Bytes at rest are counted
+in the ``quiet`` seconds afterwards, on ways to each member that count. A partner's offer goes over a way that
+takes ``delay`` milliseconds each way, between two whole gridclouds. Streams carry SSH between processes of
+their own, to one sshd, beside OpenSSH's `sftp` straight to it.
 
 Goals: discovery within 2, 4 and 8 s with 20, 50 and 100 members; an offer in under 3 round trips; half of direct SSH's
 rate, directly and through a relay.
@@ -23,15 +24,15 @@ import subprocess
 import tempfile
 import time
 import venv
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from platformdirs import user_cache_path
-from tests.grid.offices import Place, places, until
+from tests.grid.offices import until
 from tests.houses import open_house
 
+from benchmarks.grid_crowd import open_crowds
 from benchmarks.grid_streams import measure_streams
 from benchmarks.report import run
 from benchmarks.roads import Road, free_port, open_echo
@@ -42,13 +43,16 @@ GOALS = ((20, 2), (50, 4), (100, 8))
 """(members, seconds) of discovery."""
 
 
-def measure(members: int, ipv8: int, quiet: int, asks: int, delay: int, mebibytes: int) -> dict[str, Any]:
+def measure(
+    members: int, processes: int, ipv8: int, quiet: int, asks: int, delay: int, mebibytes: int
+) -> dict[str, Any]:
     """Return the figures of each part."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="gcb", dir=base))
     try:
-        found: dict[str, Any] = {"members": members}
-        found |= asyncio.run(_discover(folder, members, quiet))
+        processes = processes or os.cpu_count() or 1
+        found: dict[str, Any] = {"members": members, "processes": processes}
+        found |= asyncio.run(_discover(folder, members, processes, quiet))
         found |= _discover_ipv8(members) if ipv8 else {"pyipv8_seconds": "peer not asked for"}
         found |= asyncio.run(_ask(folder, asks, delay / 1000))
         found |= measure_streams(folder / "streams", mebibytes)
@@ -64,57 +68,38 @@ def measure(members: int, ipv8: int, quiet: int, asks: int, delay: int, mebibyte
     return {**found, "goals": goals}
 
 
-async def _discover(folder: Path, members: int, quiet: int) -> dict[str, Any]:
-    names = [f"member-{number:03}" for number in range(members)]
-    async with places(folder, *names) as everybody, contextlib.AsyncExitStack() as stack:
-        host = everybody[0]
+async def _discover(folder: Path, members: int, processes: int, quiet: int) -> dict[str, Any]:
+    async with open_crowds(folder, members, processes) as crowds:
+
+        async def each(name: str, *arguments: Any) -> list[Any]:
+            return await asyncio.gather(*(crowd.do(name, *arguments) for crowd in crowds))
+
+        ids = await each("ids")
+        host = crowds[0]
         begin = time.perf_counter()
-        await host.office.found("north")
-        for guest in everybody[1:]:
-            _, invitation = await host.office.invite("north", guest.office.me)
-            await guest.office.join(invitation, host.office.me)
+        await host.do("found")
+        for crowd, guests in zip(crowds, ids, strict=True):
+            for guest in guests:
+                if guest != ids[0][0]:
+                    await crowd.do("join", guest, await host.do("invite", guest), ids[0][0])
         joined = time.perf_counter()
-        await _all(everybody, lambda one: len(_serials(one)) == members)
+        await each("know", members)
         found = time.perf_counter()
-        before = {who: serial for one in everybody for who, serial in _serials(one).items()}
-        roads = [Road(place.office.doorway.port) for place in everybody]
-        for place, road in zip(everybody, roads, strict=True):
-            await road.open()
-            stack.push_async_callback(road.close)
-            address = f"https://127.0.0.1:{road.port}"
-            place.settings = place.settings.model_copy(update={"addresses": (address,)})
+        await each("move")
         await asyncio.sleep(3)  # a record that is replaced within 2 s is not heard
         begin_change = time.perf_counter()
-        for place in everybody:
-            place.office._gossiping.tell_anew()
-        await _all(everybody, lambda one: all(at > before[who] for who, at in _serials(one).items()))
+        await each("change")
         changed = time.perf_counter() - begin_change
         await asyncio.sleep(min(30, quiet))  # until the last pauses between two rounds are long ones
-        already = sum(road.bytes for road in roads)
+        already = sum(await each("carried"))
         await asyncio.sleep(quiet)
-        carried = sum(road.bytes for road in roads) - already
+        carried = sum(await each("carried")) - already
     return {
         "joining_seconds": joined - begin,
         "discovery_seconds": found - joined,
         "changed_seconds": changed,
         "idle_bytes_sent_per_member_per_hour": carried / members * 3600 / quiet,
     }
-
-
-async def _all(everybody: list[Place], true: Callable[[Place], bool]) -> None:
-    waiting = list(everybody)
-
-    def done() -> bool:
-        waiting[:] = [one for one in waiting if not true(one)]
-        return not waiting
-
-    await until(done, 300)
-
-
-def _serials(one: Place) -> dict[str, int]:
-    """Return which record of each member one holds; what it shows to people would take longer to make."""
-    held = one.office._circle.held.values()
-    return {who: record.serial for each in held for who, record in each.gossip.records.items()}
 
 
 def _discover_ipv8(members: int) -> dict[str, Any]:
@@ -202,4 +187,4 @@ async def _round_trip(road: Road, times: int) -> float:
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, members=20, ipv8=1, quiet=60, asks=30, delay=20, mebibytes=64)
+    run(__doc__, measure, members=20, processes=0, ipv8=1, quiet=60, asks=30, delay=20, mebibytes=64)
