@@ -31,6 +31,7 @@ NAMES = (
     "memory",
     "start_up",
     "ssh_transfer",
+    "discovery",
     "grid",
     "agents",
     "matching",

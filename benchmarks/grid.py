@@ -1,17 +1,11 @@
-"""Institutions on loopback over mutual TLS: how soon all know all (beside pyipv8), offers, idle bytes, and streams.
+"""Institutions on loopback over mutual TLS: a partner's offer, and streams of bytes through the grid.
 
-    python -m benchmarks.grid [--members 20] [--processes 0] [--ipv8 1] [--quiet 60] [--asks 30] [--delay 20]
-        [--mebibytes 64] [--json FILE]
+    python -m benchmarks.grid [--asks 30] [--delay 20] [--mebibytes 64] [--json FILE]
 
-The members of the first part are spread over so many ``processes`` (0: one for each core); pyipv8's are in one.
-``discovery_seconds``: from the last joining until all hold the records of all. ``changed_seconds``: all
-change their records at once, and all hold all the new ones; that is the harder one. Bytes at rest are counted
-in the ``quiet`` seconds afterwards, on ways to each member that count. A partner's offer goes over a way that
-takes ``delay`` milliseconds each way, between two whole gridclouds. Streams carry SSH between processes of
-their own, to one sshd, beside OpenSSH's `sftp` straight to it.
+The offer goes over a way that takes ``delay`` milliseconds each way, between two whole gridclouds. Streams carry SSH
+between processes of their own, to one sshd, beside OpenSSH's `sftp` straight to it.
 
-Goals: discovery within 2, 4 and 8 s with 20, 50 and 100 members; an offer in under 3 round trips; half of direct SSH's
-rate, directly and through a relay.
+Goals: an offer in under 3 round trips; half of direct SSH's rate, directly and through a relay.
 """
 
 from __future__ import annotations
@@ -20,106 +14,35 @@ import asyncio
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 import time
-import venv
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from platformdirs import user_cache_path
 from tests.grid.offices import until
 from tests.houses import open_house
 
-from benchmarks.grid_crowd import open_crowds
 from benchmarks.grid_streams import measure_streams
 from benchmarks.report import run
 from benchmarks.roads import Road, free_port, open_echo
 from gridcloud.instances.model import Request
 
-PROGRAM = Path(__file__).parent / "ipv8_discovery.py"
-GOALS = ((20, 2), (50, 4), (100, 8))
-"""(members, seconds) of discovery."""
 
-
-def measure(
-    members: int, processes: int, ipv8: int, quiet: int, asks: int, delay: int, mebibytes: int
-) -> dict[str, Any]:
+def measure(asks: int, delay: int, mebibytes: int) -> dict[str, Any]:
     """Return the figures of each part."""
     base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="gcb", dir=base))
     try:
-        processes = processes or os.cpu_count() or 1
-        found: dict[str, Any] = {"members": members, "processes": processes}
-        found |= asyncio.run(_discover(folder, members, processes, quiet))
-        found |= _discover_ipv8(members) if ipv8 else {"pyipv8_seconds": "peer not asked for"}
-        found |= asyncio.run(_ask(folder, asks, delay / 1000))
-        found |= measure_streams(folder / "streams", mebibytes)
+        found = asyncio.run(_ask(folder, asks, delay / 1000)) | measure_streams(folder / "streams", mebibytes)
     finally:
         shutil.rmtree(folder)
-    bound = next((seconds for most, seconds in GOALS if members <= most), GOALS[-1][1])
     goals = {
-        "discovery_seconds": f"under {bound}",
         "offer_round_trips": "under 3",
         "direct_ratio": "at least 0.5",
         "relayed_ratio": "at least 0.5",
     }
     return {**found, "goals": goals}
-
-
-async def _discover(folder: Path, members: int, processes: int, quiet: int) -> dict[str, Any]:
-    async with open_crowds(folder, members, processes) as crowds:
-
-        async def each(name: str, *arguments: Any) -> list[Any]:
-            return await asyncio.gather(*(crowd.do(name, *arguments) for crowd in crowds))
-
-        ids = await each("ids")
-        host = crowds[0]
-        begin = time.perf_counter()
-        await host.do("found")
-        for crowd, guests in zip(crowds, ids, strict=True):
-            for guest in guests:
-                if guest != ids[0][0]:
-                    await crowd.do("join", guest, await host.do("invite", guest), ids[0][0])
-        joined = time.perf_counter()
-        await each("know", members)
-        found = time.perf_counter()
-        await each("move")
-        await asyncio.sleep(3)  # a record that is replaced within 2 s is not heard
-        begin_change = time.perf_counter()
-        await each("change")
-        changed = time.perf_counter() - begin_change
-        await asyncio.sleep(min(30, quiet))  # until the last pauses between two rounds are long ones
-        already = sum(await each("carried"))
-        await asyncio.sleep(quiet)
-        carried = sum(await each("carried")) - already
-    return {
-        "joining_seconds": joined - begin,
-        "discovery_seconds": found - joined,
-        "changed_seconds": changed,
-        "idle_bytes_sent_per_member_per_hour": carried / members * 3600 / quiet,
-    }
-
-
-def _discover_ipv8(members: int) -> dict[str, Any]:
-    """Return what pyipv8 takes, in an interpreter with it alone; or why it was not to be had."""
-    folder = user_cache_path("gridcloud") / "benchmarks" / "pyipv8"
-    python = folder / "bin" / "python"
-    try:
-        if not (folder / "complete").exists():
-            venv.create(folder, with_pip=True, clear=True)
-            words = [str(python), "-m", "pip", "install", "--quiet", "pyipv8"]
-            subprocess.run(words, check=True, timeout=300, capture_output=True)
-            (folder / "complete").touch()
-        words = [str(python), str(PROGRAM), str(members), "120"]
-        done = subprocess.run(words, check=True, timeout=240, capture_output=True, text=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return {"pyipv8_seconds": f"peer not available: {type(error).__name__}"}
-    seconds, known = done.stdout.split()[-2:]
-    if int(known) < members - 1:
-        return {"pyipv8_seconds": f"not within {float(seconds):.0f} s; a member knew {known} others"}
-    return {"pyipv8_seconds": float(seconds)}
 
 
 async def _ask(folder: Path, asks: int, delay: float) -> dict[str, Any]:
@@ -187,4 +110,4 @@ async def _round_trip(road: Road, times: int) -> float:
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, members=20, processes=0, ipv8=1, quiet=60, asks=30, delay=20, mebibytes=64)
+    run(__doc__, measure, asks=30, delay=20, mebibytes=64)

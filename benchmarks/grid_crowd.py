@@ -1,4 +1,4 @@
-"""Some of the institutions of `benchmarks.grid`, in one process; it is told what to do line by line.
+"""Some of the institutions of `benchmarks.discovery`, in one process; it is told what to do line by line.
 
     python -m benchmarks.grid_crowd FOLDER FIRST COUNT
 
@@ -44,12 +44,12 @@ class Crowd:
         """Have the first one found the community."""
         await self._everybody[0].office.found("north")
 
-    async def invite(self, guest: str) -> str:
+    async def invite(self, guest: str) -> dict[str, Any]:
         """Have the first one invite somebody; return the invitation."""
         _, invitation = await self._everybody[0].office.invite("north", guest)
         return invitation
 
-    async def join(self, guest: str, invitation: str, host: str) -> None:
+    async def join(self, guest: str, invitation: dict[str, Any], host: str) -> None:
         """Have one of ours come in."""
         await self._by_id[guest].office.join(invitation, host)
 

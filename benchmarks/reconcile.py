@@ -154,7 +154,7 @@ async def _within(folder: Path, orphans: int, rounds: int) -> dict[str, float]:
     async def nowhere(address: Any) -> Any:
         raise NotImplementedError
 
-    providers = Providers(lambda: settings.current()[0], store, folder / "providers", nowhere, "")
+    providers = Providers(lambda: settings.current()[0], store, folder / "providers", nowhere, lambda: "")
     await providers.remember(PROVIDER)
     driver = providers.get(PROVIDER)
     context = Context(PROVIDER, store.installation, folder, nowhere, "")
