@@ -68,7 +68,8 @@ async def _measure(folder: Path, server: SSHServer, rounds: int, commands: int) 
         seconds.setdefault(name, []).append(time.perf_counter() - begin)
 
     async with open_service(folder, {"machines": {"driver": "agent"}}) as service, _agent(folder, service):
-        instance = await service.obtain(on="machines")
+        # What is written into memory-backed folders counts as the share's memory.
+        instance = await service.obtain(on="machines", memory=4 * size)
         connection = await link(service.house, instance)
         for _ in range(rounds):
             there = folder / "sshd" / "there"

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
-import http.server
 import os
 import subprocess
 import sys
-import tarfile
-import threading
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 from tests.agents.machines import until
 from tests.houses import ended, link
 from tests.joined import Agents
+from tests.labs.agent_packages import HOST, agent_of, serve_agent
 from tests.labs.virtual_machines import image_entry, missing_for_virtual_machines, prepare_image
 from tests.services import Service, free_port, make_certificate, open_service
 from tests.sessions.visit import fetch, home, over, plan_back
 
-from gridcloud.agents.packing import needed, pack
 from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.qemu import QEMUDriver
 from gridcloud.drivers.instances.qemu_settings import QEMUSettings
@@ -36,50 +30,15 @@ from gridcloud.testing.instances import driver_context, read_output
 pytestmark = [pytest.mark.needs_root]
 
 SMALL = Request(cpus=1, memory=64 << 20)
-HOST = "10.0.2.2"
-"""What a machine calls the computer that it runs on."""
-PACKAGES = "/usr/local/lib/python3.11/dist-packages"
-FETCH = f"""
-import io, tarfile, urllib.request
-with urllib.request.urlopen("http://{HOST}:PORT/agent.tar", timeout=60) as answer:
-    archive = io.BytesIO(answer.read())
-tarfile.open(fileobj=archive).extractall("{PACKAGES}")
-"""
-
-
-def write_agent(folder: Path) -> None:
-    """Write gridcloud and what an agent of it needs: in place of a package registry, which no machine here reaches."""
-    pack(folder / "gridcloud.pyz")
-    wanted, seen = [Requirement(one) for one in needed()], set()
-    with tarfile.open(folder / "agent.tar", "w") as archive:
-        archive.add(folder / "gridcloud.pyz", "gridcloud.pyz")
-        while wanted:
-            one = wanted.pop()
-            if one.name in seen or (one.marker is not None and not one.marker.evaluate({"extra": ""})):
-                continue
-            seen.add(one.name)
-            known = distribution(one.name)
-            wanted += [Requirement(text) for text in known.requires or ()]
-            for path in known.files or ():
-                if path.parts[0] != ".." and path.suffix != ".pyc":
-                    archive.add(str(known.locate_file(path)), str(path))
 
 
 @pytest.fixture
-def packages(tmp_path: Path) -> Iterator[int]:
-    """A port at which a machine fetches its agent."""
+def fetching(tmp_path: Path) -> Iterator[str]:
+    """How a machine fetches its agent."""
     if missing := missing_for_virtual_machines():
         pytest.skip(f"NOT TESTED: {missing}")
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    write_agent(folder)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
+    with serve_agent(tmp_path / "packages") as lines:
+        yield lines
 
 
 async def test_a_machine_that_dials_is_waited_for_and_has_no_port(tmp_path: Path) -> None:
@@ -128,21 +87,18 @@ async def look(driver: QEMUDriver, spec: Spec, handle: Handle) -> Observation:
 @pytest.mark.lab
 @pytest.mark.timeout(1500)
 async def test_joins_at_its_first_boot_and_serves_a_session_and_commands(
-    tmp_path: Path, packages: int
+    tmp_path: Path, fetching: str
 ) -> None:
     certificate, key = make_certificate(tmp_path, "hub", HOST)
-    door = {"host": "127.0.0.1", "port": free_port(), "certificate": str(certificate), "key": str(key)}
+    port = free_port()
+    door = {"host": "127.0.0.1", "port": port, "certificate": str(certificate), "key": str(key)}
     entry: dict[str, Any] = {
         "driver": "qemu",
         "images": {"lab": image_entry(prepare_image())},
         "directory": str(tmp_path / "host"),
         "outbound": True,
-        "agent": {
-            "url": f"https://{HOST}:{door['port']}",
-            "ca": str(certificate),
-            "command": ["/usr/bin/python3", f"{PACKAGES}/gridcloud.pyz"],
-        },
-        "boot_script": f"/usr/bin/python3 - <<'END'\n{FETCH.replace('PORT', str(packages))}\nEND",
+        "agent": agent_of(port, certificate),
+        "boot_script": fetching,
     }
     request = Request(cpus=2, memory=1 << 30)
     async with (
@@ -171,7 +127,7 @@ async def test_joins_at_its_first_boot_and_serves_a_session_and_commands(
         for place in places:  # root's alone, and used
             assert await read_output(connection, "sh", "-c", f"cat {place} 2>/dev/null || echo no") == "no\n"
         again = await run(
-            service, tmp_path, "agent", "bootstrap", f"https://localhost:{door['port']}", code=6, input=kept
+            service, tmp_path, "agent", "bootstrap", f"https://localhost:{port}", code=6, input=kept
         )
         assert not again
         await house.sessions.stop(session.id)

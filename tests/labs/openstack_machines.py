@@ -3,6 +3,7 @@
     with OpenStackMachines(lab, tmp_path):
         ...                     # whatever server gets a floating address is started, and answers there at port 22
 
+Where they are to be ``dialling``, each that has none is started: nobody reaches it, and it reaches this computer.
 Each starts from the image of `virtual_machines` with its own user data, as nova's config drive would tell it, and ends
 when nova has deleted its server. For as long its address, of the range for documentation, is on the loopback interface.
 """
@@ -31,8 +32,9 @@ POLL = 1.0
 class OpenStackMachines:
     """The machines of one cloud, in ``folder``. A context manager."""
 
-    def __init__(self, lab: OpenStack, folder: Path) -> None:
+    def __init__(self, lab: OpenStack, folder: Path, *, dialling: bool = False) -> None:
         self._lab = lab
+        self._dialling = dialling
         self._folder = folder
         self._image = prepare_image()
         self._ending = threading.Event()
@@ -64,14 +66,14 @@ class OpenStackMachines:
             self._match({})
 
     def _servers(self, cloud: Any) -> dict[str, tuple[Any, str]]:
-        """Servers that run and have a floating address, with it."""
-        return {
-            server.id: (server, one["addr"])
-            for server in cloud.compute.servers(details=True, all_projects=True, status="ACTIVE")
-            for addresses in server.addresses.values()
-            for one in addresses
-            if one.get("OS-EXT-IPS:type") == "floating" and server.user_data
-        }
+        """Servers that run, with their floating address; those without one where they are to dial."""
+        found = {}
+        for server in cloud.compute.servers(details=True, all_projects=True, status="ACTIVE"):
+            there = [one for addresses in server.addresses.values() for one in addresses]
+            floating = [one["addr"] for one in there if one.get("OS-EXT-IPS:type") == "floating"]
+            if server.user_data and bool(floating) != self._dialling:
+                found[server.id] = (server, "".join(floating))
+        return found
 
     def _match(self, servers: dict[str, tuple[Any, str]]) -> None:
         for key in [key for key in self.running if key not in servers]:
@@ -85,16 +87,19 @@ class _Machine:
     """One machine, from its making to `end`."""
 
     def __init__(self, folder: Path, image: Path, server: Any, address: str) -> None:
-        self._address = f"{address}/32"
+        self._address = f"{address}/32" if address else ""
         folder.mkdir(parents=True)
         user_data = base64.b64decode(server.user_data)
         about = f"instance-id: {server.id}\nlocal-hostname: {server.name}\n".encode()
         (folder / "seed.iso").write_bytes(render_iso("cidata", {"meta-data": about, "user-data": user_data}))
         _do("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(image / "disk.qcow2"), "disk", "10G",
             folder=folder)  # fmt: skip
-        _do("ip", "address", "replace", self._address, "dev", "lo")
-        # QEMU's own network answers loopback addresses and strangers, but not the address that it listens on itself.
-        _do(*f"ip route replace local {address} dev lo table local src 127.0.0.1".split())
+        network = "user,id=net,ipv6=off"
+        if address:
+            _do("ip", "address", "replace", self._address, "dev", "lo")
+            # QEMU's own network answers loopback addresses and strangers, but not the address that it listens on.
+            _do(*f"ip route replace local {address} dev lo table local src 127.0.0.1".split())
+            network += f",restrict=on,hostfwd=tcp:{address}:22-:22"
         self._process = ownership.start_owned(
             [
                 *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -103,7 +108,7 @@ class _Machine:
                 *("-chardev", "file,id=console,path=console", "-serial", "chardev:console"),
                 *("-drive", "file=disk,if=virtio,cache=unsafe"),
                 *("-drive", "file=seed.iso,if=virtio,format=raw,readonly=on"),
-                *("-netdev", f"user,id=net,ipv6=off,restrict=on,hostfwd=tcp:{address}:22-:22"),
+                *("-netdev", network),
                 *("-device", "virtio-net-pci,netdev=net,romfile="),
                 *("-object", "rng-random,id=rng,filename=/dev/urandom"),
                 *("-device", "virtio-rng-pci,rng=rng"),
@@ -112,13 +117,14 @@ class _Machine:
             ],
             log=folder / "said",
         )
-        print(f"{server.name} is started at {address}", file=sys.stderr, flush=True)
+        print(f"{server.name} is started at {address or 'no address'}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """End it at once, as a server's deletion does."""
         self._process.kill()
         self._process.wait()
-        _do("ip", "address", "delete", self._address, "dev", "lo")
+        if self._address:
+            _do("ip", "address", "delete", self._address, "dev", "lo")
 
 
 def _do(*words: str, folder: Path | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from gridcloud.errors import InvalidSettings
 from gridcloud.identity.credentials import Secret
 from gridcloud.identity.keys import write_whole
 from gridcloud.instances.driver import Context, JoinedMachine
-from gridcloud.instances.model import Request
+from gridcloud.instances.model import Handle, Observation, Phase, Request
 
 __all__ = [
     "AgentBoot",
@@ -24,10 +25,13 @@ __all__ = [
     "ProxyURL",
     "ServiceURL",
     "address_of",
+    "dials",
     "find_machines",
     "forget",
+    "found_by_agents",
     "invite",
     "invite_once",
+    "mark",
     "prepare_agent",
     "read_authorities",
 ]
@@ -158,3 +162,31 @@ def address_of(machine: JoinedMachine) -> SSHAddress:
         directory=machine.directory,
         home=machine.home,
     )
+
+
+def mark(handle: Handle, door: AgentDoor | None) -> Handle:
+    """Return the handle of a machine that is reached by its agent, where it dials anywhere."""
+    return Handle(data={**handle.data, "agent": True}) if door else handle
+
+
+def dials(handle: Handle) -> bool:
+    """Say whether a machine is reached by its agent: it was made so, whatever the settings say now."""
+    return bool(handle.data.get("agent"))
+
+
+async def found_by_agents(
+    context: Context, handles: Mapping[str, Handle], seen: Mapping[str, Observation]
+) -> Mapping[str, Observation]:
+    """Return what was seen, with the ways to machines whose agents dial us; one that runs and has not connected is
+    PENDING."""
+    dialling = {one for one in seen if dials(handles[one]) and seen[one].phase is Phase.RUNNING}
+    machines = await find_machines(context) if dialling else {}
+    found = dict(seen)
+    for one in dialling:
+        machine = machines.get(one)
+        if machine is None or machine.why_not:
+            why = machine.why_not if machine else "its agent has not connected yet"
+            found[one] = Observation(phase=Phase.PENDING, detail=f"it runs, and {why}")
+        else:
+            found[one] = seen[one].model_copy(update={"address": address_of(machine)})
+    return found

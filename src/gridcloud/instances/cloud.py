@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import abc
+import asyncio
 import fnmatch
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gridcloud.connections.model import Address, SSHAddress
-from gridcloud.errors import InvalidRequest, InvalidSettings
+from gridcloud.errors import InvalidRequest, InvalidSettings, NotFound, Transient
+from gridcloud.instances.bootstraps import AgentBoot, AgentDoor, forget, found_by_agents, mark, prepare_agent
 from gridcloud.instances.choosing import PricedShape, choose_shapes, largest, shape_step
-from gridcloud.instances.driver import Context
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.first_boot import (
     ARM_USER,
     FirstBoot,
@@ -26,12 +29,24 @@ from gridcloud.instances.first_boot import (
     render_user_data,
 )
 from gridcloud.instances.matching import shortfall
-from gridcloud.instances.model import Kind, Offer, Request, Shape, Spec, Step
+from gridcloud.instances.model import (
+    SHARED,
+    Handle,
+    Kind,
+    Observation,
+    Offer,
+    Phase,
+    Request,
+    Shape,
+    Spec,
+    Step,
+)
 from gridcloud.instances.ssh_machine import SSHMachine
 from gridcloud.settings import ProviderSettings, Size
 
 __all__ = [
     "GRACE",
+    "CloudDriver",
     "CloudSettings",
     "Place",
     "address_of",
@@ -108,6 +123,66 @@ class CloudSettings(ProviderSettings):
         default="",
         description="shell lines that each machine runs as root at its first boot; no secrets here",
     )
+    agent: AgentDoor | None = Field(
+        default=None,
+        description="have an agent on each machine dial this gridcloud's service, so that nobody has to reach it: "
+        "{url: https://HOST:PORT}; the image or boot_script brings gridcloud then",
+    )
+
+    @model_validator(mode="after")
+    def _check_agent(self) -> Self:
+        if self.agent and not self.sudo:
+            raise ValueError(
+                "agent: a machine that is reached by it is told when it ends by its owner: sudo: true"
+            )
+        return self
+
+
+class CloudDriver(Handing, InstanceDriver):
+    """The driver of a cloud: what is alike at all of them. It makes, looks at and removes machines.
+
+    Its machines are reached by SSH at their addresses; with `agent` by what dials us from there.
+    """
+
+    settings: CloudSettings
+
+    async def create(self, spec: Spec) -> Handle:
+        """Make the machine, unless it is there; see the contract."""
+        agent = await prepare_agent(self.context, spec.id, spec.request, self.settings.agent)
+        user_data, host_key = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec, agent)
+        return mark(await self.make(spec, user_data, host_key), self.settings.agent)
+
+    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        """Look at all machines; see the contract."""
+        if not handles:
+            return {}
+        return await found_by_agents(self.context, handles, await self.look(handles))
+
+    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+        """Remove the machine and what belongs to it; see the contract."""
+        await self.remove(instance_id, handle)
+        if instance_id != SHARED:
+            await forget(self.context, instance_id)
+
+    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
+        """Tell the machine when it powers itself off. Raises NotFound, Transient."""
+        seen = (await self.observe({instance_id: handle}))[instance_id]
+        if seen.address is None:
+            kind = NotFound if seen.phase is Phase.GONE else Transient
+            raise kind(f"{instance_id} cannot be told when it ends: {seen.detail or seen.phase}.")
+        await arm_machine(self.settings, self.context, instance_id, seen.address, at)
+
+    @abc.abstractmethod
+    async def make(self, spec: Spec, user_data: str, host_key: str) -> Handle:
+        """Make a machine that boots with ``user_data``, as `create` says; ``host_key`` is what it will show."""
+
+    @abc.abstractmethod
+    async def look(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+        """Return what is seen, as `observe` says; what `dials` may be RUNNING without an address."""
+
+    @abc.abstractmethod
+    async def remove(self, instance_id: str, handle: Handle | None) -> None:
+        """Remove it, as `destroy` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +261,9 @@ def image_of(settings: CloudSettings, request: Request, provider: str) -> tuple[
     return request.image, True
 
 
-def first_boot_of(settings: CloudSettings, context: Context, spec: Spec) -> tuple[str, str]:
+def first_boot_of(
+    settings: CloudSettings, context: Context, spec: Spec, agent: AgentBoot | None = None
+) -> tuple[str, str]:
     """Return an instance's user data (secret: it holds the host key) and its public host key line."""
     key = HostKeys(context.folder).key(spec.id)
     boot = FirstBoot(
@@ -198,6 +275,7 @@ def first_boot_of(settings: CloudSettings, context: Context, spec: Spec) -> tupl
         seconds=spec.request.time + GRACE if spec.request.time else 0,
         idle=spec.request.idle,
         run=(settings.boot_script,) if settings.boot_script else (),
+        agent=agent,
     )
     return render_user_data(boot), key.public
 

@@ -28,11 +28,11 @@ from gridcloud.errors import (
     InvalidRequest,
     InvalidSettings,
     NoCapacity,
-    NotFound,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, Handing, InstanceDriver
+from gridcloud.instances.bootstraps import dials
+from gridcloud.instances.cloud import CloudDriver, address_of
+from gridcloud.instances.driver import Context
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -68,7 +68,7 @@ class _Lock:
         self.lock = threading.Lock()
 
 
-class EC2Driver(Handing, InstanceDriver):
+class EC2Driver(CloudDriver):
     """One account in one region."""
 
     Settings: ClassVar[type[ProviderSettings]] = EC2Settings
@@ -96,21 +96,19 @@ class EC2Driver(Handing, InstanceDriver):
         """Return images, shapes with prices, zones and subnets."""
         return await asyncio.to_thread(self._choices.discover)
 
-    async def create(self, spec: Spec) -> Handle:
+    async def make(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         """Launch the machine, unless one for this id is there; see the contract."""
         self._launching += 1
         self._launched.clear()
         try:
-            return await asyncio.to_thread(self._create, spec)
+            return await asyncio.to_thread(self._create, spec, user_data, host_key)
         finally:
             self._launching -= 1
             if not self._launching:
                 self._launched.set()
 
-    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+    async def look(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at all of our machines in one listing; see the contract."""
-        if not handles:
-            return {}
         # Fifty that are launched at once are looked at once they are, in one look instead of one for every few.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._launched.wait(), PATIENCE)
@@ -123,7 +121,7 @@ class EC2Driver(Handing, InstanceDriver):
             for instance_id, handle in handles.items()
         }
 
-    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+    async def remove(self, instance_id: str, handle: Handle | None) -> None:
         """Terminate the machine and remove what it may have left; see the contract."""
         if instance_id == SHARED:
             await asyncio.to_thread(self._things.remove_shared)
@@ -145,14 +143,6 @@ class EC2Driver(Handing, InstanceDriver):
         """List machines, disks, interfaces, spot requests and security groups that carry our tag."""
         return await asyncio.to_thread(self._things.holdings)
 
-    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
-        """Tell the machine when it powers itself off, which terminates it. Raises NotFound, Transient."""
-        seen = (await self.observe({instance_id: handle}))[instance_id]
-        if seen.address is None:
-            kind = NotFound if seen.phase is Phase.GONE else Transient
-            raise kind(f"{instance_id} cannot be told when it ends: {seen.detail or seen.phase}.")
-        await arm_machine(self.settings, self.context, instance_id, seen.address, at)
-
     async def check(self) -> Sequence[Finding]:
         """Try credentials, image, network, rights, quota and prices; see the contract."""
         return await asyncio.to_thread(
@@ -166,15 +156,14 @@ class EC2Driver(Handing, InstanceDriver):
 
     # Creation ------------------------------------------------------------------------------------------------
 
-    def _create(self, spec: Spec) -> Handle:
+    def _create(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         if not {"subnet"} <= set(spec.offer.choice):
             raise InvalidRequest(
                 f"{self.context.provider} did not make this offer.", remedy="Ask for offers again."
             )
-        return self._locked(spec.id, lambda: self._launch(spec))
+        return self._locked(spec.id, lambda: self._launch(spec, user_data, host_key))
 
-    def _launch(self, spec: Spec) -> Handle:
-        user_data, host_key = first_boot_of(self.settings, self.context, spec)
+    def _launch(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         former = [] if spec.first else self._things.machines_of(spec.id)
         lives = [one for one in former if one["State"]["Name"] not in ("shutting-down", "terminated")]
         if lives:
@@ -318,7 +307,7 @@ class EC2Driver(Handing, InstanceDriver):
                 phase=Phase.FAILED, detail=f"the machine was stopped: {why or 'no reason is told'}"
             )
         address = self._address(instance_id, handle, machine)
-        if state == "running" and address is not None:
+        if state == "running" and (address is not None or dials(handle)):
             return Observation(phase=Phase.RUNNING, address=address)
         return Observation(
             phase=Phase.PENDING, detail=state if state != "running" else "it has no address yet"

@@ -68,9 +68,9 @@ class EC2Settings(CloudSettings):
 
     @model_validator(mode="after")
     def _check_firewall(self) -> Self:
-        if not self.security_groups and not self.allow_from:
+        if not self.security_groups and not self.allow_from and not self.agent:
             raise ValueError(
-                "allow_from: say from which addresses machines may be reached by SSH, e.g. 192.0.2.0/24, or name "
-                "security_groups of your own"
+                "allow_from: say from which addresses machines may be reached by SSH, e.g. 192.0.2.0/24, name "
+                "security_groups of your own, or have an 'agent' dial from there"
             )
         return self

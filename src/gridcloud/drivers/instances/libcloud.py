@@ -26,12 +26,12 @@ from gridcloud.errors import (
     GridcloudError,
     InvalidRequest,
     InvalidSettings,
-    NotFound,
     QuotaExceeded,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, Handing, InstanceDriver
+from gridcloud.instances.bootstraps import dials
+from gridcloud.instances.cloud import CloudDriver, address_of
+from gridcloud.instances.driver import Context
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -56,7 +56,7 @@ SETTLING = 2.0
 more before it drops it."""
 
 
-class LibcloudDriver(Handing, InstanceDriver):
+class LibcloudDriver(CloudDriver):
     """One account at one provider."""
 
     Settings: ClassVar[type[ProviderSettings]] = LibcloudSettings
@@ -83,10 +83,9 @@ class LibcloudDriver(Handing, InstanceDriver):
         """Return the images, sizes, locations and networks there are."""
         return await self._wire.ask(self._choices.discover)
 
-    async def create(self, spec: Spec) -> Handle:
+    async def make(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         """Make a node, or find it by its tags or name; see the contract."""
         lock = self._locks.setdefault(spec.id, asyncio.Lock())
-        user_data, host_key = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec)
 
         def create(driver: Any) -> tuple[Any, bool, str]:
             return *self._create(driver, spec, user_data), self._account(driver)
@@ -99,10 +98,8 @@ class LibcloudDriver(Handing, InstanceDriver):
                     node, listed, account = await self._wire.ask(create)
         return self._nodes.handle(node, host_key, listed, account)
 
-    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+    async def look(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """List the nodes once, and ask for each by itself that is not listed; see the contract."""
-        if not handles:
-            return {}
 
         def look(driver: Any) -> dict[str, Any]:
             found = self._nodes.find(driver, handles)
@@ -115,7 +112,7 @@ class LibcloudDriver(Handing, InstanceDriver):
             for instance_id, handle in handles.items()
         }
 
-    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+    async def remove(self, instance_id: str, handle: Handle | None) -> None:
         """Remove the nodes of this id; see the contract."""
         if instance_id == SHARED:
             return
@@ -139,13 +136,6 @@ class LibcloudDriver(Handing, InstanceDriver):
             for instance_id, nodes in (await self._wire.ask(self._nodes.list)).items()
             for node in nodes
         ]
-
-    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
-        """Tell the machine when it powers itself off."""
-        seen = (await self.observe({instance_id: handle}))[instance_id]
-        if seen.address is None:
-            raise NotFound(f"The machine of {instance_id} cannot be reached: {seen.detail or seen.phase}.")
-        await arm_machine(self.settings, self.context, instance_id, seen.address, at)
 
     async def check(self) -> Sequence[Finding]:
         """Try the credentials, and say what libcloud's driver can do; see the contract."""
@@ -302,7 +292,7 @@ class LibcloudDriver(Handing, InstanceDriver):
             )
             return Observation(phase=phase, detail=said[:500])
         address = self._address(instance_id, handle, node) if phase is Phase.RUNNING else None
-        if address is None:
+        if phase is not Phase.RUNNING or (address is None and not dials(handle)):
             return Observation(phase=Phase.PENDING, detail=f"{node.state}, without an address yet")
         return Observation(phase=phase, address=address, detail=str(node.state))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, ClassVar, cast
 
 from gridcloud.drivers.instances.oci_choices import Choices
@@ -29,8 +28,9 @@ from gridcloud.errors import (
     Transient,
 )
 from gridcloud.instances import cloud, first_boot
+from gridcloud.instances.bootstraps import dials
 from gridcloud.instances.choosing import PricedShape, choose_image, choose_locations, choose_shapes
-from gridcloud.instances.driver import Context, Handing, InstanceDriver
+from gridcloud.instances.driver import Context
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -62,7 +62,7 @@ LEAVING_SECONDS = 40.0
 ENDING = ENDED | {"STOPPED", "STOPPING"}
 
 
-class OCIDriver(Handing, InstanceDriver):
+class OCIDriver(cloud.CloudDriver):
     """Machines of one compartment and region. ``observe`` is one listing, with two more calls for each new machine."""
 
     Settings: ClassVar[type[ProviderSettings]] = OCISettings
@@ -89,7 +89,7 @@ class OCIDriver(Handing, InstanceDriver):
         except NotFound as error:
             raise InvalidSettings(error.message, remedy=error.remedy) from error
 
-    async def create(self, spec: Spec) -> Handle:
+    async def make(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         """Launch the machine, unless one for this id is there; see the contract."""
         choice = spec.offer.choice
         if not {"shape", "image", "disk"} <= set(choice):
@@ -99,17 +99,15 @@ class OCIDriver(Handing, InstanceDriver):
         try:
             compartment = await self._choices.compartment()
             if not self.settings.instances:
-                return await self._make(spec, compartment)
+                return await self._make(spec, compartment, user_data)
             async with self._counting:
-                return await self._make(spec, compartment)
+                return await self._make(spec, compartment, user_data)
         except NotFound as error:
             self._choices.forget()
             raise Forbidden(error.message, remedy=error.remedy) from error
 
-    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+    async def look(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at all machines with one listing; see the contract."""
-        if not handles:
-            return {}
         try:
             compartment = await self._choices.compartment()
             await self._check_compartment(compartment, *handles.values())
@@ -121,7 +119,7 @@ class OCIDriver(Handing, InstanceDriver):
         seen = await gather(*(self._observe(id_, handle, machines) for id_, handle in handles.items()))
         return dict(zip(handles, seen, strict=True))
 
-    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+    async def remove(self, instance_id: str, handle: Handle | None) -> None:
         """Terminate the machine with its boot volume; see the contract."""
         try:
             compartment = await self._choices.compartment()
@@ -210,15 +208,6 @@ class OCIDriver(Handing, InstanceDriver):
             networks=tuple(Found(id=id_, name=name, detail=range_) for id_, name, range_ in networks),
         )
 
-    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
-        """Tell the machine itself when it ends, through its own connection."""
-        seen = (await self.observe({instance_id: handle}))[instance_id]
-        if seen.phase is Phase.GONE:
-            raise NotFound(f"{instance_id} is gone: {seen.detail}")
-        if seen.address is None:
-            raise Transient(f"{instance_id} has no address yet.")
-        await cloud.arm_machine(self.settings, self.context, instance_id, seen.address, at)
-
     # Offers --------------------------------------------------------------------------------------------------
 
     async def _offers(self, request: Request) -> list[Offer]:
@@ -302,7 +291,7 @@ class OCIDriver(Handing, InstanceDriver):
 
     # Machines ------------------------------------------------------------------------------------------------
 
-    async def _make(self, spec: Spec, compartment: str) -> Handle:
+    async def _make(self, spec: Spec, compartment: str, user_data: str) -> Handle:
         machines = await self._machines(compartment)
         for machine in machines:
             if machine.freeform_tags[INSTANCE] == spec.id:
@@ -312,19 +301,20 @@ class OCIDriver(Handing, InstanceDriver):
                 f"{self.context.provider}: {len(machines)} machines are held, no more may be.",
                 remedy="See 'instances' of the provider.",
             )
-        return await self._launch(spec, compartment)
+        return await self._launch(spec, compartment, user_data)
 
-    async def _launch(self, spec: Spec, compartment: str) -> Handle:
+    async def _launch(self, spec: Spec, compartment: str, user_data: str) -> Handle:
         named = spec.offer.choice.get("subnet", "")
         subnet = named or await self._network.subnet(compartment)
         try:
-            machine = await self._launch_in(spec, compartment, subnet)
+            machine = await self._launch_in(spec, compartment, subnet, user_data)
         except (NotFound, InvalidRequest, Conflict):
             if named or await self._stands(subnet):
                 raise
             # The network went with what was the last machine until now.
             self._network.forget()
-            machine = await self._launch_in(spec, compartment, await self._network.subnet(compartment))
+            subnet = await self._network.subnet(compartment)
+            machine = await self._launch_in(spec, compartment, subnet, user_data)
         return self._handle(spec.id, machine)
 
     async def _stands(self, subnet: str) -> bool:
@@ -334,15 +324,14 @@ class OCIDriver(Handing, InstanceDriver):
             return False
         return str(there.lifecycle_state) == "AVAILABLE"
 
-    async def _launch_in(self, spec: Spec, compartment: str, subnet: str) -> Any:
+    async def _launch_in(self, spec: Spec, compartment: str, subnet: str, user_data: str) -> Any:
         from oci.core import models
 
         choice, tags = spec.offer.choice, {**self._tags, INSTANCE: spec.id}
-        text, _ = cloud.first_boot_of(self.settings, self.context, spec)
-        user_data = base64.b64encode(text.encode()).decode()
-        if len(user_data) + len("user_data") > LARGEST_METADATA:
+        encoded = base64.b64encode(user_data.encode()).decode()
+        if len(encoded) + len("user_data") > LARGEST_METADATA:
             raise InvalidSettings(
-                f"{self.context.provider}: 'boot_script' is too long: {len(user_data)} bytes of user data.",
+                f"{self.context.provider}: 'boot_script' is too long: {len(encoded)} bytes of user data.",
                 remedy=f"Oracle takes {LARGEST_METADATA} bytes at most; use a configurer.",
             )
         details = models.LaunchInstanceDetails(
@@ -357,7 +346,7 @@ class OCIDriver(Handing, InstanceDriver):
                 subnet_id=subnet, assign_public_ip=self.settings.public_address, freeform_tags=tags
             ),
             freeform_tags=tags,
-            metadata={"user_data": user_data},
+            metadata={"user_data": encoded},
             # The user data holds the host key: whoever can make a program on the machine fetch an address
             # does not get it without the header that version 2 of the service asks for.
             instance_options=models.InstanceOptions(are_legacy_imds_endpoints_disabled=True),
@@ -451,7 +440,11 @@ class OCIDriver(Handing, InstanceDriver):
             return Observation(phase=Phase.PENDING, detail=f"it is {state.lower().replace('_', ' ')}")
         host = self._hosts.get(machine.id) or await self._learn(machine)
         if not host:
-            return Observation(phase=Phase.PENDING, detail="it has no address yet")
+            known = dials(handle)
+            return Observation(
+                phase=Phase.RUNNING if known else Phase.PENDING,
+                detail="" if known else "it has no address yet",
+            )
         address = cloud.address_of(self.settings, instance_id, host, handle.data["host_key"])
         return Observation(phase=Phase.RUNNING, address=address)
 

@@ -70,7 +70,7 @@ class OCISettings(AccountSettings, CloudSettings):
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
-        if not self.network and not self.allow_from:
+        if not self.network and not self.allow_from and not self.agent:
             raise ValueError(
                 "'allow_from' is needed where no 'network' is named: the address ranges that may reach SSH on the "
                 "machines, e.g. [192.0.2.0/24]"

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 from gridcloud.connections.model import SSHAddress
@@ -30,8 +29,8 @@ from gridcloud.errors import (
     QuotaExceeded,
     Transient,
 )
-from gridcloud.instances.cloud import address_of, arm_machine, first_boot_of
-from gridcloud.instances.driver import Context, Handing, InstanceDriver
+from gridcloud.instances.cloud import CloudDriver, address_of
+from gridcloud.instances.driver import Context
 from gridcloud.instances.model import (
     SHARED,
     Discovery,
@@ -69,7 +68,7 @@ _asked: dict[str, dict[str, Mapping[str, int]]] = {}
 _asking = threading.Lock()
 
 
-class OpenStackDriver(Handing, InstanceDriver):
+class OpenStackDriver(CloudDriver):
     """One project in one region."""
 
     Settings: ClassVar[type[ProviderSettings]] = OpenStackSettings
@@ -94,16 +93,14 @@ class OpenStackDriver(Handing, InstanceDriver):
         """Return the project's images, flavors, zones and networks."""
         return await self._ask(self._choices.discover)
 
-    async def create(self, spec: Spec) -> Handle:
+    async def make(self, spec: Spec, user_data: str, host_key: str) -> Handle:
         """Make port, floating address and server; see the contract."""
         lock = self._locks.setdefault(spec.id, asyncio.Lock())
         async with lock:
-            return Handle(data=await self._ask(lambda: self._create(spec)))
+            return Handle(data=await self._ask(lambda: self._create(spec, user_data, host_key)))
 
-    async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
+    async def look(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Ask for all of ours in one call, and for each by itself that this one does not show; see the contract."""
-        if not handles:
-            return {}
         wanted = {instance_id: str(handle.data.get("server")) for instance_id, handle in handles.items()}
 
         def look() -> dict[str, Any]:
@@ -116,7 +113,7 @@ class OpenStackDriver(Handing, InstanceDriver):
             for instance_id, handle in handles.items()
         }
 
-    async def destroy(self, instance_id: str, handle: Handle | None) -> None:
+    async def remove(self, instance_id: str, handle: Handle | None) -> None:
         """Remove server, volume, floating address and port, and with the last instance the security group."""
         lock = self._locks.setdefault(instance_id, asyncio.Lock())
         async with lock:
@@ -131,10 +128,6 @@ class OpenStackDriver(Handing, InstanceDriver):
             Holding(instance_id=thing.id, what=thing.what, name=thing.name, created=thing.created)
             for thing in await self._ask(self._things.all)
         ]
-
-    async def arm(self, instance_id: str, handle: Handle, at: datetime) -> None:
-        """Tell the machine when it powers itself off."""
-        await arm_machine(self.settings, self.context, instance_id, self._address(instance_id, handle), at)
 
     async def check(self) -> Sequence[Finding]:
         """Try credentials, quotas, image, shapes and networks; see the contract."""
@@ -204,8 +197,7 @@ class OpenStackDriver(Handing, InstanceDriver):
 
     # Creation
 
-    def _create(self, spec: Spec) -> dict[str, Any]:
-        user_data, host_key = first_boot_of(self.settings, self.context, spec)
+    def _create(self, spec: Spec, user_data: str, host_key: str) -> dict[str, Any]:
         found = self._things.found(spec.id)
         if found is None:
             plan = self._plan(spec, user_data)

@@ -79,10 +79,10 @@ class OpenStackSettings(CloudSettings):
 
     @model_validator(mode="after")
     def _check_doors(self) -> Self:
-        if not self.allow_from and not self.security_groups:
+        if not self.allow_from and not self.security_groups and not self.agent:
             raise ValueError(
-                "allow_from: say from which addresses machines may be reached by SSH, e.g. 192.0.2.0/24, or name "
-                "'security_groups' of your own"
+                "allow_from: say from which addresses machines may be reached by SSH, e.g. 192.0.2.0/24, name "
+                "'security_groups' of your own, or have an 'agent' dial from there"
             )
         if self.allow_from and self.security_groups:
             raise ValueError(

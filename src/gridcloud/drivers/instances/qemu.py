@@ -25,9 +25,9 @@ from gridcloud.drivers.instances.qemu_host import SCRIPT, Facts, Look, QEMUHost,
 from gridcloud.drivers.instances.qemu_seed import render_seed
 from gridcloud.drivers.instances.qemu_settings import QEMUImage, QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Rejected, Transient
-from gridcloud.instances.bootstraps import address_of, find_machines, forget, prepare_agent
+from gridcloud.instances.bootstraps import forget, found_by_agents, mark, prepare_agent
 from gridcloud.instances.cloud import GRACE
-from gridcloud.instances.driver import Context, Handing, InstanceDriver, JoinedMachine
+from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
 from gridcloud.instances.matching import describe, shortfall
 from gridcloud.instances.model import (
@@ -125,25 +125,19 @@ class QEMUDriver(Handing, InstanceDriver):
         }
         answer = await host.run("make", values, words, seed, seconds=MAKE_SECONDS)
         place = dict(line.partition(" ")[::2] for line in answer.splitlines()).get("place", "")
-        handle = self._handle(host, place, key.public, name)
-        return Handle(data={**handle.data, "agent": True}) if self.settings.agent else handle
+        return mark(self._handle(host, place, key.public, name), self.settings.agent)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at each host once; see the contract."""
         seen: dict[str, Survey] = {}
         found = {}
-        dials = any(handle.data.get("agent") for handle in handles.values())
-        machines = await find_machines(self.context) if dials else {}
         for instance_id, handle in handles.items():
             host = self._holder(handle)
             survey = seen.get(host.name)
             if survey is None:
                 survey = seen[host.name] = await host.survey(self._tag)
-            one = self._observation(instance_id, handle, host, survey)
-            if handle.data.get("agent"):
-                one = _by_agent(one, machines.get(instance_id))
-            found[instance_id] = one
-        return found
+            found[instance_id] = self._observation(instance_id, handle, host, survey)
+        return await found_by_agents(self.context, handles, found)
 
     async def destroy(self, instance_id: str, handle: Handle | None) -> None:
         """End its processes and remove its files; see the contract."""
@@ -422,16 +416,6 @@ class QEMUDriver(Handing, InstanceDriver):
         )
         words = f"the disk of {host.name} is full: only {format_size(survey.disk_free)} are free"
         return Observation(phase=Phase.RUNNING, address=address, detail=words if full else "")
-
-
-def _by_agent(seen: Observation, machine: JoinedMachine | None) -> Observation:
-    """Return what is seen of a machine whose agent dials us."""
-    if seen.phase is not Phase.RUNNING:
-        return seen
-    if machine is None or machine.why_not:
-        why = machine.why_not if machine else "its agent has not connected yet"
-        return Observation(phase=Phase.PENDING, detail=f"it runs, and {why}")
-    return seen.model_copy(update={"address": address_of(machine)})
 
 
 def _unable(settings: QEMUSettings, facts: Facts) -> str:
