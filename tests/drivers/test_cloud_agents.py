@@ -25,7 +25,7 @@ from tests.sessions.visit import fetch, home, over, plan_back
 from gridcloud.connections.model import SSHAddress
 from gridcloud.drivers.instances.ec2 import EC2Driver
 from gridcloud.drivers.instances.ec2_settings import EC2Settings
-from gridcloud.errors import Transient
+from gridcloud.errors import NoCapacity, Transient
 from gridcloud.instances.driver import JoinedMachine
 from gridcloud.instances.model import SHARED, Observation, Phase, Request, Spec
 from gridcloud.testing.instances import driver_context, read_output
@@ -42,7 +42,7 @@ async def test_at_ec2_nothing_leads_in_and_it_is_waited_for(
     context = dataclasses.replace(driver_context(tmp_path, user_authority="ssh-ed25519 A"), agents=agents)
     with moto_server() as moto:
         entry = {"driver": "ec2", "region": REGION, "endpoint": moto.url, "image": moto.image()["ImageId"]}
-        entry |= {"shapes": ["t3.small"], "prices": {"*": 0.1}, "price_list": False}
+        entry |= {"shapes": ["t3.small"], "prices": {"*": 0.1}, "price_list": False, "instances": 1}
         driver = EC2Driver(
             EC2Settings.model_validate(entry | {"agent": {"url": "https://hub.example"}}), context
         )
@@ -64,6 +64,11 @@ async def test_at_ec2_nothing_leads_in_and_it_is_waited_for(
                 InstanceId=handle.data["machine"], Attribute="userData"
             )
             assert told["UserData"]["Value"]
+            with pytest.raises(NoCapacity):
+                await driver.create(spec.model_copy(update={"id": "i-no-room"}))
+            # Nobody is asked to remove what was not made. What was known of a former life went before.
+            assert agents.forgotten[-2:] == ["i-no-room", "i-no-room"]
+            assert [one.name for one in tmp_path.glob("**/invited/*")] == [spec.id]
             seen = await look()
             assert (seen.phase, seen.detail) == (
                 Phase.PENDING,

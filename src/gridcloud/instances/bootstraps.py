@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gridcloud.connections.model import SSHAddress
-from gridcloud.errors import InvalidSettings
+from gridcloud.errors import InvalidSettings, Unavailable
 from gridcloud.identity.credentials import Secret
 from gridcloud.identity.keys import write_whole
 from gridcloud.instances.driver import Context, JoinedMachine
@@ -25,6 +25,7 @@ __all__ = [
     "ProxyURL",
     "ServiceURL",
     "address_of",
+    "by_agent",
     "dials",
     "find_machines",
     "forget",
@@ -32,7 +33,7 @@ __all__ = [
     "invite",
     "invite_once",
     "mark",
-    "prepare_agent",
+    "prepared_agent",
     "read_authorities",
 ]
 
@@ -115,14 +116,21 @@ async def invite_once(
     return token
 
 
-async def prepare_agent(
+@contextlib.asynccontextmanager
+async def prepared_agent(
     context: Context, instance_id: str, request: Request, door: AgentDoor | None
-) -> AgentBoot | None:
-    """Return the agent of an instance, invited; nothing where it dials nowhere. Raises InvalidSettings."""
+) -> AsyncIterator[AgentBoot | None]:
+    """Give the agent of an instance, invited, while it is made; nothing where it dials nowhere. Where there is no room,
+    nobody is asked to remove what was not made: its invitation goes here. Raises InvalidSettings."""
     if door is None:
-        return None
+        yield None
+        return
     token = await invite_once(context, instance_id, request, door.networks)
-    return AgentBoot(door, token, await read_authorities(door.ca))
+    try:
+        yield AgentBoot(door, token, await read_authorities(door.ca))
+    except Unavailable:
+        await forget(context, instance_id)
+        raise
 
 
 async def forget(context: Context, instance_id: str) -> None:
@@ -179,14 +187,19 @@ async def found_by_agents(
 ) -> Mapping[str, Observation]:
     """Return what was seen, with the ways to machines whose agents dial us; one that runs and has not connected is
     PENDING."""
-    dialling = {one for one in seen if dials(handles[one]) and seen[one].phase is Phase.RUNNING}
+    dialling = {one for one in seen if dials(handles[one])}
     machines = await find_machines(context) if dialling else {}
-    found = dict(seen)
-    for one in dialling:
-        machine = machines.get(one)
-        if machine is None or machine.why_not:
-            why = machine.why_not if machine else "its agent has not connected yet"
-            found[one] = Observation(phase=Phase.PENDING, detail=f"it runs, and {why}")
-        else:
-            found[one] = seen[one].model_copy(update={"address": address_of(machine)})
-    return found
+    return {
+        one: by_agent(looked, machines.get(one), "it runs") if one in dialling else looked
+        for one, looked in seen.items()
+    }
+
+
+def by_agent(seen: Observation, machine: JoinedMachine | None, runs: str) -> Observation:
+    """Return what is seen of an instance whose agent dials us; ``runs``: how it is told that it runs."""
+    if seen.phase is not Phase.RUNNING:
+        return seen
+    if machine is None or machine.why_not:
+        why = machine.why_not if machine else "its agent has not connected yet"
+        return Observation(phase=Phase.PENDING, detail=f"{runs}, and {why}")
+    return seen.model_copy(update={"address": address_of(machine)})

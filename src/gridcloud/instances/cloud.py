@@ -16,7 +16,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gridcloud.connections.model import Address, SSHAddress
 from gridcloud.errors import InvalidRequest, InvalidSettings, NotFound, Transient
-from gridcloud.instances.bootstraps import AgentBoot, AgentDoor, forget, found_by_agents, mark, prepare_agent
+from gridcloud.instances.bootstraps import (
+    AgentBoot,
+    AgentDoor,
+    forget,
+    found_by_agents,
+    mark,
+    prepared_agent,
+)
 from gridcloud.instances.choosing import PricedShape, choose_shapes, largest, shape_step
 from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.first_boot import (
@@ -148,9 +155,10 @@ class CloudDriver(Handing, InstanceDriver):
 
     async def create(self, spec: Spec) -> Handle:
         """Make the machine, unless it is there; see the contract."""
-        agent = await prepare_agent(self.context, spec.id, spec.request, self.settings.agent)
-        user_data, host_key = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec, agent)
-        return mark(await self.make(spec, user_data, host_key), self.settings.agent)
+        door = self.settings.agent
+        async with prepared_agent(self.context, spec.id, spec.request, door) as agent:
+            boot = await asyncio.to_thread(first_boot_of, self.settings, self.context, spec, agent)
+            return mark(await self.make(spec, *boot), door)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at all machines; see the contract."""

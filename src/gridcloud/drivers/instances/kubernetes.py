@@ -57,8 +57,8 @@ from gridcloud.errors import (
     Rejected,
     Transient,
 )
-from gridcloud.instances.bootstraps import AgentDoor, address_of, find_machines, invite, read_authorities
-from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
+from gridcloud.instances.bootstraps import AgentDoor, by_agent, find_machines, invite, read_authorities
+from gridcloud.instances.driver import Context, InstanceDriver
 from gridcloud.instances.model import (
     Discovery,
     Finding,
@@ -166,7 +166,7 @@ class KubernetesDriver(InstanceDriver):
                     pod = held.get(str(handle.data.get("uid")))
                     one = await self._observation(namespace, pod)
                     if pod is not None and INVITED in (pod["metadata"].get("annotations") or {}):
-                        one = _by_agent(one, machines.get(instance_id))
+                        one = by_agent(one, machines.get(instance_id), "the pod runs")
                     seen[instance_id] = one
         return seen
 
@@ -404,16 +404,6 @@ class KubernetesDriver(InstanceDriver):
                 raise Transient(f"The pod of {instance_id} is still there.", remedy="It will be tried again.")
             await asyncio.sleep(pause := min(pause * 1.5, 0.5))
         return found
-
-
-def _by_agent(seen: Observation, machine: JoinedMachine | None) -> Observation:
-    """Return what is seen of a pod whose agent dials us."""
-    if seen.phase is not Phase.RUNNING:
-        return seen
-    if machine is None or machine.why_not:
-        why = machine.why_not if machine else "its agent has not connected yet"
-        return Observation(phase=Phase.PENDING, detail=f"the pod runs, and {why}")
-    return Observation(phase=Phase.RUNNING, address=address_of(machine), detail=seen.detail)
 
 
 def _is_instance(meta: Document) -> bool:

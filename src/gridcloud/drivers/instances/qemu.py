@@ -25,7 +25,7 @@ from gridcloud.drivers.instances.qemu_host import SCRIPT, Facts, Look, QEMUHost,
 from gridcloud.drivers.instances.qemu_seed import render_seed
 from gridcloud.drivers.instances.qemu_settings import QEMUImage, QEMUSettings
 from gridcloud.errors import GridcloudError, InvalidRequest, InvalidSettings, Rejected, Transient
-from gridcloud.instances.bootstraps import forget, found_by_agents, mark, prepare_agent
+from gridcloud.instances.bootstraps import AgentBoot, forget, found_by_agents, mark, prepared_agent
 from gridcloud.instances.cloud import GRACE
 from gridcloud.instances.driver import Context, Handing, InstanceDriver
 from gridcloud.instances.first_boot import FirstBoot, HostKeys, principal_of
@@ -102,6 +102,13 @@ class QEMUDriver(Handing, InstanceDriver):
         facts = await self._facts(host)
         if why := _unable(self.settings, facts):
             raise InvalidSettings(f"{host.name}: {why}.", remedy="See 'gridcloud provider check'.")
+        door = self.settings.agent
+        async with prepared_agent(self.context, spec.id, spec.request, door) as agent:
+            return mark(await self._make(spec, host, facts, name, image, agent), door)
+
+    async def _make(
+        self, spec: Spec, host: QEMUHost, facts: Facts, name: str, image: QEMUImage, agent: AgentBoot | None
+    ) -> Handle:
         key = self._keys.key(spec.id)
         seed = render_seed(
             FirstBoot(
@@ -112,7 +119,7 @@ class QEMUDriver(Handing, InstanceDriver):
                 sudo=self.settings.sudo,
                 idle=spec.request.idle,
                 run=(self.settings.boot_script,) if self.settings.boot_script else (),
-                agent=await prepare_agent(self.context, spec.id, spec.request, self.settings.agent),
+                agent=agent,
             )
         )
         shape, accelerator = self._shape(spec.request), self._accelerator(facts)
@@ -125,7 +132,7 @@ class QEMUDriver(Handing, InstanceDriver):
         }
         answer = await host.run("make", values, words, seed, seconds=MAKE_SECONDS)
         place = dict(line.partition(" ")[::2] for line in answer.splitlines()).get("place", "")
-        return mark(self._handle(host, place, key.public, name), self.settings.agent)
+        return self._handle(host, place, key.public, name)
 
     async def observe(self, handles: Mapping[str, Handle]) -> Mapping[str, Observation]:
         """Look at each host once; see the contract."""
