@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -238,6 +239,35 @@ async def test_over_ssh_a_lost_server_process_is_replaced_and_all_goes_on(
         (folder / "end").touch()
         assert b"".join([chunk async for chunk in programs.follow(supervised, program)]) == b"done\n"
     await supervised.close()
+
+
+async def test_over_ssh_a_client_that_says_nothing_is_hung_up_on_when_the_connection_is_lost(
+    ssh_server: SSHServer, folder: Path, here: Path
+) -> None:
+    address = ssh_server.address(directory=str(folder))
+    supervised = await Supervised.open(lambda: SSHConnection.open(address, ssh_server.credentials()))
+    async with echo_server(Port()) as echo:
+        forward = await supervised.forward(echo, Socket(path=str(here / "s")))
+        reader, writer = await asyncio.open_unix_connection(str(here / "s"))
+        writer.write(b"here")
+        assert await reader.readexactly(4) == b"here"
+        done = await connections.run(supervised, Command(("sh", "-c", "echo $PPID")))
+        os.kill(int(done.stdout), 9)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        await refused(writer)  # not half of it is left: nothing takes what we say
+        assert await talk(forward.endpoint, b"again") == b"again"
+    await supervised.close()
+
+
+async def refused(writer: asyncio.StreamWriter) -> None:
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"there?")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+    writer.close()
 
 
 async def test_over_ssh_the_ports_of_a_lingering_server_process_are_freed(

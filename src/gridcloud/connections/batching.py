@@ -1,7 +1,8 @@
 """A TCP connection for asyncssh that hands what is written within one turn of the event loop to the kernel at once.
 
 asyncssh writes every SSH packet by itself, and a packet without content before it: two system calls for each 32 KiB.
-Joined, a put takes a third less time, and small packets no longer wake the other end one by one.
+Joined, a put takes a third less time, and small packets no longer wake the other end one by one. What comes is
+handed on in pieces, by which a download takes a tenth less processor time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 __all__ = ["Direct"]
 
 _FULL = 128 << 10  # bytes kept before they are written without waiting for the turn to end
+_PIECE = (
+    64 << 10
+)  # bytes handed to asyncssh together: it copies what follows a packet once for each packet in it
 
 
 class Direct:
@@ -44,11 +48,22 @@ class _Passing(asyncio.Protocol):
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
-        self.data_received = protocol.data_received  # type: ignore[method-assign]
+        self._receive = protocol.data_received
+        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 (TCP has no other)
+        self._transport = transport
         self._protocol.connection_made(_Joining(transport))
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= _PIECE:
+            self._receive(data)
+            return
+        for start in range(0, len(data), _PIECE):
+            if self._transport is None or self._transport.is_closing():
+                return  # by what an earlier piece said
+            self._receive(data[start : start + _PIECE])
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()

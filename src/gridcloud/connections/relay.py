@@ -9,13 +9,14 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 from gridcloud.connections.driver import Forward
 from gridcloud.connections.model import Endpoint, Port, Socket
 from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, PortTaken
 
-__all__ = ["Dial", "Reader", "Writer", "carry", "dial_here", "listen_here", "relay"]
+__all__ = ["Dial", "Dialing", "Reader", "Writer", "carry", "dial_here", "listen_here", "relay"]
 
 _BLOCK = 256 << 10
 
@@ -39,6 +40,14 @@ class Writer(Protocol):
 
 Dial = Callable[[], Awaitable[tuple[Reader, Writer]]]
 """Open a stream to where a client is to be carried; raises OSError or an error of gridcloud when nothing listens."""
+
+
+@runtime_checkable
+class Dialing(Protocol):
+    """A connection that opens a stream to a place there by itself: no listener of it here is between."""
+
+    async def dial(self, remote: Endpoint) -> tuple[Reader, Writer]:
+        """Open a stream to ``remote``, which ends with the connection. Raises OSError, ConnectionLost."""
 
 
 async def relay(local: Endpoint, dial: Dial, bound: socket.socket | None = None) -> Forward:
@@ -86,23 +95,36 @@ async def relay(local: Endpoint, dial: Dial, bound: socket.socket | None = None)
 
 async def carry(reader: Reader, writer: Writer, far_reader: Reader, far_writer: Writer) -> None:
     """Copy both ways until both ends have finished or one breaks; then close both. Cancelling cuts it."""
-    ways = [
-        asyncio.ensure_future(_copy(reader, far_writer)),
-        asyncio.ensure_future(_copy(far_reader, writer)),
-    ]
+    ways: list[asyncio.Future[None]] = []
+    closings: list[asyncio.Future[None]] = []
+    for source, target in ((reader, far_writer), (far_reader, writer)):
+        way = asyncio.ensure_future(_copy(source, target))
+        # An end that is closed takes no more; what it had said until then is still delivered.
+        closing = asyncio.ensure_future(target.wait_closed())
+        closing.add_done_callback(partial(_end, way))
+        ways.append(way)
+        closings.append(closing)
+    cut = False
     try:
         await asyncio.wait(ways, return_when=asyncio.FIRST_EXCEPTION)
     except asyncio.CancelledError:
-        pass
+        cut = True
     finally:
-        for way in ways:
-            way.cancel()
+        for task in (*ways, *closings):
+            task.cancel()
         with contextlib.suppress(
             asyncio.CancelledError
         ):  # again, while it was ending: both are closed all the same
-            await asyncio.gather(*ways, return_exceptions=True)
+            await asyncio.gather(*ways, *closings, return_exceptions=True)
         for end in (writer, far_writer):
-            end.close()
+            if cut and isinstance(end, asyncio.StreamWriter):
+                end.transport.abort()  # closing would wait for a peer that reads no more
+            else:
+                end.close()
+
+
+def _end(way: asyncio.Future[None], _: asyncio.Future[None]) -> None:
+    way.cancel()
 
 
 async def _copy(reader: Reader, writer: Writer) -> None:

@@ -146,17 +146,18 @@ class SSHConnection(Connection):
 
     async def forward(self, remote: Endpoint, local: Endpoint) -> Forward:
         self._require_open()
+        return self._keep(await relay(local, lambda: self.dial(remote)))
 
-        async def dial() -> tuple[Reader, Writer]:
-            try:
-                if isinstance(remote, Port):
-                    return await self._main.open_connection(remote.host, remote.port, encoding=None)
-                path = await self._place_socket(remote.path)
-                return await self._main.open_unix_connection(path, encoding=None)
-            except asyncssh.Error as error:
-                raise self._lost(error) from error
-
-        return self._keep(await relay(local, dial))
+    async def dial(self, remote: Endpoint) -> tuple[Reader, Writer]:
+        """As `relay.Dialing`."""
+        self._require_open()
+        try:
+            if isinstance(remote, Port):
+                return await self._main.open_connection(remote.host, remote.port, encoding=None)
+            path = await self._place_socket(remote.path)
+            return await self._main.open_unix_connection(path, encoding=None)
+        except asyncssh.Error as error:
+            raise self._lost(error) from error
 
     async def expose(self, local: Endpoint, remote: Endpoint) -> Forward:
         self._require_open()

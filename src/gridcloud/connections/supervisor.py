@@ -28,7 +28,7 @@ from gridcloud.connections.driver import (
     Superseding,
 )
 from gridcloud.connections.model import Endpoint, Socket
-from gridcloud.connections.relay import Reader, Writer, dial_here, relay
+from gridcloud.connections.relay import Dialing, Reader, Writer, dial_here, relay
 from gridcloud.errors import ConnectionLost, GridcloudError, NotFound, PortTaken, Rejected
 
 __all__ = ["State", "Supervised"]
@@ -114,6 +114,8 @@ class Supervised(Connection):
     async def forward(self, remote: Endpoint, local: Endpoint) -> Forward:
         async def dial() -> tuple[Reader, Writer]:
             connection = await self._current()
+            if isinstance(connection, Dialing):
+                return await connection.dial(remote)
             return await dial_here((await self._through(connection, remote)).endpoint)
 
         forward = await relay(local, dial)
