@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from gridcloud.connections.captures import Done, capture
 from gridcloud.connections.driver import Command, Connection
 from gridcloud.connections.model import Address, LocalAddress
 from gridcloud.drivers.slurm_words import build_error
@@ -28,11 +29,10 @@ from gridcloud.errors import (
 from gridcloud.instances.ssh_machine import SSHMachine, Word
 from gridcloud.settings import Duration, ProviderSettings
 
-__all__ = ["Directory", "Done", "Facts", "Login", "LoginSettings"]
+__all__ = ["Directory", "Facts", "Login", "LoginSettings"]
 
 AT_ONCE = 6
 """Commands at the same time: SSH servers allow ten on one connection."""
-CHUNK = 256 * 1024
 ZONE = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 """Times are seconds since 1970, and words are English, wherever the cluster is."""
 
@@ -115,20 +115,6 @@ class LoginSettings(ProviderSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a command said."""
-
-    code: int
-    data: bytes
-    complaint: str
-
-    @property
-    def said(self) -> str:
-        """What it said, as text."""
-        return self.data.decode(errors="replace")
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What does not change from minute to minute."""
 
@@ -187,9 +173,15 @@ class Login:
         """What it is called in messages."""
         return self._settings.login.label if self._settings.login else "this computer"
 
-    async def run(self, *words: str, input: bytes | Path = b"", seconds: float = 0) -> Done:
-        """Run a command that may be repeated; ``input``: bytes, or a file. Raises Unreachable, TimedOut, Untrusted,
-        Forbidden."""
+    async def run(
+        self,
+        *words: str,
+        input: bytes | Path = b"",
+        seconds: float = 0,
+        output: Path | None = None,
+    ) -> Done:
+        """Run a command that may be repeated; ``input``: bytes, or a file; ``output``: a file for what it says. Raises
+        Unreachable, TimedOut, Untrusted, Forbidden."""
         command = Command(words, ZONE | dict(self._settings.environment), directory="/")
         seconds = seconds or self._seconds
         async with self._limit:
@@ -197,7 +189,7 @@ class Login:
                 fresh = self._connection is None
                 try:
                     async with asyncio.timeout(seconds):
-                        return await _capture(await self._connect(), command, input)
+                        return await capture(await self._connect(), command, input, output)
                 except TimeoutError:
                     raise TimedOut(
                         f"{words[0]} on {self.name} did not answer within {seconds:g} s."
@@ -209,11 +201,18 @@ class Login:
         raise AssertionError("two attempts end in an answer or an error")
 
     async def do(
-        self, verb: str, *words: str, input: bytes | Path = b"", seconds: float = 0, bears: int = 0
+        self,
+        verb: str,
+        *words: str,
+        input: bytes | Path = b"",
+        seconds: float = 0,
+        bears: int = 0,
+        output: Path | None = None,
     ) -> Done:
         """Run a verb of the script. Raises Transient when it fails otherwise than with ``bears``, and as `run` does."""
         script = ("sh", "-c", self._script, "gridcloud", verb)
-        return self._whole(verb, await self.run(*script, *words, input=input, seconds=seconds), bears)
+        done = await self.run(*script, *words, input=input, seconds=seconds, output=output)
+        return self._whole(verb, done, bears)
 
     async def facts(self) -> Facts:
         """Return what is known of it, asked once. Raises as `do` does."""
@@ -310,28 +309,3 @@ class Login:
             why = done.complaint.strip()[-300:] or f"{verb} ended with {done.code}"
             raise Transient(f"{self.name}: {why}.")
         return done
-
-
-async def _capture(connection: Connection, command: Command, input: bytes | Path) -> Done:
-    """Run a command to its end; one that is given up is killed."""
-    process = await connection.start(command)
-
-    async def gather(stream: AsyncIterator[bytes]) -> bytes:
-        return b"".join([chunk async for chunk in stream])
-
-    async def feed() -> None:
-        if isinstance(input, Path):
-            with input.open("rb") as file:
-                while chunk := await asyncio.to_thread(file.read, CHUNK):
-                    await process.write(chunk)
-        elif input:
-            await process.write(input)
-        await process.close_input()
-
-    try:
-        said, complaint, _ = await asyncio.gather(gather(process.stdout()), gather(process.stderr()), feed())
-        return Done(await process.wait(), said, complaint.decode(errors="replace"))
-    except BaseException:
-        with contextlib.suppress(GridcloudError):
-            await process.signal("KILL")
-        raise

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+from gridcloud.connections.captures import Done
 from gridcloud.errors import NotFound
 from gridcloud.jobs.driver import HANDLE, Part, Stream, Submission
 from gridcloud.jobs.frame import End, read_end
 
-__all__ = ["FILES", "FOLDERS", "Doing", "Folders", "Said", "Seen", "pack"]
+__all__ = ["FILES", "FOLDERS", "Doing", "Folders", "Seen", "pack", "part_of"]
 
 FOLDERS = Path(__file__).with_name("folders.sh").read_text(encoding="utf-8")
 """The text: its verbs are told of at its top."""
@@ -27,25 +28,20 @@ CARRYING = 600.0
 SEPARATOR = "\x1f"
 
 
-class Said(Protocol):
-    """What a command that was run elsewhere said."""
-
-    @property
-    def code(self) -> int:
-        """Its exit code."""
-
-    @property
-    def data(self) -> bytes:
-        """What it said."""
-
-
 class Doing(Protocol):
     """Runs a verb of the text on the machine where the folders lie."""
 
     async def __call__(
-        self, verb: str, *words: str, input: bytes | Path = b"", seconds: float = 0, bears: int = 0
-    ) -> Said:
-        """Raise Transient where it fails otherwise than with ``bears``. ``seconds``: 0: what commands usually get."""
+        self,
+        verb: str,
+        *words: str,
+        input: bytes | Path = b"",
+        seconds: float = 0,
+        bears: int = 0,
+        output: Path | None = None,
+    ) -> Done:
+        """Raise Transient where it fails otherwise than with ``bears``. ``seconds``: 0: what commands usually get.
+        ``output``: a file for what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +113,10 @@ class Folders:
         begin, size = map(int, first.split())
         return Part(data, begin + len(data), size)
 
+    async def gather(self, handles: Sequence[str], archive: Path) -> None:
+        """Write what jobs said, and their ends, into an archive here. Raises as the verb does, OSError."""
+        await self._do("gather", await self._base(), input=_lines(handles), seconds=CARRYING, output=archive)
+
     async def work(self, handle: str) -> str:
         """Return the folder in which a job's words run."""
         return f"{await self._base()}/{handle}/work"
@@ -145,6 +145,18 @@ def pack(target: Path, jobs: Sequence[Submission], more: Mapping[str, Mapping[st
                 member.size, member.mode = found.st_size, 0o700 if found.st_mode & 0o100 else 0o600
                 with source.open("rb") as file:
                     archive.addfile(member, file)
+
+
+def part_of(file: BinaryIO, offset: int, most: int) -> Part:
+    """Return a part of an open file; see `JobDriver.logs`. Raises OSError."""
+    size = file.seek(0, io.SEEK_END)
+    if offset < 0:
+        offset = max(0, size + offset)
+    if offset > size:  # it was cut meanwhile: its first half stays, and what follows is new
+        offset = size // 2
+    file.seek(offset)
+    data = file.read(most)
+    return Part(data, offset + len(data), size)
 
 
 def _lines(words: Iterable[str]) -> bytes:

@@ -9,6 +9,7 @@
 #   claim              have none of these begin any more
 #   remove, list       remove folders; name those that are there
 #   part FILE OFFSET MOST   a part of a file, after a line `offset size`; 3: there is none
+#   where              the folder in which this runs: that of the machine's own
 #   gather             a tar of what jobs said, and of their ends, to standard output
 umask 077
 verb=$1 base=$2
@@ -87,6 +88,7 @@ part)
   echo "$offset $size"
   tail -c "+$((offset + 1))" "$file" | head -c "$3"
   ;;
+where) pwd ;;
 gather)
   cd "$base" || exit 0
   while read -r one; do
