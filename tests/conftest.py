@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -79,6 +81,15 @@ def _put_long_files_first(items: list[pytest.Item]) -> None:
         own = item.get_closest_marker("timeout")
         longest[item.path] += int(own.args[0]) if own else USUAL
     items.sort(key=lambda item: (-longest[item.path], item.path))
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[str]:
+    """An ordinary account of this computer, with a home; needs root."""
+    name = f"gct{secrets.token_hex(3)}"
+    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
+    yield name
+    subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture(autouse=True)

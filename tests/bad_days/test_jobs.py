@@ -20,13 +20,15 @@ from gridcloud.drivers.jobs.local import LocalJobs, LocalJobsSettings
 from gridcloud.errors import GridcloudError
 from gridcloud.jobs.model import Cause, State
 from gridcloud.testing.jobs import JobDriverContract, job_context
-from tests.houses import configure
+from tests.houses import configure, here, machines
+from tests.labs.machines import Machine
 
 pytestmark = pytest.mark.timeout(300)
 
 SEED = int(os.environ.get("KILL_SEED", "20"))
 KILLS = int(os.environ.get("KILL_POINTS", "2"))
 JOBS = 24
+EACH_ONCE = Counter(str(number) for number in range(1, JOBS + 1))
 
 
 @contextlib.asynccontextmanager
@@ -55,16 +57,14 @@ async def asking(folder: Path) -> AsyncClient:
             await asyncio.sleep(0.1)
 
 
-async def test_killed_again_and_again_no_job_is_lost_or_run_twice(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir(mode=0o700)
-    configure(tmp_path, {}, schedulers={"here": {"driver": "local", "cpus": 2, "memory": "1GiB"}})
-    notes = tmp_path / "notes"
+async def suffer(folder: Path, notes: Path) -> None:
+    """Have a sweep done while the service is killed again and again; see that each job ran once."""
     script = 'echo "$1" >>"$2"; sleep 0.2; echo "{\\"n\\": $1}" >result.json'
     chance = random.Random(SEED)
     name = ""
     for kill in range(KILLS):
-        async with serving(tmp_path) as service:
-            async with await asking(tmp_path) as client:
+        async with serving(folder) as service:
+            async with await asking(folder) as client:
                 if not name:
                     wish = {
                         "command": ["sh", "-c", script, "sh", "{n}", str(notes)],
@@ -74,12 +74,50 @@ async def test_killed_again_and_again_no_job_is_lost_or_run_twice(tmp_path: Path
                     name = (await client.jobs.submit(wish)).id
                 await asyncio.sleep(chance.uniform(0, 0.6) if kill else 0)
             service.kill()
-    async with serving(tmp_path), await asking(tmp_path) as client, asyncio.timeout(120):
+    async with serving(folder), await asking(folder) as client, asyncio.timeout(120):
         shown = await client.jobs.wait(name)
         assert shown.counts == {State.DONE: JOBS}
         found = [one.results["n"] for one in await client.jobs.results(name)]
     assert found == list(range(1, JOBS + 1))
-    assert Counter(notes.read_text().split()) == Counter(str(number) for number in range(1, JOBS + 1))
+
+
+async def test_killed_again_and_again_no_job_is_lost_or_run_twice(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    configure(tmp_path, {}, schedulers={"here": {"driver": "local", "cpus": 2, "memory": "1GiB"}})
+    notes = tmp_path / "notes"
+    await suffer(tmp_path, notes)
+    assert Counter(notes.read_text().split()) == EACH_ONCE
+
+
+POOL = {"driver": "instance", "cpus": 2, "memory": "256MiB", "machines": 1, "idle": 1}
+
+
+async def test_killed_again_and_again_no_machine_is_left(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    configure(tmp_path, {"here": here(cpus=2)}, schedulers={"pool": POOL})
+    notes = tmp_path / "notes"
+    await suffer(tmp_path, notes)
+    assert Counter(notes.read_text().split()) == EACH_ONCE
+    await no_machine_is_left(tmp_path)
+
+
+@pytest.mark.lab
+@pytest.mark.needs_root
+async def test_killed_again_and_again_over_a_machine_by_ssh(tmp_path: Path, ssh_machine: Machine) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    configure(tmp_path, {"there": machines(ssh_machine)}, schedulers={"pool": POOL})
+    await suffer(tmp_path, Path("/tmp/notes"))
+    assert Counter(ssh_machine.execute("cat", "/tmp/notes").split()) == EACH_ONCE
+    await no_machine_is_left(tmp_path)
+    assert "gridcloud-jobs" not in ssh_machine.execute("find", "/root", "/home", "/var/lib", "-name", "grid*")
+
+
+async def no_machine_is_left(folder: Path) -> None:
+    """See that a service ends the machines of jobs, and that no provider holds anything."""
+    async with serving(folder), await asking(folder) as client, asyncio.timeout(60):
+        while [one for one in await client.instances() if one.scheduler]:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        assert await client.examine() == []
 
 
 @pytest.fixture

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,15 +49,6 @@ def test_containers_are_handed_over_where_they_have_no_homes(tmp_path: Path) -> 
     )
     assert "have their owners' homes from the start" in kept.handing()
     assert lost.handing() == ""
-
-
-@pytest.fixture
-def account() -> Iterator[str]:
-    """An account of this computer."""
-    name = f"gct{secrets.token_hex(3)}"
-    subprocess.run(["useradd", "--create-home", name], check=True)
-    yield name
-    subprocess.run(["userdel", "--remove", name], check=True, capture_output=True)
 
 
 @pytest.mark.needs_root

@@ -65,15 +65,6 @@ class TestLocalDriver(LocalContract):
         await driver.close()
 
 
-@pytest.fixture(scope="module")
-def account() -> Iterator[str]:
-    """An ordinary account of this computer."""
-    name = f"gct{secrets.token_hex(3)}"
-    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
-    yield name
-    subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
-
-
 @pytest.fixture
 def open_folder() -> Iterator[str]:
     """A folder that every account can pass."""

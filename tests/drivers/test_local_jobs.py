@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -131,28 +130,19 @@ class TestLocalJobsAsAnotherAccount(JobDriverContract):
     owner: ClassVar[str] = "ada"
 
     @pytest.fixture
-    async def driver(self, tmp_path: Path, ordinary_user: str) -> AsyncIterator[LocalJobs]:
+    async def driver(self, tmp_path: Path, account: str) -> AsyncIterator[LocalJobs]:
         with tempfile.TemporaryDirectory(prefix="gct-jobs-", dir="/var/tmp") as folder:
             Path(folder).chmod(0o711)
             settings = LocalJobsSettings(
-                driver="local", cpus=1, memory=MEMORY, directory=folder, accounts={"ada": ordinary_user}
+                driver="local", cpus=1, memory=MEMORY, directory=folder, accounts={"ada": account}
             )
             driver = LocalJobs(settings, job_context(tmp_path / "scheduler"))
             yield driver
             await driver.close()
 
 
-@pytest.fixture
-def ordinary_user() -> Iterator[str]:
-    """An account of this computer, removed afterwards."""
-    name = f"gcj{os.getpid()}"
-    subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
-    yield name
-    subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
-
-
 @pytest.mark.needs_root
-async def test_runs_as_its_owner(tmp_path: Path, ordinary_user: str) -> None:
+async def test_runs_as_its_owner(tmp_path: Path, account: str) -> None:
     settings = LocalJobsSettings(driver="local", directory=str(tmp_path / "places"))
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & 0o001:
@@ -160,10 +150,10 @@ async def test_runs_as_its_owner(tmp_path: Path, ordinary_user: str) -> None:
     driver = LocalJobs(settings, job_context(tmp_path / "s"))
     contract = TestLocalJobs()
     try:
-        job = replace(contract.job("sh", "-c", "id -un; echo $HOME >result.json"), owner=ordinary_user)
+        job = replace(contract.job("sh", "-c", "id -un; echo $HOME >result.json"), owner=account)
         [seen] = await contract.run(driver, job)
         assert seen.cause is Cause.NONE, seen
-        assert (await contract.said(driver, job.handle)).decode().strip() == ordinary_user
+        assert (await contract.said(driver, job.handle)).decode().strip() == account
         await driver.remove([job.handle])
         assert await driver.holdings() == []
     finally:

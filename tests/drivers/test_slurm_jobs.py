@@ -33,6 +33,11 @@ def settings_of(slurm: Slurm, folder: Path) -> SlurmJobsSettings:
     )
 
 
+async def noted(driver: SlurmJobs, handle: str, name: str) -> str:
+    """Return what a job's folder says of its element."""
+    return (Path((await driver.place(handle)).folder).parent / name).read_text().strip()
+
+
 @pytest.mark.lab
 @pytest.mark.needs_root
 class TestSlurmJobs(JobDriverContract):
@@ -50,7 +55,7 @@ class TestSlurmJobs(JobDriverContract):
     async def test_many_are_few_arrays(self, driver: SlurmJobs, quiet_slurm: Slurm) -> None:
         jobs = [self.job("sh", "-c", f"echo {number}") for number in range(60)]
         assert await driver.submit(jobs) == {}
-        tokens = {(await driver._look([job.handle]))[job.handle].token for job in jobs}
+        tokens = {(await noted(driver, job.handle, "token")).split()[0] for job in jobs}
         assert len(tokens) == 2, "50 are the most in one"
         seen = await self.ended(driver, [job.handle for job in jobs])
         assert {one.cause for one in seen.values()} == {Cause.NONE}
@@ -60,7 +65,7 @@ class TestSlurmJobs(JobDriverContract):
         job = self.job("sh", "-c", "echo begun; sleep 500")
         await driver.submit([job])
         await self.running(driver, job.handle, b"begun")
-        element = (await driver._look([job.handle]))[job.handle].job
+        element = await noted(driver, job.handle, "job")
         quiet_slurm.run("scancel", element)
         seen = (await self.ended(driver, [job.handle]))[job.handle]
         assert seen.cause is Cause.MACHINE

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from gridcloud.drivers.instances.slurm_login import SCRIPT
+from gridcloud.drivers.instances.slurm import FOLDERS
 
 
 def prepare(folder: Path, *home: Path) -> int:
-    words: list[str | Path] = ["sh", "-c", f"umask 000\n{SCRIPT}", "gridcloud", "prepare", folder, *home]
+    words: list[str | Path] = ["sh", "-c", f"umask 000\n{FOLDERS}", "gridcloud", "prepare", folder, *home]
     return subprocess.run(
         words, input=b"a token\nan authority\n", check=False, stderr=subprocess.DEVNULL
     ).returncode

@@ -301,6 +301,7 @@ class Instance(Record):
         description="the course that it was made ahead for; it is nobody's until it is handed over",
     )
     claim: str = Field(default="", description="the session that a seat is, or is to be, handed to")
+    scheduler: str = Field(default="", description="the scheduler whose jobs it was got for, which ends it")
     folders: tuple[Folder, ...] = Field(default=(), description="folders of this computer that it is to have")
     configure: tuple[dict[str, Any], ...] = Field(default=(), description="configurers to run, in order")
     charges: tuple[Charge, ...] = Field(

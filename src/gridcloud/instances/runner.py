@@ -139,13 +139,15 @@ class Runner:
         only: Offer | None = None,
         guest: bool = False,
         seat: str = "",
+        scheduler: str = "",
         folders: Sequence[Folder] = (),
     ) -> Instance:
         """Store the wish for an instance and start to fulfil it; return at once.
 
         ``before_end``: the words of a command that is run on it before it ends. ``avoid``: offers to take last.
         ``only``: the machine that it is made of, at this price, or not at all. ``guest``: of another institution.
-        ``seat``: made ahead for a member of this course. ``folders``: of this computer, that it is to have.
+        ``seat``: made ahead for a member of this course. ``scheduler``: got for the jobs of this one. ``folders``: of
+        this computer, that it is to have.
         ``instance_id`` makes it idempotent: from `Clock.new_id("i")`, stored by the caller before. Raises Conflict
         when there is one of this id.
         """
@@ -162,6 +164,7 @@ class Runner:
             only=only,
             guest=guest,
             seat=seat,
+            scheduler=scheduler,
             folders=tuple(folder for folder in folders if not folder.problem),
             created=self.clock.now(),
         )

@@ -10,7 +10,7 @@ What a driver runs is the frame (`gridcloud.jobs.frame`) over a folder that it l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -22,7 +22,7 @@ from pydantic import Field
 from gridcloud.connections.driver import Connection
 from gridcloud.connections.model import Address
 from gridcloud.identity.credentials import Secret
-from gridcloud.instances.model import Finding
+from gridcloud.instances.model import Finding, Instance, Offer
 from gridcloud.jobs.frame import End
 from gridcloud.jobs.model import Cause
 from gridcloud.settings import ProviderSettings
@@ -30,11 +30,13 @@ from gridcloud.settings.request import Record, Request
 
 __all__ = [
     "HANDLE",
+    "Housekeeping",
     "JobContext",
     "JobDriver",
     "JobHolding",
     "JobObservation",
     "JobOffer",
+    "Machines",
     "Part",
     "Phase",
     "Place",
@@ -53,6 +55,34 @@ class SchedulerSettings(ProviderSettings):
     """What the entry of every scheduler has."""
 
 
+class Machines(Protocol):
+    """Machines for the jobs of one scheduler: asked for as by everybody, through the broker, within the limits and
+    budgets of their owner. A scheduler that needs some never asks a provider itself."""
+
+    async def offers(self, request: Request, owner: str) -> Sequence[Offer]:
+        """Return what could be had, best first; nothing is started."""
+
+    async def ask(self, request: Request, owner: str, avoid: Sequence[Offer] = ()) -> Instance:
+        """Have a machine made; returns at once. ``avoid``: offers to take last. Raises QuotaExceeded, InvalidRequest,
+        NotFound for a provider that is not there."""
+
+    async def all(self) -> Mapping[str, Instance]:
+        """Return the machines of this scheduler that live, by id: also those whose making was not heard of."""
+
+    async def find(self, instance_id: str) -> Instance | None:
+        """Return a machine, also one that has ended."""
+
+    async def connect(self, instance: Instance) -> Connection:
+        """Return the kept connection to a ready machine; it is not to be closed. Raises what opening it raises."""
+
+    async def stop(self, instance_id: str, detail: str) -> None:
+        """Have a machine end; returns at once. May be called twice."""
+
+
+async def _nobody() -> Set[str]:
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class JobContext:
     """What the house gives a driver."""
@@ -67,6 +97,10 @@ class JobContext:
     """Open a connection, as the house would; the driver closes it. Raises what `connections.open` raises."""
     secret: Callable[[str], Awaitable[Secret]]
     """Read a secret by reference. Raises NotFound, Forbidden, InvalidSettings."""
+    machines: Machines | None = None
+    """The machines of this scheduler; None: nobody gives it any."""
+    wanted: Callable[[], Awaitable[Set[str]]] = _nobody
+    """Return the handles of jobs that go on, or of which something is still to be brought."""
 
 
 class JobOffer(Record):
@@ -175,7 +209,8 @@ class JobDriver(ABC):
 
     @abstractmethod
     async def observe(self, handles: Sequence[str]) -> Mapping[str, JobObservation]:
-        """Return what each job is now, in as few calls as the scheduler allows, within 20 seconds."""
+        """Return what each job is now, in as few calls as the scheduler allows, within 20 seconds. A job of which
+        nothing can be said now, for only its machine does not answer, is left out."""
 
     @abstractmethod
     async def cancel(self, handles: Sequence[str]) -> None:
@@ -212,3 +247,12 @@ class Telling(Protocol):
 
     async def changed(self) -> None:
         """Return when any job has changed since this was last called."""
+
+
+@runtime_checkable
+class Housekeeping(Protocol):
+    """A scheduler that has something to look after whether or not jobs are asked for: machines that cost."""
+
+    async def keep_house(self) -> float:
+        """Do what is to be done now, and return after how many seconds to ask again; 0: nothing is left to look after.
+        Called again, too, whenever the scheduler was given jobs."""

@@ -263,6 +263,8 @@ while :; do
   gc_code=$?
   kill -s 0 "$gc_child" 2>/dev/null || break
 done
+# Who ends all of it, one process after another, may have come to its program first.
+[ "$gc_code" != 143 ] || [ -s begun/why ] || sleep 0.5 2>/dev/null || sleep 1
 kill "$gc_watcher" $gc_finisher 2>/dev/null
 wait "$gc_watcher" 2>/dev/null
 read -r gc_ended gc_rest </proc/uptime

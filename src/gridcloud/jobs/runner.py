@@ -21,7 +21,7 @@ from gridcloud.connections.model import Address
 from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NoOffer, NotFound, Rejected
 from gridcloud.finishing import whole
 from gridcloud.identity.credentials import Secret
-from gridcloud.jobs.driver import JobDriver, Part, Stream, Telling
+from gridcloud.jobs.driver import Housekeeping, JobDriver, Part, Stream, Telling
 from gridcloud.jobs.fates import Fates, is_well
 from gridcloud.jobs.lifecycle import Event, step
 from gridcloud.jobs.model import FINAL, Array, ArrayState, Cause, Job, Order, State
@@ -88,6 +88,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._listening: dict[JobDriver, asyncio.Task[None]] = {}
+        self._keeping: dict[JobDriver, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self.jobs.listen(self._heard)
 
@@ -105,12 +106,18 @@ class Runner:
         self._loops = [
             asyncio.create_task(self._run(), name="jobs"),
             asyncio.create_task(self._tidy(), name="jobs: tidy"),
+            asyncio.create_task(self._keep_houses(), name="jobs: what schedulers still have"),
         ]
 
     async def close(self) -> None:
         """Let go of everything. Jobs live on; the next run takes them up."""
-        tasks = [*self._loops, *self._busy.values(), *self._listening.values()]
-        self._loops, self._busy, self._listening = [], {}, {}
+        tasks = [
+            *self._loops,
+            *self._busy.values(),
+            *self._listening.values(),
+            *self._keeping.values(),
+        ]
+        self._loops, self._busy, self._listening, self._keeping = [], {}, {}, {}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -352,12 +359,46 @@ class Runner:
         driver = await self.schedulers.holder(name)
         if isinstance(driver, Telling) and driver not in self._listening:
             self._listening[driver] = asyncio.create_task(self._listen(driver), name=f"jobs: {name} tells")
+        self._keep_house(name, driver)
         await self._tending.tend(name, jobs)
 
     async def _listen(self, driver: Telling) -> None:
         while True:
             await driver.changed()
             self._wake.set()
+
+    async def _keep_houses(self) -> None:
+        """Have schedulers look after what they still have, though no job may be left."""
+        for name in await self.schedulers.remembered():
+            try:
+                self._keep_house(name, await self.schedulers.holder(name))
+            except GridcloudError as error:
+                log.warning("%s: %s", name, error)
+
+    def _keep_house(self, name: str, driver: JobDriver) -> None:
+        task = self._keeping.get(driver)
+        if isinstance(driver, Housekeeping) and (task is None or task.done()):
+            self._keeping[driver] = asyncio.create_task(
+                self._keep(name, driver, driver.keep_house), name=f"jobs: {name} keeps house"
+            )
+
+    async def _keep(self, name: str, driver: JobDriver, keep: Callable[[], Awaitable[float]]) -> None:
+        while True:
+            try:
+                pause = await keep()
+            except GridcloudError as error:
+                log.warning("%s: %s", name, error)
+                pause = self.timing.longest_pause
+            except Exception:  # nobody awaits this task, and machines that cost are not to be left alone
+                log.exception("%s: what it has could not be looked after; it is tried again", name)
+                pause = self.timing.longest_pause
+            if not pause:
+                return
+            await self.clock.sleep(pause)
+            if (
+                await self.schedulers.holder(name) is not driver
+            ):  # its entry was changed: another looks after it
+                return
 
     async def _free(self, job: Job) -> None:
         order = await self.order_of(job)

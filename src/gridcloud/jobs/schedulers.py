@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from gridcloud.connections.driver import Connection
@@ -11,7 +11,7 @@ from gridcloud.connections.model import Address
 from gridcloud.errors import GridcloudError, NoOffer, Transient, Unavailable
 from gridcloud.identity.credentials import Secret
 from gridcloud.instances.entries import Entries
-from gridcloud.jobs.driver import JobContext, JobDriver, JobHolding, JobOffer
+from gridcloud.jobs.driver import JobContext, JobDriver, JobHolding, JobOffer, Machines
 from gridcloud.jobs.model import FINAL, State
 from gridcloud.settings import ProviderSettings, Settings
 from gridcloud.settings.request import Request
@@ -37,11 +37,13 @@ class Schedulers(Entries[JobDriver]):
         folder: Path,
         connect: Callable[[Address], Awaitable[Connection]],
         secret: Callable[[str], Awaitable[Secret]],
+        machines: Callable[[str], Machines | None] = lambda name: None,
     ) -> None:
         super().__init__(store, folder)
         self._settings = settings
         self._connect = connect
         self._secret = secret
+        self._machines = machines
 
     def entries(self) -> Mapping[str, ProviderSettings | GridcloudError]:
         """Return what stands under 'schedulers' now."""
@@ -51,7 +53,19 @@ class Schedulers(Entries[JobDriver]):
         self, kind: Callable[..., JobDriver], name: str, entry: ProviderSettings, folder: Path
     ) -> JobDriver:
         """Return a new driver of a class."""
-        context = JobContext(name, self._store.installation, folder, self._connect, self._secret)
+
+        async def wanted() -> Set[str]:
+            return {handle for handle, holder in (await self.known()).items() if holder == name}
+
+        context = JobContext(
+            name,
+            self._store.installation,
+            folder,
+            self._connect,
+            self._secret,
+            self._machines(name),
+            wanted,
+        )
         return kind(entry, context)
 
     async def known(self) -> Mapping[str, str]:

@@ -10,8 +10,7 @@ from fastapi import APIRouter, Response
 from gridcloud import plugins
 from gridcloud.clusters import forgetting
 from gridcloud.clusters.model import FINAL, Cluster, State
-from gridcloud.errors import GridcloudError, InvalidRequest, NotFound
-from gridcloud.instances.model import Finding
+from gridcloud.errors import InvalidRequest, NotFound
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
 from gridcloud.service.cluster_documents import (
     ClusterAccess,
@@ -22,6 +21,7 @@ from gridcloud.service.cluster_documents import (
     Scaling,
 )
 from gridcloud.service.documents import Findings, ForgetOrder, ForgottenProvider
+from gridcloud.service.entries import check_entry, list_entries
 
 __all__ = ["owned", "router"]
 
@@ -85,31 +85,14 @@ async def access(cluster_id: str, caller: Asking, house: TheHouse, response: Res
 @router.get("/cluster-providers")
 async def providers(caller: Asking, house: TheHouse) -> ClusterProviders:
     """List what makes clusters, and what is wrong with any of the entries."""
-    listed = []
-    for name, entry in house.settings().clusters.items():
-        if isinstance(entry, GridcloudError):
-            problem = str(entry) if caller.admin else "It is not set up rightly; an administrator sees why."
-            listed.append(ClusterProvider(name=name, problem=problem))
-        else:
-            listed.append(ClusterProvider(name=name, driver=entry.driver, location=entry.location))
+    listed = list_entries(ClusterProvider, house.settings().clusters, caller)
     return ClusterProviders(providers=listed, drivers=plugins.names("clusters"))
 
 
 @router.get("/cluster-providers/{name}/check")
 async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
     """Try what makes clusters, without making any."""
-    try:
-        driver = house.clusters.providers.get(name)
-        async with asyncio.timeout(60):
-            return Findings(findings=list(await driver.check()))
-    except TimeoutError:
-        return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
-    except NotFound:
-        raise
-    except GridcloudError as error:
-        return Findings(
-            findings=[Finding(subject=name, ok=False, message=error.message, remedy=error.remedy)]
-        )
+    return await check_entry(name, house.clusters.providers.get)
 
 
 @router.post("/cluster-providers/{name}/forget")

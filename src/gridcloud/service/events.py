@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable, Set
+from enum import StrEnum
+from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import StreamingResponse
 
 from gridcloud.clusters.model import FINAL as CLUSTER_FINAL
@@ -38,22 +39,25 @@ Place = Annotated[int, Query(ge=0, le=2**63 - 1)]
 LastSeen = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=2**63 - 1)]
 
 
+async def _place(after: Place = 0, last_event_id: LastSeen = 0) -> int:
+    return max(after, last_event_id)
+
+
+After = Annotated[int, Depends(_place)]
+"""The event after which a story goes on: that of the query, or the one seen last before the stream was cut."""
+
+
 @router.get("/instances/{instance_id}/events")
 async def of_instance(
     instance_id: str,
     caller: Asking,
     house: TheHouse,
+    after: After,
     follow: bool = False,
-    after: Place = 0,
-    last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell an instance's story from ``after`` (or Last-Event-ID) on; with ``follow`` until it has ended."""
     instance = await owned_instance(house, caller, instance_id)
-    ends = {str(state) for state in INSTANCE_FINAL}
-    follow = (
-        follow and instance.state not in INSTANCE_FINAL
-    )  # who has seen its last event would wait for ever
-    return _stream(house, instance.owner, {instance_id}, instance_id, ends, follow, max(after, last_event_id))
+    return _story(house, instance, INSTANCE_FINAL, {instance_id}, follow, after)
 
 
 @router.get("/sessions/{session_id}/events")
@@ -61,16 +65,13 @@ async def of_session(
     session_id: str,
     caller: Asking,
     house: TheHouse,
+    after: After,
     follow: bool = False,
-    after: Place = 0,
-    last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell a session's story, its instance's included."""
     session = await owned_session(house, caller, session_id)
-    ends = {str(state) for state in SESSION_FINAL}
-    follow = follow and session.state not in SESSION_FINAL
     subjects = {session_id, session.instance_id}
-    return _stream(house, session.owner, subjects, session_id, ends, follow, max(after, last_event_id))
+    return _story(house, session, SESSION_FINAL, subjects, follow, after)
 
 
 @router.get("/stacks/{stack_id}/events")
@@ -78,15 +79,12 @@ async def of_stack(
     stack_id: str,
     caller: Asking,
     house: TheHouse,
+    after: After,
     follow: bool = False,
-    after: Place = 0,
-    last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell a stack's story; those of its instances are told by themselves."""
     stack = await owned_stack(house, caller, stack_id, gone=True)
-    ends = {str(state) for state in STACK_FINAL}
-    follow = follow and stack.state not in STACK_FINAL
-    return _stream(house, stack.owner, {stack.id}, stack.id, ends, follow, max(after, last_event_id))
+    return _story(house, stack, STACK_FINAL, {stack.id}, follow, after)
 
 
 @router.get("/clusters/{cluster_id}/events")
@@ -94,15 +92,12 @@ async def of_cluster(
     cluster_id: str,
     caller: Asking,
     house: TheHouse,
+    after: After,
     follow: bool = False,
-    after: Place = 0,
-    last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell a cluster's story."""
     cluster = await owned_cluster(house, caller, cluster_id)
-    ends = {str(state) for state in CLUSTER_FINAL}
-    follow = follow and cluster.state not in CLUSTER_FINAL
-    return _stream(house, cluster.owner, {cluster.id}, cluster.id, ends, follow, max(after, last_event_id))
+    return _story(house, cluster, CLUSTER_FINAL, {cluster.id}, follow, after)
 
 
 @router.get("/jobs/{job_id}/events")
@@ -110,24 +105,40 @@ async def of_job(
     job_id: str,
     caller: Asking,
     house: TheHouse,
+    after: After,
     follow: bool = False,
-    after: Place = 0,
-    last_event_id: LastSeen = 0,
 ) -> StreamingResponse:
     """Tell the story of a job, or of an array; those of its jobs are told by themselves."""
     found = await owned_job(house, caller, job_id)
-    ends = {str(state) for state in (*JOB_FINAL, ArrayState.ENDED)}
-    follow = follow and str(found.state) not in ends
-    return _stream(house, found.owner, {found.id}, found.id, ends, follow, max(after, last_event_id))
+    return _story(house, found, {*JOB_FINAL, ArrayState.ENDED}, {found.id}, follow, after)
 
 
 @router.get("/events")
-async def of_all(
-    caller: Asking, house: TheHouse, follow: bool = False, after: Place = 0, last_event_id: LastSeen = 0
-) -> StreamingResponse:
+async def of_all(caller: Asking, house: TheHouse, after: After, follow: bool = False) -> StreamingResponse:
     """Tell everything that happened to one's own things, or to everybody's for an administrator."""
     owner = None if caller.admin else caller.user
-    return _stream(house, owner, None, "", set(), follow, max(after, last_event_id))
+    return _stream(house, owner, None, "", set(), follow, after)
+
+
+class _Living(Protocol):
+    """What has a story with an end."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def state(self) -> StrEnum: ...
+
+
+def _story(
+    house: TheHouse, of: _Living, final: Set[StrEnum], subjects: set[str], follow: bool, after: int
+) -> StreamingResponse:
+    """Tell the story of something; who has seen its last event already would wait for ever."""
+    ends = {str(state) for state in final}
+    return _stream(house, of.owner, subjects, of.id, ends, follow and str(of.state) not in ends, after)
 
 
 def _stream(

@@ -54,6 +54,7 @@ from gridcloud.instances.model import Folder, Instance, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.instances.reconciliation import Difference, Reconciliation
 from gridcloud.jobs import runner as jobs
+from gridcloud.jobs.machines import SchedulerMachines, used_by_jobs
 from gridcloud.jobs.schedulers import Schedulers
 from gridcloud.profiles.folders import folders_of
 from gridcloud.service.configuration_desk import ConfigurationDesk
@@ -280,6 +281,14 @@ class House:
             changes["idle"] = defaults.idle or limits.idle
         return request.model_copy(update=changes)
 
+    def _complete(self, request: Request) -> Request:
+        """Fill in what a scheduler's request for a machine leaves open, within the limits. Raises InvalidRequest."""
+        request, idlest = self.complete(request), self.settings().limits.idle
+        if idlest:
+            request = request.model_copy(update={"idle": min(request.idle, idlest)})
+        self.check(request)
+        return request
+
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what the limits forbid."""
         longest = self.settings().limits.time or LONGEST
@@ -424,12 +433,23 @@ class House:
         runner.lives.listen(lambda one: self.treasury.take(account_of(one), one.ended_at))
         return runner
 
+    def _find_schedulers(self) -> Schedulers:
+        """Return the configured schedulers, which may have machines of the broker."""
+        instances = self.instances
+
+        def machines(name: str) -> SchedulerMachines:
+            return SchedulerMachines(name, instances, self.connection_to, self.admitting, self._complete)
+
+        instances.watch.idleness.asked.append(used_by_jobs)
+        folder = self.data / "schedulers"
+        return Schedulers(self.settings, self.store, folder, self._connect, _read_secret, machines)
+
     @cached_property
     def jobs(self) -> jobs.Runner:
         """What carries jobs."""
         return jobs.Runner(
             self.store,
-            Schedulers(self.settings, self.store, self.data / "schedulers", self._connect, _read_secret),
+            self._find_schedulers(),
             self.clock,
             self.data / "jobs",
             lambda: self.settings().jobs,

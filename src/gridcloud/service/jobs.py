@@ -11,12 +11,12 @@ from fastapi.responses import StreamingResponse
 
 from gridcloud import plugins
 from gridcloud.errors import Forbidden, GridcloudError, InvalidRequest, NotFound
-from gridcloud.instances.model import Finding
 from gridcloud.jobs.driver import Stream
 from gridcloud.jobs.model import FINAL, Array, Job, State
 from gridcloud.service import packing
 from gridcloud.service.access import Admin, Asking, Caller, TheHouse
 from gridcloud.service.documents import Findings
+from gridcloud.service.entries import check_entry, list_entries
 from gridcloud.service.files import incoming
 from gridcloud.service.job_documents import (
     Counted,
@@ -170,24 +170,14 @@ async def has_file(digest: str, caller: Asking, house: TheHouse) -> None:
 @router.get("/schedulers")
 async def schedulers(caller: Asking, house: TheHouse) -> SchedulerList:
     """List what runs jobs, and what is wrong with any of the entries."""
-    listed = []
-    for name, entry in house.settings().schedulers.items():
-        if isinstance(entry, GridcloudError):
-            problem = str(entry) if caller.admin else "It is not set up rightly; an administrator sees why."
-            listed.append(Scheduler(name=name, problem=problem))
-        else:
-            listed.append(Scheduler(name=name, driver=entry.driver, location=entry.location))
+    listed = list_entries(Scheduler, house.settings().schedulers, caller)
     return SchedulerList(schedulers=listed, drivers=plugins.names("jobs"))
 
 
 @router.get("/schedulers/{name}/check")
 async def check(name: str, caller: Admin, house: TheHouse) -> Findings:
     """Try what runs jobs, without running any."""
-    try:
-        async with asyncio.timeout(60):
-            return Findings(findings=list(await house.jobs.schedulers.get(name).check()))
-    except TimeoutError:
-        return Findings(findings=[Finding(subject=name, ok=False, message="It did not answer within 60 s.")])
+    return await check_entry(name, house.jobs.schedulers.get)
 
 
 async def owned(house: TheHouse, caller: Caller, word: str) -> Job | Array:

@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from gridcloud.drivers.instances.slurm_check import check_cluster
 from gridcloud.drivers.instances.slurm_choices import Choice, choose, largest, resources
 from gridcloud.drivers.instances.slurm_job import ID, Names, render_script
-from gridcloud.drivers.instances.slurm_login import Facts, Login
 from gridcloud.drivers.instances.slurm_queue import SOON, Queue
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
+from gridcloud.drivers.slurm_login import Facts, Login
 from gridcloud.drivers.slurm_words import (
     Job,
     build_error,
@@ -27,14 +28,7 @@ from gridcloud.drivers.slurm_words import (
     parse_partitions,
     parse_start,
 )
-from gridcloud.errors import (
-    Forbidden,
-    GridcloudError,
-    InvalidSettings,
-    NotFound,
-    Rejected,
-    Unavailable,
-)
+from gridcloud.errors import GridcloudError, InvalidSettings, NotFound, Rejected, Unavailable
 from gridcloud.instances.bootstraps import address_of, find_machines, invite, read_authorities
 from gridcloud.instances.driver import Context, InstanceDriver, JoinedMachine
 from gridcloud.instances.model import (
@@ -50,10 +44,13 @@ from gridcloud.instances.model import (
 )
 from gridcloud.settings import ProviderSettings
 
-__all__ = ["SlurmDriver"]
+__all__ = ["FOLDERS", "SlurmDriver"]
 
 MOST = 12
 """Partitions that Slurm is asked about, for one request."""
+FOLDERS = Path(__file__).with_name("slurm_folders.sh").read_text(encoding="utf-8")
+SECONDS = 9.0
+"""Seconds for a command that asks; Slurm's own wait longer for a controller that is away."""
 QUIET = 60
 """Seconds after which a job's own words are looked at when its agent has not come."""
 
@@ -68,7 +65,8 @@ class SlurmDriver(InstanceDriver):
 
     def __init__(self, settings: ProviderSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self._login = Login(self.settings, context)
+        program = self.settings.command[0] if self.settings.command else "gridcloud"
+        self._login = Login(self.settings, context.connect, FOLDERS, program=program, seconds=SECONDS)
         self._queue = Queue(self._login, self.settings, context)
 
     async def offers(self, request: Request) -> Sequence[Offer]:
@@ -96,7 +94,7 @@ class SlurmDriver(InstanceDriver):
     async def create(self, spec: Spec) -> Handle:
         """Submit its job, or find it; see the contract. Raises Forbidden for who may not use the account."""
         facts, names = await self._facts(), await self._queue.names()
-        self._admit(spec.owner, facts)
+        self._login.admit(spec.owner, facts)
         async with self._lock(spec.id):
             jobs = await self._queue.find(spec.id)
             if not any(job.lives for job in jobs):
@@ -144,7 +142,7 @@ class SlurmDriver(InstanceDriver):
             for one, job in jobs.items()
             if job.lives
         }
-        for one in listed.splitlines():
+        for one in listed.said.splitlines():
             if ID.fullmatch(one):
                 found.setdefault(one, Holding(instance_id=one, what="folder", name=names.folder(one)))
         return list(found.values())
@@ -237,17 +235,6 @@ class SlurmDriver(InstanceDriver):
         await self.context.agents.forget(instance_id, self.context.provider)
         await self._login.do("remove", (await self._queue.names()).folder(instance_id))
 
-    def _admit(self, owner: str, facts: Facts) -> None:
-        if facts.root and not self.settings.allow_root:
-            raise Forbidden(
-                f"The account on {self._login.name} is root.", remedy="Log in as another, or set allow_root."
-            )
-        if owner != facts.user and owner not in self.settings.users and not self.settings.share_account:
-            raise Forbidden(
-                f"Jobs on {self._login.name} run as {facts.user}, and {owner!r:.60} would share its files.",
-                remedy="Name who may in 'users' of this provider, or set share_account.",
-            )
-
     def _command(self, facts: Facts) -> tuple[str, ...]:
         if self.settings.command:
             return self.settings.command
@@ -262,11 +249,7 @@ class SlurmDriver(InstanceDriver):
     # Looking ----------------------------------------------------------------------------------------------------
 
     async def _facts(self) -> Facts:
-        facts = await self._login.facts()
-        if not facts.slurm:
-            self._login.forget()
-            wrong, remedy = facts.lacks
-            raise InvalidSettings(f"{self._login.name}: {wrong}", remedy=remedy)
+        facts = await self._login.ready()
         if not self._command(facts):
             self._login.forget()
             raise InvalidSettings(
@@ -286,6 +269,8 @@ class SlurmDriver(InstanceDriver):
                 when = f", expected to start {datetime.fromtimestamp(job.start, UTC):%Y-%m-%d %H:%M} UTC"
             words = f"job {job.id} waits in {job.partition}: {job.reason}{when}"
             return Observation(phase=Phase.PENDING, detail=words)
+        if job.state == "COMPLETING" and machine is None:  # how it ended is told when it has
+            return Observation(phase=Phase.PENDING, detail=f"job {job.id} is completing")
         if not job.runs:
             return await self._ended(instance_id, job, machine)
         where = f"job {job.id} on {job.nodes}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import gridcloud
-from gridcloud.drivers.instances.slurm_login import Facts, Login
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
+from gridcloud.drivers.slurm_login import Facts, Login
 from gridcloud.drivers.slurm_words import build_error, parse_nodes, parse_partitions
 from gridcloud.errors import GridcloudError
 from gridcloud.instances.model import Finding

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 
 from gridcloud.drivers.instances.slurm_job import Names, submit_words
-from gridcloud.drivers.instances.slurm_login import Login
 from gridcloud.drivers.instances.slurm_settings import SlurmSettings
+from gridcloud.drivers.slurm_login import Login
 from gridcloud.drivers.slurm_words import FORMAT, Job, build_error, format_time, parse_jobs
 from gridcloud.errors import GridcloudError, NoCapacity, Transient
 from gridcloud.instances.driver import Context
@@ -40,9 +40,7 @@ class Queue:
 
     async def names(self) -> Names:
         """Return what is ours on this cluster."""
-        base = self._settings.directory
-        if base.startswith("~/"):
-            base = f"{(await self._login.facts()).home}/{base[2:]}"
+        base = (await self._login.facts()).within(self._settings.directory)
         return Names(self._context.installation, self._context.provider, base)
 
     async def jobs(self) -> dict[str, Job]:
@@ -120,10 +118,8 @@ class Queue:
             jobs = await self.find(instance_id)
             living = [job.id for job in jobs if job.lives]
             if living and not told:
-                words = ("scancel", f"--name={names.job(instance_id)}", *living)
-                done = await self._login.run(*words, seconds=PATIENCE)
-                if done.code and "invalid job id" not in done.complaint.lower():
-                    raise build_error(done.complaint, Transient)
+                words = (f"--name={names.job(instance_id)}", *living)
+                await self._login.cancel(*words, seconds=PATIENCE)
                 told = True
             elif not any(job.lives or job.state == "COMPLETING" for job in jobs):
                 return
@@ -138,28 +134,17 @@ class Queue:
         """Return the end of what a job said, as the end of a sentence; empty when that cannot be seen."""
         try:
             folder = (await self.names()).folder(instance_id)
-            said = " ".join((await self._login.do("tail", folder)).split())
+            said = " ".join((await self._login.do("tail", folder)).said.split())
         except GridcloudError:
             return ""
         return f"; it said: {said[-400:]}" if said else ""
 
     async def account_of(self, ids: Sequence[str]) -> dict[str, str]:
         """Return what accounting says of jobs that left the queue, where there is accounting."""
-        ids = [one for one in ids if one.isdigit()]
-        if not ids:
-            return {}
-        try:
-            done = await self._login.run(
-                *("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobIDRaw,State,ExitCode"),
-                f"--jobs={','.join(ids)}",
-            )
-        except GridcloudError:
-            return {}
-        rows = (line.split("|") for line in done.said.splitlines())
+        numbers = [one for one in ids if one.isdigit()]
         return {
-            row[0]: f"job {row[0]} is {row[1].lower().replace('_', ' ')}, with exit code {row[2]}"
-            for row in rows
-            if len(row) == 3
+            job: f"job {job} is {state.lower().replace('_', ' ')}, with exit code {code}"
+            for job, state, code in await self._login.account_of(numbers, "JobIDRaw", "State", "ExitCode")
         }
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gridcloud.errors import Forbidden, NotFound
 from gridcloud.jobs.driver import Part, Stream
+from gridcloud.jobs.folders import part_of
 from gridcloud.jobs.frame import MARK, End, read_end
 
 __all__ = [
@@ -147,12 +148,8 @@ def _read(slip: Slip, names: Sequence[str], offset: int, most: int) -> Part:
         owner = pwd.getpwnam(slip.account).pw_uid if slip.account else os.geteuid()
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (owner, os.geteuid()) or found.st_nlink > 1:
             raise NotFound(f"{'/'.join(names)} of {slip.handle} is no file of its own.")
-        if offset < 0:
-            offset = max(0, found.st_size + offset)
-        if offset > found.st_size:  # it was cut meanwhile: its first half stays, and what follows is new
-            offset = found.st_size // 2
-        data = os.pread(descriptor, most, offset)
-        return Part(data, offset + len(data), found.st_size)
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return part_of(file, offset, most)
 
 
 def find_frame(slip: Slip) -> tuple[bool, Running | None]:

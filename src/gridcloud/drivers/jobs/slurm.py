@@ -8,33 +8,22 @@ not say it: out of time or memory by Slurm's own hand, preempted, a node lost.
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import re
 import secrets
 import shlex
-import tarfile
-import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
 
 from gridcloud.connections.model import LocalAddress
-from gridcloud.drivers.jobs.slurm_login import Facts, Login, SlurmJobsSettings
+from gridcloud.drivers.slurm_login import Directory, Login, LoginSettings
 from gridcloud.drivers.slurm_words import RUNNING, WAITING, build_error, format_time, parse_start
-from gridcloud.errors import (
-    Forbidden,
-    GridcloudError,
-    InvalidSettings,
-    NotFound,
-    Rejected,
-    Transient,
-    Unavailable,
-)
+from gridcloud.errors import GridcloudError, NotFound, Rejected, Transient, Unavailable
 from gridcloud.instances.model import Finding
+from gridcloud.instances.ssh_machine import Word
 from gridcloud.jobs.driver import (
-    HANDLE,
     JobContext,
     JobDriver,
     JobHolding,
@@ -47,12 +36,15 @@ from gridcloud.jobs.driver import (
     Stream,
     Submission,
 )
-from gridcloud.jobs.frame import MARK, read_end
+from gridcloud.jobs.folders import FOLDERS, Folders, Seen
+from gridcloud.jobs.frame import MARK
 from gridcloud.jobs.model import Cause
 from gridcloud.settings.request import Request
 
 __all__ = ["SlurmJobs", "SlurmJobsSettings", "render_script"]
 
+SECONDS = 20.0
+"""Seconds for a command."""
 MARGIN = 120
 """Seconds that Slurm's own limit lies behind the frame's, so that the frame can say what happened."""
 SPARE = 32
@@ -63,7 +55,6 @@ SEPARATOR = "\x1f"
 FORMAT = SEPARATOR.join(("%F", "%K", "%T", "%r", "%j"))
 """What squeue is asked for: job, element, state, reason, name."""
 
-FILES = {Stream.OUT: "out.log", Stream.ERR: "err.log", Stream.RESULT: "work/result.json"}
 CAUSES = {
     "TIMEOUT": Cause.TIME,
     "DEADLINE": Cause.TIME,
@@ -74,17 +65,20 @@ CAUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a job's folder says."""
+class SlurmJobsSettings(LoginSettings, SchedulerSettings):
+    """Settings of a cluster under Slurm, as what runs jobs."""
 
-    there: bool
-    begun: bool
-    token: str
-    index: str
-    job: str
-    """Slurm's own id with the element, ``17_3``; empty where it is not known that Slurm has it."""
-    end: str
+    directory: Directory = Field(
+        default="~/.gridcloud/jobs",
+        description="folder that login node and nodes share; the jobs' folders lie there",
+    )
+    partitions: tuple[Word, ...] = Field(
+        default=(),
+        description="partitions to use, the first that takes a job soonest; Slurm's default otherwise",
+    )
+    array: int = Field(
+        default=1000, ge=1, le=100_000, description="jobs in one array at most: Slurm's MaxArraySize - 1"
+    )
 
 
 class SlurmJobs(JobDriver):
@@ -95,14 +89,15 @@ class SlurmJobs(JobDriver):
 
     def __init__(self, settings: SchedulerSettings, context: JobContext) -> None:
         super().__init__(settings, context)
-        self._login = Login(self.settings, context)
+        self._login = Login(self.settings, context.connect, FOLDERS, seconds=SECONDS)
+        self._folders = Folders(self._login.do, self._base)
         self._unsaid: dict[str, float] = {}
         self._turn = asyncio.Lock()
 
     async def offer(self, request: Request, owner: str) -> JobOffer:
         """Ask Slurm when it would begin; see the contract."""
         try:
-            self._admit(owner, await self._facts())
+            self._login.admit(owner, await self._login.ready())
             if request.image:
                 return JobOffer(possible=False, why_not="Slurm has no images to choose from")
             _, start = await self._choose(request)
@@ -114,36 +109,36 @@ class SlurmJobs(JobDriver):
 
     async def submit(self, jobs: Sequence[Submission]) -> Mapping[str, str]:
         """Bring their folders, and submit those that need the same as one array; see the contract."""
-        facts = await self._facts()
+        facts = await self._login.ready()
         refused: dict[str, str] = {}
         groups: dict[tuple[str, ...], list[Submission]] = {}
         async with self._turn:
-            seen = await self._look([job.handle for job in jobs])
+            seen = await self._folders.look([job.handle for job in jobs])
             known = await self._queue() if any(one.token and not one.job for one in seen.values()) else {}
             for job in jobs:
                 before = seen[job.handle]
                 if before.job or before.end:
                     continue
-                if f"{before.token}_{before.index}" in known:  # Slurm's answer was lost
-                    await self._note({job.handle: known[f"{before.token}_{before.index}"][0]})
+                if (element := before.token.replace(" ", "_")) in known:  # Slurm's answer was lost
+                    await self._folders.tell("note", [f"{job.handle} {known[element][0]}"])
                     continue
                 try:
-                    self._admit(job.owner, facts)
+                    self._login.admit(job.owner, facts)
                     options, _ = await self._choose(job.request)
                     groups.setdefault(tuple(options), []).append(job)
                 except (Rejected, Unavailable) as error:
                     refused[job.handle] = str(error)
             for wanted, members in groups.items():
                 for first in range(0, len(members), self.settings.array):
-                    refused |= await self._submit(facts, wanted, members[first : first + self.settings.array])
+                    refused |= await self._submit(wanted, members[first : first + self.settings.array])
         return refused
 
     async def observe(self, handles: Sequence[str]) -> Mapping[str, JobObservation]:
         """Look at their folders, and ask Slurm once for all that have not ended; see the contract."""
         if not handles:
             return {}
-        seen = await self._look(handles)
-        open_ = [one for one in seen.values() if one.job and read_end(one.end.encode()) is None]
+        seen = await self._folders.look(handles)
+        open_ = [one for one in seen.values() if one.job and one.end is None]
         states = {job: state for job, state, _ in (await self._queue()).values()} if open_ else {}
         missing = {one.job for one in open_} - set(states)
         states |= await self._account_of(missing)
@@ -151,41 +146,30 @@ class SlurmJobs(JobDriver):
 
     async def cancel(self, handles: Sequence[str]) -> None:
         """Have none of them begin, and Slurm end those that have; see the contract."""
-        seen = await self._look(handles)
-        await self._login.do(
-            "claim", input=_lines(one for one in handles if seen[one].there and not seen[one].begun)
-        )
-        ids = [one.job for one in seen.values() if one.job and read_end(one.end.encode()) is None]
+        seen = await self._folders.look(handles)
+        waiting = (one for one in handles if seen[one].there and not seen[one].begun)
+        await self._folders.tell("claim", waiting)
+        ids = [one.job for one in seen.values() if one.job and one.end is None]
         for first in range(0, len(ids), 500):
-            done = await self._login.run("scancel", *ids[first : first + 500])
-            if done.code and "invalid job id" not in done.complaint.lower():
-                raise build_error(done.complaint, Transient)
+            await self._login.cancel(*ids[first : first + 500])
 
     async def remove(self, handles: Sequence[str]) -> None:
         """Remove their folders; see the contract."""
-        await self._login.do("remove", input=_lines(handles))
+        await self._folders.tell("remove", handles)
 
     async def holdings(self) -> Sequence[JobHolding]:
         """List the folders; see the contract."""
-        names = (await self._login.do("list")).text.split("\n")
-        return [JobHolding(handle=name) for name in names if re.fullmatch(HANDLE, name)]
+        return [JobHolding(handle=handle) for handle in await self._folders.handles()]
 
     async def logs(self, handle: str, stream: Stream, offset: int, most: int) -> Part:
         """Read from its folder; see the contract."""
-        if not re.fullmatch(HANDLE, handle):
-            raise NotFound(f"{handle!r:.60} is no handle.")
-        done = await self._login.do("part", f"{handle}/{FILES[stream]}", str(offset), str(most), bears=3)
-        if done.code:
-            raise NotFound(f"{handle} has no {FILES[stream]}.")
-        first, _, data = done.said.partition(b"\n")
-        begin, size = map(int, first.split())
-        return Part(data, begin + len(data), size)
+        return await self._folders.read(handle, stream, offset, most)
 
     async def place(self, handle: str) -> Place:
         """Return its folder; see the contract."""
-        if not (await self._look([handle]))[handle].there:
+        if not (await self._folders.look([handle]))[handle].there:
             raise NotFound(f"{self.context.provider} holds nothing of {handle:.60}.")
-        folder = f"{(await self._login.facts()).base}/{handle}/work"
+        folder = await self._folders.work(handle)
         address = self._login.address()
         if isinstance(address, LocalAddress):
             address = LocalAddress(directory=folder)
@@ -195,7 +179,7 @@ class SlurmJobs(JobDriver):
         """Tell of the login node, and what Slurm says there."""
         subject = self.context.provider
         try:
-            facts = await self._facts()
+            facts = await self._login.ready()
             found = [Finding(subject=subject, ok=True, message=f"{self._login.name} has {facts.slurm}")]
             if facts.root and not self.settings.allow_root:
                 message = f"the account on {self._login.name} is root"
@@ -223,11 +207,11 @@ class SlurmJobs(JobDriver):
         for partition in self.settings.partitions or ("",):
             options = self._options(request, partition)
             done = await self._login.run("sbatch", "--test-only", *options, input=b"#!/bin/sh\n")
-            start = parse_start(done.text + done.complaint)
+            start = parse_start(done.said + done.complaint)
             if start is not None:
                 found.append((start, options))
                 continue
-            error = build_error(done.text + done.complaint)
+            error = build_error(done.said + done.complaint)
             if isinstance(error, Transient) and not isinstance(error, Unavailable):
                 raise error
             if isinstance(error, Unavailable) or not isinstance(refusal, Unavailable):
@@ -253,70 +237,36 @@ class SlurmJobs(JobDriver):
                 words.append(f"--{name}={value}")
         return words
 
-    async def _submit(
-        self, facts: Facts, options: Sequence[str], jobs: Sequence[Submission]
-    ) -> dict[str, str]:
+    async def _submit(self, options: Sequence[str], jobs: Sequence[Submission]) -> dict[str, str]:
         """Bring folders and submit one array; return why it was refused, for each of its jobs."""
-        token = secrets.token_hex(8)
-        with tempfile.TemporaryDirectory(dir=self.context.folder) as folder:
-            packed = Path(folder) / "jobs.tar"
-            await asyncio.to_thread(_pack, packed, token, jobs)
-            await self._login.do("lay", token, input=packed)
+        token, base = secrets.token_hex(8), await self._base()
+        marks = {job.handle: {"token": f"{token} {index}\n".encode()} for index, job in enumerate(jobs)}
+        await self._folders.lay(token, jobs, self.context.folder, marks)
         handles = [job.handle for job in jobs]
         words = (
             *("sbatch", "--parsable", f"--job-name=gridcloud-{token}"),
             f"--comment=gridcloud:{self.context.installation}:{self.context.provider}",
             # Nothing of our own environment; the account's own is read on the node.
-            *("--export=NONE", f"--chdir={facts.base}", "--output=/dev/null"),
+            *("--export=NONE", f"--chdir={base}", "--output=/dev/null"),
             f"--array=0-{len(handles) - 1}",
             *options,
         )
-        script = render_script(facts.base, handles, self.settings.environment, self.settings.before)
+        script = render_script(base, handles, self.settings.environment, self.settings.before)
         done = await self._login.run(*words, input=script.encode(), seconds=60)
-        job = done.text.strip().partition(";")[0]
+        job = done.said.strip().partition(";")[0]
         if done.code or not job.isdigit():
             error = build_error(done.complaint)
             if isinstance(error, Transient):
                 raise error
             return dict.fromkeys(handles, str(error))
-        await self._note({handle: f"{job}_{index}" for index, handle in enumerate(handles)})
+        await self._folders.tell("note", [f"{handle} {job}_{index}" for index, handle in enumerate(handles)])
         return {}
-
-    async def _note(self, jobs: Mapping[str, str]) -> None:
-        await self._login.do("note", input=_lines(f"{handle} {job}" for handle, job in jobs.items()))
-
-    def _admit(self, owner: str, facts: Facts) -> None:
-        if facts.root and not self.settings.allow_root:
-            raise Forbidden(
-                f"The account on {self._login.name} is root.", remedy="Log in as another, or set allow_root."
-            )
-        if owner != facts.user and owner not in self.settings.users and not self.settings.share_account:
-            raise Forbidden(
-                f"Jobs on {self._login.name} run as {facts.user}, and {owner!r:.60} would share its files.",
-                remedy="Name who may in 'users' of this scheduler, or set share_account.",
-            )
 
     # Looking -------------------------------------------------------------------------------------------------
 
-    async def _facts(self) -> Facts:
-        facts = await self._login.facts()
-        if not facts.slurm:
-            raise InvalidSettings(
-                f"{self._login.name}: sbatch is not found there, or does not work.",
-                remedy="Set 'login' to a login node; name variables such as SLURM_CONF in 'environment'.",
-            )
-        return facts
-
-    async def _look(self, handles: Sequence[str]) -> dict[str, _Seen]:
-        known = [handle for handle in handles if re.fullmatch(HANDLE, handle)]
-        found = dict.fromkeys(handles, _Seen(False, False, "", "", "", ""))
-        said = (await self._login.do("look", input=_lines(known))).text if known else ""
-        for line in said.split("\n"):
-            words = line.split(SEPARATOR)
-            if len(words) == 5 and words[0] in found:
-                token, _, index = words[2].partition(" ")
-                found[words[0]] = _Seen(bool(words[1]), words[1] == "begun", token, index, words[3], words[4])
-        return found
+    async def _base(self) -> str:
+        base = (await self._login.facts()).within(self.settings.directory)
+        return f"{base}/{self.context.installation}/{self.context.provider}"
 
     async def _queue(self) -> dict[str, tuple[str, str, str]]:
         """Return our jobs that Slurm shows, by token and element: id with the element, state, reason."""
@@ -327,7 +277,7 @@ class SlurmJobs(JobDriver):
         if done.code:
             raise build_error(done.complaint, Transient)
         found = {}
-        for line in done.text.split("\n"):
+        for line in done.said.split("\n"):
             words = line.split(SEPARATOR)
             if len(words) == 5 and words[4].startswith("gridcloud-"):
                 token = words[4].removeprefix("gridcloud-")
@@ -336,24 +286,14 @@ class SlurmJobs(JobDriver):
 
     async def _account_of(self, ids: set[str]) -> dict[str, str]:
         """Return the states of jobs that left the queue, where there is accounting."""
-        if not ids:
-            return {}
-        try:
-            done = await self._login.run(
-                *("sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State"),
-                f"--jobs={','.join(sorted({one.partition('_')[0] for one in ids}))}",
-            )
-        except GridcloudError:
-            return {}
-        rows = (line.split("|") for line in done.text.splitlines())
-        return {row[0]: row[1].partition(" ")[0] for row in rows if len(row) == 2 and row[0] in ids}
+        rows = await self._login.account_of((one.partition("_")[0] for one in ids), "JobID", "State")
+        return {job: state.partition(" ")[0] for job, state in rows if job in ids}
 
-    def _observation(self, handle: str, seen: _Seen, states: Mapping[str, str]) -> JobObservation:
+    def _observation(self, handle: str, seen: Seen, states: Mapping[str, str]) -> JobObservation:
         if not seen.there:
             return JobObservation(phase=Phase.GONE)
         state = states.get(seen.job, "")
-        end = read_end(seen.end.encode())
-        if end is not None:
+        if (end := seen.end) is not None:
             cause = CAUSES.get(state, end.cause) if end.why == "stopped" else end.cause
             return JobObservation(phase=Phase.ENDED, end=end, cause=cause, detail=end.describe(), begun=True)
         if state in WAITING:
@@ -381,32 +321,3 @@ def render_script(base: str, handles: Sequence[str], environment: Mapping[str, s
     lines += [f"set -- {' '.join(handles)}", 'shift "$SLURM_ARRAY_TASK_ID"', f'export {MARK}="$1"']
     lines.append(f'exec sh {shlex.quote(base)}/"$1"/frame {shlex.quote(base)}/"$1"')
     return "\n".join(lines) + "\n"
-
-
-def _pack(target: Path, token: str, jobs: Sequence[Submission]) -> None:
-    """Write an archive with a folder for each job."""
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
-        for index, job in enumerate(jobs):
-            files = {**job.files, "token": f"{token} {index}\n".encode()}
-            folders = {f"{job.handle}", f"{job.handle}/work"}
-            for name in (*files, *job.inputs):
-                parts = f"{job.handle}/{name}".split("/")[:-1]
-                folders |= {"/".join(parts[: count + 1]) for count in range(len(parts))}
-            for name in sorted(folders):
-                member = tarfile.TarInfo(name)
-                member.type, member.mode = tarfile.DIRTYPE, 0o700
-                archive.addfile(member)
-            for name, content in files.items():
-                member = tarfile.TarInfo(f"{job.handle}/{name}")
-                member.size, member.mode = len(content), 0o600
-                archive.addfile(member, io.BytesIO(content))
-            for name, source in job.inputs.items():
-                found = source.stat()
-                member = tarfile.TarInfo(f"{job.handle}/{name}")
-                member.size, member.mode = found.st_size, 0o700 if found.st_mode & 0o100 else 0o600
-                with source.open("rb") as file:
-                    archive.addfile(member, file)
-
-
-def _lines(words: Iterable[str]) -> bytes:
-    return "".join(f"{one}\n" for one in words).encode()

@@ -1,8 +1,6 @@
 # What the `slurm` provider does on a login node, beside Slurm's own commands: sh -c TEXT gridcloud VERB [WORD…]
 #
 # Fixed text for any POSIX sh; all values come as words, what is secret by standard input.
-#   facts PROGRAM             lines `name value`: user, uid, home, path of the program (or none), Slurm's version,
-#                             what it complains of
 #   prepare FOLDER [HOME]     make both, for us alone; standard input: a token in the first line, then authorities
 #   list FOLDER               the names of what lies there
 #   tail FOLDER               the end of what its job said
@@ -15,17 +13,6 @@ export LC_ALL=C
 verb=$1
 shift
 case $verb in
-facts)
-    echo "user $(id -un)"
-    echo "uid $(id -u)"
-    echo "home $(cd -- "$HOME" && pwd)"
-    echo "program $(command -v -- "$1" 2>/dev/null)"
-    if command -v sbatch >/dev/null; then
-        # It may fail for long: once is enough. What it warns of comes before the version.
-        if said=$(sbatch --version 2>&1); then field=slurm; else field=complaint; fi
-        echo "$field $(printf '%s\n' "$said" | tail -n 1)"
-    fi
-    ;;
 prepare)
     if [ -L "$1" ]; then # another job of this account may have put it there
         echo "$1 is a link" >&2
