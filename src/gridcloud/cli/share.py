@@ -154,10 +154,7 @@ async def edit(
             keys=tuple(key) if key is not None else None,
         )
         changed = await client.shares.edit(before.id, change)
-    if frame.json:
-        frame.show(changed)
-    else:
-        error_console().print(f"Changed {plain(changed.name or changed.id)}.")
+    frame.tell(changed, f"Changed {changed.name or changed.id}.")
 
 
 @app.command("revoke")
@@ -166,10 +163,7 @@ async def revoke(frame: Frame, share: Name) -> None:
     """Make a link worthless at once, and cut off whoever is there."""
     async with await frame.connect() as client:
         revoked = await client.shares.revoke(share)
-    if frame.json:
-        frame.show(revoked)
-    else:
-        error_console().print(f"Revoked {plain(revoked.name or revoked.id)}.")
+    frame.tell(revoked, f"Revoked {revoked.name or revoked.id}.")
 
 
 @app.command("log")
@@ -198,14 +192,9 @@ def serve(frame: Frame) -> None:
 
 
 async def _serve(frame: Frame) -> None:
-    import asyncio
-    import signal
+    from gridcloud.service.process import owning, until_stopped
 
-    from gridcloud.service.process import owning
-
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    stopped = until_stopped()
     async with owning(frame.settings_file(), frame.data_folder) as house:
         if not house.gateway.url:
             await house.gateway.open()
