@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import asyncssh
@@ -21,11 +22,13 @@ from gridcloud.data.shares import Made, Shares, Wish
 from gridcloud.data.webdoor import WebDoor
 from gridcloud.drivers.storages.local import LocalSettings, LocalStorage
 from gridcloud.errors import Conflict, GridcloudError
+from gridcloud.files.filesystem import ShareFileSystem
 from gridcloud.store import open_store
 from gridcloud.testing.storages import StorageContract
 
 __all__ = [
     "RW",
+    "Gateway",
     "ObjectStoreContract",
     "SFTPAddress",
     "ask",
@@ -33,8 +36,11 @@ __all__ = [
     "open_sftp",
     "open_shares",
     "open_web",
+    "opened_files",
     "run",
 ]
+
+T = TypeVar("T")
 
 RW = Wish(rights=Rights.READ_WRITE)
 
@@ -44,6 +50,8 @@ async def open_shares(folder: Path, clock: Clock | None = None) -> AsyncIterator
     """Give shares whose folders are paths of this computer."""
     clock = clock or SystemClock()
     store = await open_store(folder / "store.sqlite", clock)
+    # Its threads for reading begin here: they are not to be taken for what a test left.
+    await asyncio.gather(*(store.last_seq() for _ in range(8)))
 
     async def storage_of(share: Share) -> Storage:
         return LocalStorage(LocalSettings(driver="local", path=Path(share.folder)))
@@ -112,6 +120,75 @@ def ask(url: str) -> aiohttp.ClientSession:
     """Return a session of plain requests that leaves nothing open."""
     connector = aiohttp.TCPConnector(force_close=True, resolver=aiohttp.ThreadedResolver())
     return aiohttp.ClientSession(url, connector=connector)
+
+
+class Gateway:
+    """Doors of their own in a thread, for tests that wait: a shared folder, and the link to it."""
+
+    def __init__(self, folder: Path, certificate: ssl.SSLContext | None = None) -> None:
+        self.folder = folder / "shared"
+        self.link = ""
+        """HOST/s/SECRET, to read and write by."""
+        self.sftp: SFTPAddress
+        self.shares: Shares
+        self._place = folder
+        self._certificate = certificate
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._over = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="pytest gateway")
+
+    @property
+    def secret(self) -> str:
+        return self.link.rpartition("/")[2]
+
+    def make(self, **wished: Any) -> str:
+        """Return another link to the same folder, HOST/s/SECRET."""
+        made = self.do(make(self.shares, self.folder, Wish(**wished)))
+        return f"{self.link.rpartition('/')[0]}/{made.secret}"
+
+    def moved(self) -> int:
+        """Return the bytes that went by the first link."""
+        return self.shares._moved.get(self._first, 0)
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def __enter__(self) -> Gateway:
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        async with (
+            open_shares(self._place) as self.shares,
+            open_web(self.shares, certificate=self._certificate) as url,
+            open_sftp(self.shares, self._place) as self.sftp,
+        ):
+            made = await make(self.shares, self.folder, RW)
+            self._first = made.share.id
+            self.link = f"{url.partition('://')[2]}/s/{made.secret}"
+            self._ready.set()
+            await self._over.wait()
+
+
+@contextlib.contextmanager
+def opened_files(**options: Any) -> Iterator[ShareFileSystem]:
+    """Give a file system of shares whose connections are closed with it."""
+    files = ShareFileSystem(**options)
+    try:
+        yield files
+    finally:
+        files.close()
 
 
 async def make(shares: Shares, folder: Path, wish: Wish | None = None) -> Made:

@@ -101,7 +101,10 @@ def lock_part(descriptor: int, path: Names) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Conflict(f"{show(path)} is being uploaded by somebody with the same token.") from error
+        raise Conflict(
+            f"{show(path)} is being uploaded by somebody with the same token.",
+            details={"status": 503, "seconds": 1},  # who was cut off, and comes again before we know
+        ) from error
     if not os.fstat(descriptor).st_nlink:
         raise Conflict(f"The upload of {show(path)} with this token has just ended.")
 

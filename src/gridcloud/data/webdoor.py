@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import logging
 import ssl
 from functools import partial
@@ -17,11 +18,19 @@ from aiohttp import web
 from gridcloud.clock import Clock
 from gridcloud.data.driver import Entry
 from gridcloud.data.model import Door
-from gridcloud.data.paths import Names, from_url, show
+from gridcloud.data.paths import Names, from_url, show, to_url
 from gridcloud.data.shares import Knock, Shares
 from gridcloud.data.visits import Visit
 from gridcloud.data.webdav import METHODS, Request, guarded
-from gridcloud.data.webfiles import SAFE, answer_file, http_date, receive_file, tell_upload, upload_token
+from gridcloud.data.webfiles import (
+    SAFE,
+    answer_file,
+    broken,
+    http_date,
+    receive_file,
+    tell_upload,
+    upload_token,
+)
 from gridcloud.data.weblocks import Locks
 from gridcloud.data.webpage import POLICY, render
 from gridcloud.errors import GridcloudError, InvalidRequest, NotAuthenticated, NotFound, PortTaken, Throttled
@@ -177,6 +186,8 @@ class WebDoor:
             return web.Response(
                 status=301, headers={"Location": asked.href(path, entry).rstrip("/") + "/", **SAFE}
             )
+        if "application/x-ndjson" in request.headers.get("Accept", ""):
+            return await _lines(request, visit, path)
         if "application/json" in request.headers.get("Accept", ""):
             return web.json_response(await _listing(visit, path), headers=SAFE)
         page = await render(visit, path, asked.prefix)
@@ -201,9 +212,30 @@ async def _listing(visit: Visit, path: Names) -> dict[str, object]:
     return {"entries": sorted(entries, key=lambda one: str(one["name"]))}
 
 
+async def _lines(request: web.BaseRequest, visit: Visit, path: Names) -> web.StreamResponse:
+    """Tell a folder of any size: an entry a line, in no order."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **SAFE})
+    found = visit.scan(path)
+    first: list[Entry] = await anext(found, [])  # what is wrong is known before we answer
+    try:
+        await response.prepare(request)
+        await response.write(_written(first))
+        async for batch in found:
+            await response.write(_written(batch))
+        await response.write_eof()
+    except (GridcloudError, OSError) as error:
+        raise broken(request, error) from error
+    return response
+
+
+def _written(batch: list[Entry]) -> bytes:
+    return "".join(f"{json.dumps(_told(one))}\n" for one in batch).encode()
+
+
 def _told(one: Entry) -> dict[str, object]:
     return {
         "name": one.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "href": to_url((one.name,)),
         "folder": one.folder,
         "size": one.size,
         "modified": http_date(one.modified),
@@ -240,7 +272,7 @@ def _refusal(request: web.BaseRequest, error: GridcloudError) -> web.Response:
         headers["X-Gridcloud-Limit"] = str(limit)
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Basic realm="Shared folder", charset="UTF-8"'
-    if isinstance(error, Throttled):
+    if isinstance(error, Throttled) or status == 503:
         headers["Retry-After"] = str(error.details.get("seconds", 60))
     response = web.Response(status=status, text=f"{error}\n", headers=headers)
     if request.can_read_body:  # what was not read of it would be taken for the next request
