@@ -122,6 +122,14 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest
             files.cat_file(f"{path}b")
 
 
+def test_options_by_the_environment(tmp_path: Path) -> None:
+    code = "import fsspec; files = fsspec.filesystem('share'); print(files._cache._folder, files._ca)"
+    told = {"FSSPEC_SHARE_CACHE": "1", "FSSPEC_SHARE_CA": "/etc/ca.pem", "XDG_CACHE_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env={**os.environ, **told}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"{tmp_path}/gridcloud/shares", "/etc/ca.pem"]
+
+
 def test_folder_is_ours_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(Untrusted):

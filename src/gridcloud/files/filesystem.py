@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 from fsspec.asyn import AsyncFileSystem, sync, sync_wrapper
 from fsspec.callbacks import DEFAULT_CALLBACK
 
+from gridcloud.errors import NotFound
 from gridcloud.files.cache import DiskCache, cache_folder
 from gridcloud.files.handles import AsyncReader, AsyncWriter, ShareReader, ShareWriter
 from gridcloud.files.links import Place, find_place
@@ -62,14 +63,18 @@ class ShareFileSystem(AsyncFileSystem):  # type: ignore[misc]
         self._wire = Wire(connections)
         self._cache: DiskCache | None = None
         if cache or offline != "never":
-            folder = cache_folder() if cache is True or not cache else Path(cache)
+            usual = not cache or str(cache).lower() in ("1", "true", "yes")  # as the environment has it
+            folder = cache_folder() if usual else Path(cache)  # type: ignore[arg-type]
             self._cache = DiskCache(self._wire, folder, int(cache_size), offline)
         if not self.asynchronous:
             weakref.finalize(self, _close, self.loop, self._wire)
 
     def place(self, path: str) -> Place:
         """Return what a path means. Raises FileNotFoundError for a link that is not known here."""
-        return find_place(self._strip_protocol(path), self._password, self._ca, self._tls)
+        try:
+            return find_place(self._strip_protocol(path), self._password, self._ca, self._tls)
+        except NotFound as error:
+            raise FileNotFoundError(errno.ENOENT, str(error)) from error
 
     async def _close(self) -> None:
         await self._wire.close()
