@@ -35,6 +35,8 @@ class _Raw(io.RawIOBase):
         self._files = files
         self._reading = reading
         self._at = 0
+        self._first = 0
+        self._span = bytearray()
 
     def readable(self) -> bool:
         return True
@@ -54,7 +56,12 @@ class _Raw(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = sync(self._files.loop, self._reading.read, self._at, len(view))
+        if not len(view) or self._at >= self._reading.entry.size:
+            return 0
+        if not self._first <= self._at < self._first + len(self._span):
+            self._first, self._span = sync(self._files.loop, self._reading.span, self._at, len(view))
+        # What is here already needs no loop to be asked; a reader asks again for what is missing.
+        data = memoryview(self._span)[self._at - self._first : self._at - self._first + len(view)]
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -62,6 +69,7 @@ class _Raw(io.RawIOBase):
     def readall(self) -> bytes:
         data = sync(self._files.loop, self._reading.read, self._at, self._reading.entry.size)
         self._at += len(data)
+        self._first, self._span = 0, bytearray()  # its memory may be used again
         return bytes(data)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from gridcloud.files.links import Place
@@ -39,6 +39,7 @@ class Reading:
         self._block = block
         self._window = FIRST
         self._spans: list[_Span] = []
+        self._free: list[bytearray] = []
         self._next = 0
         self.entry = Entry(False, 0, 0.0, "")
 
@@ -54,46 +55,59 @@ class Reading:
             self._spans = [_Span(0, len(begun), asyncio.ensure_future(_have(begun)))]
         return begun is not None
 
-    async def read(self, first: int, count: int) -> bytes | bytearray | memoryview:
-        """Return up to ``count`` bytes from ``first``; fewer only at the end. Raises OSError with ESTALE if changed."""
+    async def read(self, first: int, count: int) -> bytes | memoryview:
+        """Return up to ``count`` bytes from ``first``; fewer only at the end. Raises OSError with ESTALE if changed.
+
+        A view is good until the next call.
+        """
         count = max(0, min(count, self.entry.size - first))
         if not count:
             return b""
         if count >= 2 * self._block:
-            whole = bytearray(count)
-            await self.fill(memoryview(whole), first)
-            self._next = first + count
-            return whole
+            return await self._whole(first, count)
         found: list[memoryview] = []
-        sequential = first == self._next
-        self._window = min(self._block, self._window * 2) if sequential else FIRST
-        position = first
-        while position < first + count:
-            span = self._find(position, first + count - position)
-            data = await self._await(span)
-            piece = memoryview(data)[position - span.first : first + count - span.first]
-            found.append(piece)
-            position += len(piece)
-        self._next = position
-        if sequential:
-            self._look_ahead(position)
+        end = first + count
+        while first < end:
+            at, data = await self.span(first, end - first)
+            found.append(memoryview(data)[first - at : end - at])
+            first += len(found[-1])
         return found[0] if len(found) == 1 else b"".join(found)
 
-    async def fill(self, view: memoryview, first: int) -> None:
-        """Fill a buffer with what begins at ``first``, by several requests at the same time."""
-        places = iter(range(0, len(view), self._block))
+    async def span(self, position: int, wanted: int) -> tuple[int, bytearray]:
+        """Return a piece of the file in which ``position`` lies, and where it begins; have what follows come.
+
+        It is good until the next call. ``wanted``: bytes that are needed from there on. Raises what `read` raises.
+        """
+        sequential = position == self._next
+        if (span := self._find(position)) is None:
+            self._window = min(self._block, self._window * 2) if sequential else FIRST
+            span = self._begin_span(position, min(self._block, max(wanted, self._window)))
+        data = await self._await(span)
+        if sequential or span.end == self._next:
+            self._look_ahead(span)
+        self._next = span.end
+        return span.first, data
+
+    async def _whole(self, first: int, count: int) -> bytes:
+        """Return many blocks, by several requests at the same time."""
+        places = list(range(first, first + count, self._block))
+        pieces: list[list[bytes]] = [[] for _ in places]
+        numbers = iter(range(len(places)))
 
         async def work() -> None:
-            for offset in places:  # which the workers share
-                await self._fetch(view[offset : offset + self._block], first + offset)
+            for number in numbers:  # which the workers share
+                size = min(self._block, first + count - places[number])
+                await self._pull(places[number], size, pieces[number].append)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(AHEAD, -(-len(view) // self._block))):
+            for _ in range(AHEAD):
                 group.create_task(work())
+        self._next = first + count
+        return b"".join(piece for block in pieces for piece in block)
 
-    async def blocks(self, first: int = 0) -> AsyncIterator[bytes | bytearray | memoryview]:
+    async def blocks(self, first: int = 0) -> AsyncIterator[bytes | memoryview]:
         """Yield all from ``first`` on, block by block."""
-        self._next, self._window = first, self._block
+        self._next, self._window = first, self._block // 2
         while first < self.entry.size:
             data = await self.read(first, self._block)
             yield data
@@ -107,33 +121,40 @@ class Reading:
         if spans:
             await asyncio.wait([span.task for span in spans])
 
-    def _find(self, position: int, wanted: int) -> _Span:
-        for span in self._spans:
-            if span.first <= position < span.end:
-                return span
-        return self._begin_span(position, max(wanted, self._window))
+    def _find(self, position: int) -> _Span | None:
+        return next((one for one in self._spans if one.first <= position < one.end), None)
 
-    def _look_ahead(self, position: int) -> None:
-        """Have the next blocks come, and forget those that lie behind."""
-        keep = [one for one in self._spans if one.end > position - self._block]
+    def _look_ahead(self, current: _Span) -> None:
+        """Have the next spans come, and forget those that lie behind; their memory is used again."""
+        keep = [one for one in self._spans if one is current or one.first >= current.end]
         for one in self._spans:
             if one not in keep:
-                one.task.cancel()
+                self._forget(one)
         self._spans = keep
-        if self._window < self._block:
-            return
-        end = max([position, *(one.end for one in keep)])
-        while end < min(self.entry.size, position + AHEAD * self._block):
-            end = self._begin_span(end, self._block).end
+        self._window = min(self._block, self._window * 2)
+        end = max(one.end for one in keep)
+        limit = current.end + (AHEAD * self._block if self._window == self._block else self._window)
+        while end < min(self.entry.size, limit):
+            end = self._begin_span(end, self._window).end
 
     def _begin_span(self, first: int, count: int) -> _Span:
         count = min(count, self.entry.size - first)
-        data = bytearray(count)
+        data = self._free.pop() if count == self._block and self._free else bytearray(count)
         span = _Span(first, first + count, asyncio.ensure_future(self._filled(data, first)))
         span.task.add_done_callback(heard)
-        del self._spans[: -2 * AHEAD]  # of who jumps about: the last few
+        for one in self._spans[: -2 * AHEAD]:  # of who jumps about: the last few
+            self._forget(one)
+        del self._spans[: -2 * AHEAD]
         self._spans.append(span)
         return span
+
+    def _forget(self, span: _Span) -> None:
+        if not span.task.done():
+            span.task.cancel()
+        elif not span.task.cancelled() and span.task.exception() is None:
+            data = span.task.result()
+            if len(data) == self._block and len(self._free) < AHEAD:
+                self._free.append(data)
 
     async def _await(self, span: _Span) -> bytearray:
         try:
@@ -144,7 +165,15 @@ class Reading:
             raise
 
     async def _filled(self, data: bytearray, first: int) -> bytearray:
-        await self._fetch(memoryview(data), first)
+        view = memoryview(data)
+        at = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal at
+            view[at : at + len(piece)] = piece
+            at += len(piece)
+
+        await self._pull(first, len(data), take)
         return data
 
     async def _begin(self, tag: str) -> bytearray | None:
@@ -164,15 +193,15 @@ class Reading:
             self.entry = entry_of(answer.headers, int(size[1]) if size else len(data))
             return data
 
-    async def _fetch(self, view: memoryview, first: int) -> None:
-        """Fill a buffer by one request, or by more where the connection breaks: each goes on where the last ended."""
+    async def _pull(self, first: int, count: int, take: Callable[[bytes], object]) -> None:
+        """Hand a range on as it comes, by one request, or more where the connection breaks: each goes on there."""
         done = 0
 
         async def work() -> None:
             nonlocal done
-            if done == len(view):
+            if done == count:
                 return
-            span = f"bytes={first + done}-{first + len(view) - 1}"
+            span = f"bytes={first + done}-{first + count - 1}"
             match = {"If_Match": f'"{self.entry.tag}"'} if self.entry.tag else {}
             async with self._wire.ask("GET", self._place, Range=span, **match) as answer:
                 if answer.status in (412, 416, 200):
@@ -182,9 +211,9 @@ class Reading:
                 if answer.status != 206:
                     raise await refusal(answer, self._place)
                 async for data in answer.content.iter_any():
-                    view[done : done + len(data)] = data
+                    take(data)
                     done += len(data)
-            if done < len(view):
+            if done < count:
                 raise ConnectionResetError("the answer was short")
 
         await again(work, self._place, lambda: done)

@@ -38,13 +38,16 @@ class Writing:
         self._part = part
         self._token = secrets.token_hex(16)
         self._buffer = bytearray()
+        self._filled = 0
+        self._spare = bytearray()
+        """What was sent: fresh memory costs more than copying into it."""
         self._sent = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def size(self) -> int:
         """Bytes that were written."""
-        return self._sent + len(self._buffer)
+        return self._sent + self._filled
 
     @property
     def shown(self) -> str:
@@ -55,24 +58,27 @@ class Writing:
         """Add bytes. Raises what went wrong with those before, after which nothing helps but `abort`."""
         view = memoryview(data).cast("B")
         while view:
-            if len(self._buffer) >= self._part:  # never the last: the last request says how long it all is
+            if self._filled >= self._part:  # never the last: the last request says how long it all is
                 await self._settle()
-                part, self._buffer = self._buffer, bytearray()
-                self._task = asyncio.create_task(self._send(part, self._sent))
+                part, self._buffer, self._spare = self._buffer, self._spare, self._buffer
+                self._task = asyncio.create_task(self._send(memoryview(part), self._sent))
                 self._task.add_done_callback(heard)
-                self._sent += len(part)
-            taken = min(len(view), self._part - len(self._buffer))
-            self._buffer += view[:taken]
+                self._sent += self._part
+                self._filled = 0
+            taken = min(len(view), self._part - self._filled)
+            self._buffer[self._filled : self._filled + taken] = view[:taken]
+            self._filled += taken
             view = view[taken:]
 
     async def finish(self) -> None:
         """Let the file appear. Raises FileExistsError where it is to be new and is not, PermissionError, OSError."""
         await self._settle()
+        rest = memoryview(self._buffer)[: self._filled]
         if not self._sent:
-            await put(self._wire, self._place, self._buffer, fresh=self._fresh)
+            await put(self._wire, self._place, rest, fresh=self._fresh)
         else:
-            await self._send(self._buffer, self._sent, self.size)
-        self._sent, self._buffer = self.size, bytearray()
+            await self._send(rest, self._sent, self.size)
+        self._sent, self._filled = self.size, 0
 
     async def abort(self) -> None:
         """Forget it: the server does so too, after a day at the latest."""
@@ -80,14 +86,14 @@ class Writing:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        self._buffer = bytearray()
+        self._filled = 0
 
     async def _settle(self) -> None:
         task, self._task = self._task, None
         if task is not None:
             await task
 
-    async def _send(self, part: bytearray, first: int, size: int | None = None) -> None:
+    async def _send(self, part: memoryview, first: int, size: int | None = None) -> None:
         when = time.time()
 
         async def work() -> None:
