@@ -166,6 +166,30 @@ async def revoke(frame: Frame, share: Name) -> None:
     frame.tell(revoked, f"Revoked {revoked.name or revoked.id}.")
 
 
+@app.command("sign")
+@framed
+async def sign(
+    frame: Frame,
+    share: Name,
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The file, by its path in the share.")],
+    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="How long the URL works.")] = "1h",
+) -> None:
+    """Print a URL by which one file can be read, without the link or its password, by whoever has it."""
+    from gridcloud.settings import parse_duration
+
+    try:
+        seconds = parse_duration(expires)
+    except ValueError as error:
+        raise InvalidRequest(f"--expires: {error}.") from None
+    async with await frame.connect() as client:
+        signed = await client.shares.sign(share, path, seconds=seconds)
+    if frame.json:
+        frame.show(signed)
+        return
+    error_console().print(f"It works until {signed.expires:%Y-%m-%d %H:%M:%S} UTC.")
+    print(signed.url or signed.path)
+
+
 @app.command("log")
 @framed
 async def log(frame: Frame, share: Name) -> None:

@@ -7,7 +7,10 @@ import base64
 import binascii
 import json
 import logging
+import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -17,6 +20,7 @@ from aiohttp import web
 
 from gridcloud.clock import Clock
 from gridcloud.data.driver import Entry
+from gridcloud.data.links import PREFIX
 from gridcloud.data.model import Door
 from gridcloud.data.paths import Names, from_url, show, to_url
 from gridcloud.data.shares import Knock, Shares
@@ -105,6 +109,8 @@ class WebDoor:
             request.task.add_done_callback(self._busy.discard)
         path, _, _ = _path_of(request).partition("?")
         try:
+            if path.startswith("/f/"):
+                return await self._serve_signed(request, path)
             if not path.startswith("/s/"):
                 return self._own(request, path)
             _, _, secret, *rest = path.split("/", 3)
@@ -133,18 +139,27 @@ class WebDoor:
         door = Door.WEBDAV if request.method in _DAV else Door.HTTPS
         address = request.remote or ""
         visit = await self._shares.admit(Knock(door, address, secret, _password(request)))
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        release = visit.on_cut(id(request), partial(_abort, transport, asyncio.current_task()))
-        try:
+        with _cut_by(visit, request):
             asked = Request(
                 request, visit, from_url(rest), prefix, self._locks_of(visit), slash=path.endswith("/")
             )
             visit.check()
             return await self._do(asked)
-        finally:
-            release()
+
+    async def _serve_signed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Answer what was signed: one file, to be read."""
+        match = re.fullmatch(r"/f/([a-z2-7]{32})/(\d{1,11})/([\w-]{43})/(.+)", path, re.ASCII)
+        if match is None:
+            return web.Response(status=404, text="There is nothing here.", headers=SAFE)
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, headers={"Allow": "GET, HEAD", **SAFE})
+        names = from_url(match[4])
+        share_id = f"{PREFIX}{match[1]}"
+        visit = await self._shares.admit_signed(
+            request.remote or "", share_id, int(match[2]), match[3], names
+        )
+        with _cut_by(visit, request):
+            return await answer_file(request, visit, names)
 
     async def _do(self, asked: Request) -> web.StreamResponse:
         request, visit, path = asked.request, asked.visit, asked.path
@@ -241,6 +256,19 @@ def _told(one: Entry) -> dict[str, object]:
         "modified": http_date(one.modified),
         "tag": one.tag,
     }
+
+
+@contextmanager
+def _cut_by(visit: Visit, request: web.BaseRequest) -> Iterator[None]:
+    """Have a request cut off when its visit ends before its time."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    release = visit.on_cut(id(request), partial(_abort, transport, asyncio.current_task()))
+    try:
+        yield
+    finally:
+        release()
 
 
 def _path_of(request: web.BaseRequest) -> str:
