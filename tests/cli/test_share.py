@@ -94,7 +94,10 @@ def test_from_link_to_log(share: Run, tmp_path: Path) -> None:
     assert get(f"{url}a") == (200, "hello")
     assert re.search("read /a, (5|10) bytes", share("log", "foam"))
     assert "foam" in share("list")
+    signed = share("sign", "foam", "a", "--expires", "5min").strip()
+    assert get(signed) == (200, "hello")
     share("revoke", "foam")
+    assert get(signed)[0] == 404
     assert get(f"{url}a") == (404, "This link was revoked by its owner.\n")
     assert "foam" not in share("list")
 

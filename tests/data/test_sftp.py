@@ -5,73 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import pytest
 
 from gridcloud.data.model import Rights
-from gridcloud.data.sftp import SFTPDoor
 from gridcloud.data.shares import Shares, Wish
-from tests.data.parts import make, open_shares, run
-
-RW = Wish(rights=Rights.READ_WRITE)
+from tests.data.parts import RW, SFTPAddress, make, run
 
 
-class Door:
-    """The open door and what a client needs to know of it."""
-
-    def __init__(self, port: int, known_hosts: Path) -> None:
-        self.port = port
-        self.known_hosts = known_hosts
-
-    def connect(self, secret: str, **options: Any) -> Any:
-        return asyncssh.connect(
-            "127.0.0.1",
-            self.port,
-            username=secret,
-            known_hosts=str(self.known_hosts),
-            **({"client_keys": None} | options),
-        )
-
-    @property
-    def options(self) -> list[str]:
-        return [
-            f"-oUserKnownHostsFile={self.known_hosts}",
-            "-oStrictHostKeyChecking=yes",
-            "-oIdentityAgent=none",
-        ]
-
-
-@pytest.fixture
-async def shares(tmp_path: Path) -> AsyncIterator[Shares]:
-    async with open_shares(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def door(shares: Shares, tmp_path: Path) -> AsyncIterator[Door]:
-    opened = SFTPDoor(shares, tmp_path / "keys")
-    port = await opened.open("127.0.0.1", 0)
-    known_hosts = tmp_path / "known_hosts"
-    known_hosts.write_text(f"[127.0.0.1]:{port} {opened.host_key()}\n")
-    yield Door(port, known_hosts)
-    await opened.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "shared"
-    found.mkdir()
-    return found
-
-
-async def test_reading_and_writing(shares: Shares, door: Door, folder: Path) -> None:
+async def test_reading_and_writing(shares: Shares, sftp: SFTPAddress, folder: Path) -> None:
     secret = (await make(shares, folder, RW)).secret
     data = os.urandom(3 << 20)
-    async with door.connect(secret) as connection, connection.start_sftp_client() as files:
+    async with sftp.connect(secret) as connection, connection.start_sftp_client() as files:
         async with files.open("a", "wb") as file:
             await file.write(data[: 1 << 20])
             assert not (folder / "a").exists()
@@ -105,11 +52,25 @@ async def test_reading_and_writing(shares: Shares, door: Door, folder: Path) -> 
         assert (await files.stat("d")).mtime == 1_000_000_000
 
 
-async def test_nothing_leads_out(shares: Shares, door: Door, folder: Path, tmp_path: Path) -> None:
+async def test_opening_waits_for_what_was_closed(shares: Shares, sftp: SFTPAddress, folder: Path) -> None:
+    """sshfs and others do not wait for the answer to a close."""
+    secret = (await make(shares, folder, RW)).secret
+    async with sftp.connect(secret) as connection, connection.start_sftp_client() as files:
+        for number in range(20):
+            name = f"f{number}"
+            file = await files.open(name, "wb")
+            await file.write(b"one")
+            _, again = await asyncio.gather(file.close(), files.open(name, "ab"))
+            await again.write(b"two")
+            await asyncio.gather(again.close(), files.rename(name, f"d{number}"))
+            assert (folder / f"d{number}").read_bytes() == b"onetwo"
+
+
+async def test_nothing_leads_out(shares: Shares, sftp: SFTPAddress, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (folder / "out").symlink_to(tmp_path)
     secret = (await make(shares, folder, RW)).secret
-    async with door.connect(secret) as connection, connection.start_sftp_client() as files:
+    async with sftp.connect(secret) as connection, connection.start_sftp_client() as files:
         for path in ("../secret", "/etc/passwd", "out/secret", f"{tmp_path}/secret", "x" * 300, "a\0b"):
             for mode in ("rb", "r+b"):
                 with pytest.raises(asyncssh.SFTPError):
@@ -120,11 +81,11 @@ async def test_nothing_leads_out(shares: Shares, door: Door, folder: Path, tmp_p
         with pytest.raises(asyncssh.SFTPError):
             await files.readlink("out")
         assert [one.filename for one in await files.readdir(".")] == [".", ".."]
-    async with door.connect(secret) as connection:
+    async with sftp.connect(secret) as connection:
         for work in (
             connection.run("id"),
             connection.create_process(),
-            connection.open_connection("127.0.0.1", door.port),
+            connection.open_connection("127.0.0.1", sftp.port),
         ):
             with pytest.raises((asyncssh.ChannelOpenError, asyncssh.Error)):
                 await work
@@ -132,11 +93,11 @@ async def test_nothing_leads_out(shares: Shares, door: Door, folder: Path, tmp_p
 
 @pytest.mark.parametrize("way", ["connection", "channel"])
 async def test_client_that_vanishes_leaves_nothing(
-    shares: Shares, door: Door, folder: Path, way: str
+    shares: Shares, sftp: SFTPAddress, folder: Path, way: str
 ) -> None:
     (folder / "a").write_bytes(b"before")
     secret = (await make(shares, folder, RW)).secret
-    async with door.connect(secret) as connection:
+    async with sftp.connect(secret) as connection:
         files = await connection.start_sftp_client()
         file = await files.open("a", "wb")
         await file.write(b"x" * 100_000)
@@ -151,35 +112,35 @@ async def test_client_that_vanishes_leaves_nothing(
     assert (folder / "a").read_bytes() == b"before"
 
 
-async def test_revoking_cuts(shares: Shares, door: Door, folder: Path) -> None:
+async def test_revoking_cuts(shares: Shares, sftp: SFTPAddress, folder: Path) -> None:
     made = await make(shares, folder)
-    async with door.connect(made.secret) as connection:
+    async with sftp.connect(made.secret) as connection:
         files = await connection.start_sftp_client()
         await files.readdir(".")
         await shares.revoke(made.share.id)
         async with asyncio.timeout(10):
             await connection.wait_closed()
     with pytest.raises(asyncssh.PermissionDenied):
-        async with door.connect(made.secret):
+        async with sftp.connect(made.secret):
             pass
 
 
-async def test_keys(shares: Shares, door: Door, folder: Path) -> None:
+async def test_keys(shares: Shares, sftp: SFTPAddress, folder: Path) -> None:
     key, other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     made = await make(shares, folder, Wish(keys=(key.export_public_key().decode(),)))
     async with (
-        door.connect(made.secret, client_keys=[key]) as connection,
+        sftp.connect(made.secret, client_keys=[key]) as connection,
         connection.start_sftp_client() as files,
     ):
         assert await files.listdir(".") == [".", ".."]
     for options in ({}, {"client_keys": [other]}, {"password": "x"}):
         with pytest.raises(asyncssh.PermissionDenied):
-            async with door.connect(made.secret, **options):
+            async with sftp.connect(made.secret, **options):
                 pass
 
 
 @pytest.mark.skipif(not shutil.which("sftp"), reason="needs OpenSSH's sftp")
-async def test_openssh(shares: Shares, door: Door, folder: Path, tmp_path: Path) -> None:
+async def test_openssh(shares: Shares, sftp: SFTPAddress, folder: Path, tmp_path: Path) -> None:
     secret = (await make(shares, folder, RW)).secret
     data = os.urandom(2 << 20)
     (tmp_path / "up").write_bytes(data)
@@ -190,9 +151,9 @@ async def test_openssh(shares: Shares, door: Door, folder: Path, tmp_path: Path)
     words = [
         "sftp",
         "-q",
-        *door.options,
+        *sftp.options,
         "-P",
-        str(door.port),
+        str(sftp.port),
         "-b",
         str(tmp_path / "orders"),
         f"{secret}@127.0.0.1",
@@ -207,11 +168,11 @@ async def test_openssh(shares: Shares, door: Door, folder: Path, tmp_path: Path)
 @pytest.mark.skipif(
     not shutil.which("sshfs") or not os.path.exists("/dev/fuse"), reason="needs sshfs and FUSE"
 )
-async def test_sshfs(shares: Shares, door: Door, folder: Path, tmp_path: Path) -> None:
+async def test_sshfs(shares: Shares, sftp: SFTPAddress, folder: Path, tmp_path: Path) -> None:
     secret = (await make(shares, folder, RW)).secret
     mount = tmp_path / "mount"
     mount.mkdir()
-    words = [f"{secret}@127.0.0.1:/", str(mount), "-p", str(door.port), *door.options]
+    words = [f"{secret}@127.0.0.1:/", str(mount), "-p", str(sftp.port), *sftp.options]
     # What stays in the background would keep our pipe open.
     code, said = await run("sh", "-c", 'exec sshfs "$@" > said 2>&1', "sh", *words, folder=tmp_path)
     assert code == 0, said
@@ -231,13 +192,13 @@ async def test_sshfs(shares: Shares, door: Door, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not shutil.which("lftp"), reason="needs lftp: apt-get install lftp")
-async def test_lftp(shares: Shares, door: Door, folder: Path, tmp_path: Path) -> None:
+async def test_lftp(shares: Shares, sftp: SFTPAddress, folder: Path, tmp_path: Path) -> None:
     secret = (await make(shares, folder, RW)).secret
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "a").write_bytes(os.urandom(200_000))
-    ssh = " ".join(["ssh", "-a", "-x", *door.options])
+    ssh = " ".join(["ssh", "-a", "-x", *sftp.options])
     orders = (
-        f"set sftp:connect-program '{ssh}'; open -p {door.port} sftp://{secret}:@127.0.0.1; "
+        f"set sftp:connect-program '{ssh}'; open -p {sftp.port} sftp://{secret}:@127.0.0.1; "
         f"mirror -R {tmp_path / 'here'} d; cls d"
     )
     code, said = await run("lftp", "-c", orders)
@@ -246,14 +207,14 @@ async def test_lftp(shares: Shares, door: Door, folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not shutil.which("rclone"), reason="needs rclone: apt-get install rclone")
-async def test_rclone(shares: Shares, door: Door, folder: Path, tmp_path: Path) -> None:
+async def test_rclone(shares: Shares, sftp: SFTPAddress, folder: Path, tmp_path: Path) -> None:
     made = await make(shares, folder, Wish(rights=Rights.READ_WRITE, password="hunter2"))
     here = tmp_path / "here"
     here.mkdir()
     (here / "a").write_bytes(os.urandom(300_000))
     _, obscured = await run("rclone", "obscure", "hunter2")
-    remote = ["--sftp-host", "127.0.0.1", "--sftp-port", str(door.port), "--sftp-user", made.secret]
-    remote += ["--sftp-pass", obscured.strip(), "--sftp-known-hosts-file", str(door.known_hosts)]
+    remote = ["--sftp-host", "127.0.0.1", "--sftp-port", str(sftp.port), "--sftp-user", made.secret]
+    remote += ["--sftp-pass", obscured.strip(), "--sftp-known-hosts-file", str(sftp.known_hosts)]
     # Debian 12's rclone (1.60) sends more bytes than it says in the last of several writes at the same time, which
     # asyncssh does not take: one at a time, they are right.
     remote += [

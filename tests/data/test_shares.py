@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from gridcloud.errors import (
     NotFound,
     Throttled,
 )
-from tests.data.parts import make, open_shares
+from tests.data.parts import make
 
 HERE = "192.0.2.1"
 
@@ -38,12 +37,6 @@ HERE = "192.0.2.1"
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
-
-
-@pytest.fixture
-async def shares(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Shares]:
-    async with open_shares(tmp_path, clock) as found:
-        yield found
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from gridcloud.data.beneath import Beneath
 from gridcloud.data.driver import Storage
 from gridcloud.drivers.storages.fsspec import FsspecSettings, FsspecStorage
 from gridcloud.drivers.storages.local import LocalSettings, LocalStorage
-from gridcloud.errors import Conflict, InvalidRequest, NotFound, StorageFull
+from gridcloud.errors import InvalidRequest, NotFound, StorageFull
 from gridcloud.testing.storages import StorageContract, listed, put, take
+from tests.data.parts import ObjectStoreContract
 
 FORBIDDEN = (InvalidRequest, NotFound)
 
@@ -116,25 +117,13 @@ class TestLocal(StorageContract):
         await put(storage, ("b",), b"fits")
 
 
-class TestFsspec(StorageContract):
+class TestFsspec(ObjectStoreContract):
     """FsspecStorage over fsspec's file system in memory."""
 
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         settings = FsspecSettings(driver="fsspec", url=f"memory://{tmp_path.name}", spool=tmp_path / "spool")
         return FsspecStorage(settings)
-
-    @pytest.mark.xfail(strict=True, reason="what is replaced is gone: its reader is told so", raises=Conflict)
-    async def test_replacing_is_one_step(self, storage: Storage) -> None:
-        await super().test_replacing_is_one_step(storage)
-
-    @pytest.mark.xfail(strict=True, reason="object stores keep their own time", raises=AssertionError)
-    async def test_writing_anywhere_and_keeping(self, storage: Storage) -> None:
-        await super().test_writing_anywhere_and_keeping(storage)
-
-    @pytest.mark.xfail(strict=True, reason="only names in UTF-8", raises=InvalidRequest)
-    async def test_strange_names(self, storage: Storage) -> None:
-        await super().test_strange_names(storage)
 
 
 @pytest.fixture

@@ -17,10 +17,8 @@ from gridcloud.clock import ManualClock
 from gridcloud.data import guard
 from gridcloud.data.links import Codes, new_secret
 from gridcloud.data.model import Limits, Rights
-from gridcloud.data.sftp import SFTPDoor
 from gridcloud.data.shares import Made, Shares, Wish
-from gridcloud.data.webdoor import WebDoor
-from tests.data.parts import make, open_shares
+from tests.data.parts import SFTPAddress, ask, make, open_sftp, open_shares, open_web
 
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 OTHER = asyncssh.generate_private_key("ssh-ed25519")
@@ -85,9 +83,8 @@ class Web(Client):
 
 
 class SFTP(Client):
-    def __init__(self, port: int, known_hosts: Path) -> None:
-        self._port = port
-        self._known_hosts = known_hosts
+    def __init__(self, address: SFTPAddress) -> None:
+        self._address = address
 
     async def read(self, secret: str, name: str, shown: Shown) -> str:
         async def work(files: asyncssh.SFTPClient) -> str:
@@ -116,11 +113,8 @@ class SFTP(Client):
     ) -> str:
         try:
             async with (
-                asyncssh.connect(
-                    "127.0.0.1",
-                    self._port,
-                    username=secret,
-                    known_hosts=str(self._known_hosts),
+                self._address.connect(
+                    secret,
                     password=shown.password or None,
                     client_keys=[shown.key] if shown.key else None,
                 ) as connection,
@@ -162,19 +156,11 @@ async def table(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     (folder / "b.txt").write_bytes(CONTENT)
     async with open_shares(tmp_path, clock) as shares:
         if request.param == "sftp":
-            door = SFTPDoor(shares, tmp_path / "keys")
-            port = await door.open("127.0.0.1", 0)
-            known_hosts = tmp_path / "known_hosts"
-            known_hosts.write_text(f"[127.0.0.1]:{port} {door.host_key()}\n")
-            yield Table(shares, clock, SFTP(port, known_hosts), request.param, folder)
-            await door.close()
+            async with open_sftp(shares, tmp_path) as address:
+                yield Table(shares, clock, SFTP(address), request.param, folder)
             return
-        web = WebDoor(shares, clock)
-        port = await web.open("127.0.0.1", 0)
-        connector = aiohttp.TCPConnector(force_close=True, resolver=aiohttp.ThreadedResolver())
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+        async with open_web(shares, clock) as url, ask(url) as session:
             yield Table(shares, clock, Web(session, request.param == "webdav"), request.param, folder)
-        await web.close()
 
 
 NOTHING = Shown()

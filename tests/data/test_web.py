@@ -13,43 +13,15 @@ import aiohttp
 import pytest
 from defusedxml.ElementTree import fromstring
 
-from gridcloud.clock import SystemClock
 from gridcloud.data.model import Limits, Rights
 from gridcloud.data.shares import Shares, Wish
-from gridcloud.data.webdoor import WebDoor
-from tests.data.parts import make, open_shares, run
-
-RW = Wish(rights=Rights.READ_WRITE)
+from tests.data.parts import RW, ask, make, run
 
 
 @pytest.fixture
-async def shares(tmp_path: Path) -> AsyncIterator[Shares]:
-    async with open_shares(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def door(shares: Shares) -> AsyncIterator[str]:
-    """Return the URL of the door."""
-    opened = WebDoor(shares, SystemClock())
-    port = await opened.open("127.0.0.1", 0)
-    yield f"http://127.0.0.1:{port}"
-    await opened.close()
-
-
-@pytest.fixture
-async def http(door: str) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(
-        door, connector=aiohttp.TCPConnector(force_close=True, resolver=aiohttp.ThreadedResolver())
-    ) as session:
+async def http(web: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with ask(web) as session:
         yield session
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "shared"
-    found.mkdir()
-    return found
 
 
 async def test_reading(shares: Shares, http: aiohttp.ClientSession, folder: Path) -> None:
@@ -116,10 +88,10 @@ async def test_upload_goes_on(shares: Shares, http: aiohttp.ClientSession, folde
     assert (folder / "a").read_bytes() == b"0123456789"
 
 
-async def test_client_that_vanishes_leaves_nothing(shares: Shares, door: str, folder: Path) -> None:
+async def test_client_that_vanishes_leaves_nothing(shares: Shares, web: str, folder: Path) -> None:
     (folder / "a").write_bytes(b"before")
     secret = (await make(shares, folder, RW)).secret
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(web.rpartition(":")[2]))
     writer.write(f"PUT /s/{secret}/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
     writer.write(bytes(900_000))
     await writer.drain()
@@ -133,11 +105,11 @@ async def test_client_that_vanishes_leaves_nothing(shares: Shares, door: str, fo
     assert await reader.read() == b""
 
 
-async def test_revoking_cuts_a_download(shares: Shares, door: str, folder: Path) -> None:
+async def test_revoking_cuts_a_download(shares: Shares, web: str, folder: Path) -> None:
     with (folder / "big").open("wb") as file:
         file.truncate(1 << 30)
     made = await make(shares, folder)
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(web.rpartition(":")[2]))
     writer.write(f"GET /s/{made.secret}/big HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     async with asyncio.timeout(10):
         assert await reader.read(100_000)
@@ -152,7 +124,7 @@ async def test_revoking_cuts_a_download(shares: Shares, door: str, folder: Path)
     writer.close()
 
 
-async def test_answers_are_not_fooled(shares: Shares, door: str, folder: Path, tmp_path: Path) -> None:
+async def test_answers_are_not_fooled(shares: Shares, web: str, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (folder / "out").symlink_to(tmp_path)
     secret = (await make(shares, folder, RW)).secret
@@ -167,19 +139,19 @@ async def test_answers_are_not_fooled(shares: Shares, door: str, folder: Path, t
     ):
         for method in ("GET", "PUT", "PROPFIND", "DELETE", "MKCOL"):
             status, text = await _raw(
-                door, f"{method} /s/{secret}/{path} HTTP/1.1\r\nDepth: 0\r\nContent-Length: 0"
+                web, f"{method} /s/{secret}/{path} HTTP/1.1\r\nDepth: 0\r\nContent-Length: 0"
             )
             assert status in (400, 404, 409), (method, path, status)
             assert "secret" not in text.replace("secret", "", 1) or "no" in text
     assert (tmp_path / "secret").read_text() == "secret"
-    assert (await _raw(door, f"GET /s/{secret}/ HTTP/1.1\r\nX: {'y' * 100_000}"))[0] in (400, 431)
+    assert (await _raw(web, f"GET /s/{secret}/ HTTP/1.1\r\nX: {'y' * 100_000}"))[0] in (400, 431)
     bomb = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaa">]><propfind xmlns="DAV:">&a;</propfind>'
     head = f"PROPFIND /s/{secret}/ HTTP/1.1\r\nDepth: 0\r\nContent-Length: {len(bomb)}"
-    assert (await _raw(door, head, bomb))[0] == 400
+    assert (await _raw(web, head, bomb))[0] == 400
 
 
-async def _raw(door: str, head: str, body: str = "") -> tuple[int, str]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.rpartition(":")[2]))
+async def _raw(web: str, head: str, body: str = "") -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(web.rpartition(":")[2]))
     writer.write(f"{head}\r\nHost: x\r\nConnection: close\r\n\r\n{body}".encode())
     text = (await reader.read()).decode("utf-8", "replace")
     writer.close()
@@ -210,8 +182,8 @@ async def test_limits_of_bytes_cut_an_upload(
 
 @pytest.mark.skipif(not shutil.which("litmus"), reason="needs litmus: apt-get install litmus")
 @pytest.mark.parametrize("suite", ["basic", "copymove", "http", "locks"])
-async def test_litmus(shares: Shares, door: str, folder: Path, tmp_path: Path, suite: str) -> None:
-    url = f"{door}/s/{(await make(shares, folder, RW)).secret}/"
+async def test_litmus(shares: Shares, web: str, folder: Path, tmp_path: Path, suite: str) -> None:
+    url = f"{web}/s/{(await make(shares, folder, RW)).secret}/"
     (tmp_path / "htdocs").symlink_to("/usr/share/litmus/htdocs")
     code, said = await run(f"/usr/libexec/litmus/{suite}", url, folder=tmp_path)
     # Properties of a client's own are refused, which is all that fails: three steps set one.
@@ -222,9 +194,9 @@ async def test_litmus(shares: Shares, door: str, folder: Path, tmp_path: Path, s
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
-async def test_curl(shares: Shares, door: str, folder: Path, tmp_path: Path) -> None:
+async def test_curl(shares: Shares, web: str, folder: Path, tmp_path: Path) -> None:
     wish = Wish(rights=Rights.READ_WRITE, password="hunter2")
-    url = f"{door}/s/{(await make(shares, folder, wish)).secret}"
+    url = f"{web}/s/{(await make(shares, folder, wish)).secret}"
     data = os.urandom(2 << 20)
     (tmp_path / "up").write_bytes(data)
     assert (await run("curl", "-sf", "-T", str(tmp_path / "up"), f"{url}/a"))[0] == 22
@@ -237,8 +209,8 @@ async def test_curl(shares: Shares, door: str, folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not shutil.which("rclone"), reason="needs rclone: apt-get install rclone")
-async def test_rclone(shares: Shares, door: str, folder: Path, tmp_path: Path) -> None:
-    url = f"{door}/s/{(await make(shares, folder, RW)).secret}/"
+async def test_rclone(shares: Shares, web: str, folder: Path, tmp_path: Path) -> None:
+    url = f"{web}/s/{(await make(shares, folder, RW)).secret}/"
     here = tmp_path / "here"
     (here / "d").mkdir(parents=True)
     (here / "a").write_bytes(os.urandom(300_000))
@@ -253,8 +225,8 @@ async def test_rclone(shares: Shares, door: str, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not shutil.which("cadaver"), reason="needs cadaver: apt-get install cadaver")
-async def test_cadaver(shares: Shares, door: str, folder: Path, tmp_path: Path) -> None:
-    url = f"{door}/s/{(await make(shares, folder, RW)).secret}/"
+async def test_cadaver(shares: Shares, web: str, folder: Path, tmp_path: Path) -> None:
+    url = f"{web}/s/{(await make(shares, folder, RW)).secret}/"
     (tmp_path / "a").write_text("hello")
     order = f"put {tmp_path / 'a'} a\nmkcol d\nmove a d/b\nlock d/b\nunlock d/b\nls d\nquit\n"
     code, said = await run("cadaver", url, text=order)

@@ -60,6 +60,7 @@ PATHS = {
     "/v1/shares/{share_id}",
     "/v1/shares/{share_id}/log",
     "/v1/shares/{share_id}/revoke",
+    "/v1/shares/{share_id}/sign",
     "/v1/stacks",
     "/v1/stacks/{stack_id}",
     "/v1/stacks/{stack_id}/deploy",

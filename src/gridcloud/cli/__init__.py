@@ -35,6 +35,7 @@ class _Verbs(typer.core.TyperGroup):
         "job": "job",
         "notebook": "notebook",
         "share": "share",
+        "data": "data",
         "stack": "stack",
         "cluster": "cluster",
         "provider": "provider",

@@ -129,6 +129,15 @@ class Frame:
             document = json.loads(document.model_dump_json())
         print(json.dumps(document, indent=2, default=str, ensure_ascii=False))
 
+    def tell(self, document: Any, line: str) -> None:
+        """Write what was done: the document for scripts, or a line for people."""
+        from gridcloud.cli.printing import error_console, plain
+
+        if self.json:
+            self.show(document)
+        else:
+            error_console().print(plain(line))
+
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function with a parameter ``commons`` the options of `Commons` in its place."""

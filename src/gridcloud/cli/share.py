@@ -154,10 +154,7 @@ async def edit(
             keys=tuple(key) if key is not None else None,
         )
         changed = await client.shares.edit(before.id, change)
-    if frame.json:
-        frame.show(changed)
-    else:
-        error_console().print(f"Changed {plain(changed.name or changed.id)}.")
+    frame.tell(changed, f"Changed {changed.name or changed.id}.")
 
 
 @app.command("revoke")
@@ -166,10 +163,31 @@ async def revoke(frame: Frame, share: Name) -> None:
     """Make a link worthless at once, and cut off whoever is there."""
     async with await frame.connect() as client:
         revoked = await client.shares.revoke(share)
+    frame.tell(revoked, f"Revoked {revoked.name or revoked.id}.")
+
+
+@app.command("sign")
+@framed
+async def sign(
+    frame: Frame,
+    share: Name,
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The file, by its path in the share.")],
+    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="How long the URL works.")] = "1h",
+) -> None:
+    """Print a URL by which one file can be read, without the link or its password, by whoever has it."""
+    from gridcloud.settings import parse_duration
+
+    try:
+        seconds = parse_duration(expires)
+    except ValueError as error:
+        raise InvalidRequest(f"--expires: {error}.") from None
+    async with await frame.connect() as client:
+        signed = await client.shares.sign(share, path, seconds=seconds)
     if frame.json:
-        frame.show(revoked)
-    else:
-        error_console().print(f"Revoked {plain(revoked.name or revoked.id)}.")
+        frame.show(signed)
+        return
+    error_console().print(f"It works until {signed.expires:%Y-%m-%d %H:%M:%S} UTC.")
+    print(signed.url or signed.path)
 
 
 @app.command("log")
@@ -198,14 +216,9 @@ def serve(frame: Frame) -> None:
 
 
 async def _serve(frame: Frame) -> None:
-    import asyncio
-    import signal
+    from gridcloud.service.process import owning, until_stopped
 
-    from gridcloud.service.process import owning
-
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    stopped = until_stopped()
     async with owning(frame.settings_file(), frame.data_folder) as house:
         if not house.gateway.url:
             await house.gateway.open()

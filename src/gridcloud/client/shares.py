@@ -8,6 +8,7 @@ from urllib.parse import quote
 from gridcloud.client.wire import Wire
 from gridcloud.data.model import Limits, Rights
 from gridcloud.service.share_documents import (
+    FileWish,
     MadeShare,
     ShareChange,
     ShareInfo,
@@ -15,6 +16,7 @@ from gridcloud.service.share_documents import (
     ShareLog,
     SharesFound,
     ShareWish,
+    SignedFile,
 )
 
 __all__ = ["Links"]
@@ -70,6 +72,11 @@ class Links:
     async def revoke(self, share: str) -> ShareInfo:
         """Make a link worthless at once, and cut off whoever is there. May be called twice."""
         return (await self._wire.ask("POST", f"{_path(share)}/revoke", MadeShare)).share
+
+    async def sign(self, share: str, path: str, *, seconds: float) -> SignedFile:
+        """Return a URL by which one file of one's own share can be read for so long, by whoever has it."""
+        wish = FileWish(path=path, seconds=seconds)
+        return await self._wire.ask("POST", f"{_path(share)}/sign", SignedFile, wish)
 
     async def log(self, share: str, *, limit: int = 1000) -> list[ShareLine]:
         """Return who did what with a share, oldest first."""

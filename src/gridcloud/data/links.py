@@ -21,6 +21,7 @@ from gridcloud.errors import InvalidRequest
 __all__ = [
     "ALPHABET",
     "LONGEST",
+    "PREFIX",
     "SHORTEST",
     "Codes",
     "digest",
@@ -28,7 +29,11 @@ __all__ = [
     "is_secret",
     "new_secret",
     "right_password",
+    "signature",
 ]
+
+PREFIX = "share-"
+"""What ids of shares begin with."""
 
 ALPHABET = string.digits + string.ascii_letters
 """62 characters, 5.95 bits each."""
@@ -68,7 +73,16 @@ def digest(key: bytes, secret: str) -> str:
     It is looked up by this, and never compared with the secret: how long that takes tells nothing without the key.
     """
     found = hmac.digest(key, secret.encode(), hashlib.sha256)
-    return f"share-{base64.b32encode(found[:20]).decode().lower()}"
+    return f"{PREFIX}{base64.b32encode(found[:20]).decode().lower()}"
+
+
+def signature(key: bytes, share_id: str, password: str, expires: int, path: bytes) -> str:
+    """Return what proves that a share's owner lets a file be read until ``expires``, in seconds since 1970.
+
+    ``password``: the hash of the share's, so that a change of that ends what was signed before.
+    """
+    text = b"\0".join((b"signed file", share_id.encode(), password.encode(), str(expires).encode(), path))
+    return base64.urlsafe_b64encode(hmac.digest(key, text, hashlib.sha256)).decode().rstrip("=")
 
 
 def hash_password(password: str) -> str:

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -236,6 +236,8 @@ class _Writing:
         self.modified: float | None = None
         self.broken: GridcloudError | None = None
         self.lock = asyncio.Lock()
+        self.busy: set[asyncio.Future[None]] = set()
+        """What is being written now."""
 
 
 def _translated(work: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
@@ -258,6 +260,7 @@ class _Files(asyncssh.SFTPServer):
         super().__init__(channel)
         self._login = login
         self._writing: dict[Names, _Writing] = {}
+        self._closing: dict[asyncio.Future[None], Names] = {}
         self.ended = False
         """Whether the client has gone."""
         login.files.add(self)
@@ -268,8 +271,7 @@ class _Files(asyncssh.SFTPServer):
 
     @_translated
     async def open(self, path: bytes, pflags: int, attrs: SFTPAttrs) -> object:
-        visit = await self._login.visit()
-        names = resolve(path)
+        visit, names = await self._at(path)
         if not pflags & (asyncssh.FXF_WRITE | asyncssh.FXF_APPEND):
             return await visit.read(names)
         if not visit.may_write:
@@ -294,7 +296,10 @@ class _Files(asyncssh.SFTPServer):
         writing = cast(_Writing, file_obj)
         if self._writing.get(writing.writer.path) is writing:
             del self._writing[writing.writer.path]
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing[closed] = writing.writer.path
         try:
+            await _over(writing.busy)  # the library takes up what was sent after it at the same time
             if self.ended:
                 self.channel.abort()  # should it have asked for this before it went: it is not to hear that it was done
                 return
@@ -303,6 +308,8 @@ class _Files(asyncssh.SFTPServer):
             await writing.writer.finish(replace=not writing.fresh, modified=writing.modified)
         finally:
             await asyncio.shield(writing.writer.abort())
+            del self._closing[closed]
+            closed.set_result(None)
 
     @_translated
     async def read(self, file_obj: object, offset: int, size: int) -> bytes:
@@ -314,6 +321,8 @@ class _Files(asyncssh.SFTPServer):
     async def write(self, file_obj: object, offset: int, data: bytes) -> int:
         if not isinstance(file_obj, _Writing):
             raise Forbidden("The file was opened for reading.")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        file_obj.busy.add(done)
         try:
             if file_obj.append:
                 async with file_obj.lock:
@@ -323,12 +332,14 @@ class _Files(asyncssh.SFTPServer):
         except GridcloudError as error:
             file_obj.broken = error  # what has a hole is never finished
             raise
+        finally:
+            file_obj.busy.discard(done)
+            done.set_result(None)
         return len(data)
 
     @_translated
     async def stat(self, path: bytes) -> SFTPAttrs:
-        visit = await self._login.visit()
-        names = resolve(path)
+        visit, names = await self._at(path)
         if names in self._writing:
             return _attributes(None, self._writing[names].writer.size)
         return _attributes(await visit.stat(names))
@@ -344,8 +355,7 @@ class _Files(asyncssh.SFTPServer):
 
     @_translated
     async def setstat(self, path: bytes, attrs: SFTPAttrs) -> None:
-        visit = await self._login.visit()
-        names = resolve(path)
+        visit, names = await self._at(path)
         if names in self._writing:
             await self.fsetstat(self._writing[names], attrs)
             return
@@ -373,10 +383,10 @@ class _Files(asyncssh.SFTPServer):
 
     async def scandir(self, path: bytes) -> AsyncIterator[SFTPName]:
         try:
-            visit = await self._login.visit()
+            visit, names = await self._at(path)
             for name in (b".", b".."):
                 yield SFTPName(name, attrs=_attributes(None, folder=True))
-            async for batch in visit.scan(resolve(path)):
+            async for batch in visit.scan(names):
                 for one in batch:
                     yield SFTPName(os.fsencode(one.name), attrs=_attributes(one))
         except GridcloudError as error:
@@ -388,25 +398,27 @@ class _Files(asyncssh.SFTPServer):
 
     @_translated
     async def remove(self, path: bytes) -> None:
-        visit = await self._login.visit()
-        if visit.may_change and (await visit.stat(resolve(path))).folder:
+        visit, names = await self._at(path)
+        if visit.may_change and (await visit.stat(names)).folder:
             raise InvalidRequest("That is a folder.")
-        await visit.remove(resolve(path))
+        await visit.remove(names)
 
     @_translated
     async def rmdir(self, path: bytes) -> None:
-        visit = await self._login.visit()
-        if visit.may_change and not (await visit.stat(resolve(path))).folder:
+        visit, names = await self._at(path)
+        if visit.may_change and not (await visit.stat(names)).folder:
             raise InvalidRequest("That is no folder.")
-        await visit.remove(resolve(path))
+        await visit.remove(names)
 
     @_translated
     async def rename(self, oldpath: bytes, newpath: bytes) -> None:
-        await (await self._login.visit()).move(resolve(oldpath), resolve(newpath))
+        visit, source = await self._at(oldpath)
+        await visit.move(source, (await self._at(newpath))[1])
 
     @_translated
     async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
-        await (await self._login.visit()).move(resolve(oldpath), resolve(newpath), replace=True)
+        visit, source = await self._at(oldpath)
+        await visit.move(source, (await self._at(newpath))[1], replace=True)
 
     @_translated
     async def realpath(self, path: bytes) -> bytes:
@@ -433,12 +445,23 @@ class _Files(asyncssh.SFTPServer):
     async def fsync(self, file_obj: object) -> None:
         """Nothing is lost that was acknowledged by a close; before, nobody sees it."""
 
+    async def _at(self, path: bytes) -> tuple[Visit, Names]:
+        """Return the visit and a path, when what was closed there before has appeared: some do not wait for that."""
+        names = resolve(path)
+        await _over([one for one, at in self._closing.items() if at[: len(names)] == names])
+        return await self._login.visit(), names
+
     async def _is_there(self, visit: Visit, names: Names) -> bool:
         try:
             await visit.stat(names)
         except NotFound:
             return names in self._writing
         return True
+
+
+async def _over(futures: Collection[asyncio.Future[None]]) -> None:
+    if futures:
+        await asyncio.wait(futures)
 
 
 def _attributes(entry: Entry | None, size: int = 0, *, folder: bool = False) -> SFTPAttrs:

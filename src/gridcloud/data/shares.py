@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -25,7 +25,7 @@ from gridcloud.data.guard import Guard
 from gridcloud.data.lifecycle import Event, step
 from gridcloud.data.logbook import Logbook
 from gridcloud.data.model import FINAL, Door, Limits, Refusal, Rights, Share, State
-from gridcloud.data.paths import Names, parse, show
+from gridcloud.data.paths import Names, parse, show, to_url
 from gridcloud.data.visits import Visit, refused
 from gridcloud.errors import Conflict, GridcloudError, InvalidRequest, NotAuthenticated, NotFound, Throttled
 from gridcloud.finishing import whole
@@ -177,6 +177,24 @@ class Shares:
         await self._vault.forget(id)
         return revoked or await self.lives.get(id)
 
+    async def sign(self, share: Share, path: str, seconds: float) -> tuple[str, datetime]:
+        """Return the path of a URL by which one file can be read for so long, and when that ends.
+
+        Whoever has it shows no password. Raises InvalidRequest, NotFound where there is no such file.
+        """
+        names = parse(path)
+        if share.state in FINAL or not names:
+            raise InvalidRequest("Files of shares that work are signed, by their paths in them.")
+        expires = self._clock.now() + timedelta(seconds=seconds)
+        until = min(expires, share.limits.expires or expires)
+        looked = Visit(share, await self._storage_of(share), Door.HTTPS, "", self, only=names)
+        if (await looked.stat(names)).folder:
+            raise InvalidRequest(f"{show(names)} is a folder.", remedy="Share it by a link of its own.")
+        moment = int(until.timestamp())
+        word = share.id.removeprefix(links.PREFIX)
+        proof = await self._signature(share, moment, names)
+        return f"/f/{word}/{moment}/{proof}/{to_url(names)}", datetime.fromtimestamp(moment, UTC)
+
     # Doors ---------------------------------------------------------------------------------------------------
 
     async def asks_for(self, secret: str, address: str) -> Share | None:
@@ -264,6 +282,30 @@ class Shares:
                 return Refusal.CODE
             self._steps[share.id] = step
         return None
+
+    async def admit_signed(
+        self, address: str, share_id: str, expires: int, signature: str, path: Names
+    ) -> Visit:
+        """Let somebody in by a URL that was signed for one file. Raises NotFound, Forbidden, Throttled."""
+        self.guard.check(address)
+        share, right = None, ""
+        with suppress(NotFound):
+            share = await self.lives.get(share_id)
+            right = await self._signature(share, expires, path)
+        if share is None or not hmac.compare_digest(right.encode(), signature.encode()):
+            self.guard.fail(address)
+            raise refused(Refusal.UNKNOWN)
+        self._check(share, address)
+        until = datetime.fromtimestamp(expires, UTC)
+        storage = await self._storage_of(share)
+        visit = Visit(share, storage, Door.HTTPS, address, self, only=path, until=until)
+        visit.check()
+        self._there.setdefault(share.id, WeakSet()).add(visit)
+        return visit
+
+    async def _signature(self, share: Share, expires: int, path: Names) -> str:
+        place = os.fsencode("/".join(path))
+        return links.signature(await self._link_key(), share.id, share.password, expires, place)
 
     async def _visit(self, share: Share, knock: Knock) -> Visit:
         # A WebDAV client's uploads and what it asks of them are one visit.

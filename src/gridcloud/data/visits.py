@@ -47,13 +47,26 @@ class Books(Protocol):
 class Visit:
     """One client at one share through one door."""
 
-    def __init__(self, share: Share, storage: Storage, door: Door, address: str, books: Books) -> None:
+    def __init__(
+        self,
+        share: Share,
+        storage: Storage,
+        door: Door,
+        address: str,
+        books: Books,
+        *,
+        only: Names | None = None,
+        until: datetime | None = None,
+    ) -> None:
         self.share = share
         self.door = door
         self.address = address
         self._storage = storage
         self._books = books
         self._folder = parse(share.folder) if share.storage else ()
+        self._only = only
+        """The one file that a signed URL lets be read; None: what the link does."""
+        self._until = until
         self._ended: GridcloudError | None = None
         self._cuts: dict[int, Callable[[], None]] = {}
         self._own: set[Names] = set()
@@ -62,17 +75,17 @@ class Visit:
     @property
     def may_read(self) -> bool:
         """Whether it may list and read."""
-        return self.share.rights is not Rights.WRITE
+        return self._only is not None or self.share.rights is not Rights.WRITE
 
     @property
     def may_write(self) -> bool:
         """Whether it may add files."""
-        return self.share.rights is not Rights.READ
+        return self._only is None and self.share.rights is not Rights.READ
 
     @property
     def may_change(self) -> bool:
         """Whether it may replace, remove and rename."""
-        return self.share.rights is Rights.READ_WRITE
+        return self._only is None and self.share.rights is Rights.READ_WRITE
 
     def on_cut(self, key: int, cut: Callable[[], None]) -> Callable[[], None]:
         """Have ``cut`` called when the visit ends before its time; return what takes that back."""
@@ -91,9 +104,9 @@ class Visit:
         """Raise what ended the visit, if something did."""
         if self._ended is not None:
             raise self._ended
-        expires = self.share.limits.expires
-        if expires is not None and self._books.now() >= expires:
-            raise refused(Refusal.EXPIRED)
+        for expires in (self.share.limits.expires, self._until):
+            if expires is not None and self._books.now() >= expires:
+                raise refused(Refusal.EXPIRED)
 
     def check_change(self, what: str) -> None:
         """Raise Forbidden, with what was to be done, unless it may replace, remove and rename."""
@@ -271,6 +284,8 @@ class Visit:
         return entry.folder or self._named(path)
 
     def _named(self, path: Names) -> bool:
+        if self._only is not None and path != self._only:
+            return False
         patterns = self.share.limits.patterns
         return not patterns or any(fnmatch.fnmatchcase(path[-1], one) for one in patterns if path)
 

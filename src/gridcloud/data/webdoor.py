@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import logging
+import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -16,12 +20,21 @@ from aiohttp import web
 
 from gridcloud.clock import Clock
 from gridcloud.data.driver import Entry
+from gridcloud.data.links import PREFIX
 from gridcloud.data.model import Door
-from gridcloud.data.paths import Names, from_url, show
+from gridcloud.data.paths import Names, from_url, show, to_url
 from gridcloud.data.shares import Knock, Shares
 from gridcloud.data.visits import Visit
 from gridcloud.data.webdav import METHODS, Request, guarded
-from gridcloud.data.webfiles import SAFE, answer_file, http_date, receive_file, tell_upload, upload_token
+from gridcloud.data.webfiles import (
+    SAFE,
+    answer_file,
+    broken,
+    http_date,
+    receive_file,
+    tell_upload,
+    upload_token,
+)
 from gridcloud.data.weblocks import Locks
 from gridcloud.data.webpage import POLICY, render
 from gridcloud.errors import GridcloudError, InvalidRequest, NotAuthenticated, NotFound, PortTaken, Throttled
@@ -96,6 +109,8 @@ class WebDoor:
             request.task.add_done_callback(self._busy.discard)
         path, _, _ = _path_of(request).partition("?")
         try:
+            if path.startswith("/f/"):
+                return await self._serve_signed(request, path)
             if not path.startswith("/s/"):
                 return self._own(request, path)
             _, _, secret, *rest = path.split("/", 3)
@@ -124,18 +139,27 @@ class WebDoor:
         door = Door.WEBDAV if request.method in _DAV else Door.HTTPS
         address = request.remote or ""
         visit = await self._shares.admit(Knock(door, address, secret, _password(request)))
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        release = visit.on_cut(id(request), partial(_abort, transport, asyncio.current_task()))
-        try:
+        with _cut_by(visit, request):
             asked = Request(
                 request, visit, from_url(rest), prefix, self._locks_of(visit), slash=path.endswith("/")
             )
             visit.check()
             return await self._do(asked)
-        finally:
-            release()
+
+    async def _serve_signed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Answer what was signed: one file, to be read."""
+        match = re.fullmatch(r"/f/([a-z2-7]{32})/(\d{1,11})/([\w-]{43})/(.+)", path, re.ASCII)
+        if match is None:
+            return web.Response(status=404, text="There is nothing here.", headers=SAFE)
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, headers={"Allow": "GET, HEAD", **SAFE})
+        names = from_url(match[4])
+        share_id = f"{PREFIX}{match[1]}"
+        visit = await self._shares.admit_signed(
+            request.remote or "", share_id, int(match[2]), match[3], names
+        )
+        with _cut_by(visit, request):
+            return await answer_file(request, visit, names)
 
     async def _do(self, asked: Request) -> web.StreamResponse:
         request, visit, path = asked.request, asked.visit, asked.path
@@ -177,6 +201,8 @@ class WebDoor:
             return web.Response(
                 status=301, headers={"Location": asked.href(path, entry).rstrip("/") + "/", **SAFE}
             )
+        if "application/x-ndjson" in request.headers.get("Accept", ""):
+            return await _lines(request, visit, path)
         if "application/json" in request.headers.get("Accept", ""):
             return web.json_response(await _listing(visit, path), headers=SAFE)
         page = await render(visit, path, asked.prefix)
@@ -201,14 +227,48 @@ async def _listing(visit: Visit, path: Names) -> dict[str, object]:
     return {"entries": sorted(entries, key=lambda one: str(one["name"]))}
 
 
+async def _lines(request: web.BaseRequest, visit: Visit, path: Names) -> web.StreamResponse:
+    """Tell a folder of any size: an entry a line, in no order."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **SAFE})
+    found = visit.scan(path)
+    first: list[Entry] = await anext(found, [])  # what is wrong is known before we answer
+    try:
+        await response.prepare(request)
+        await response.write(_written(first))
+        async for batch in found:
+            await response.write(_written(batch))
+        await response.write_eof()
+    except (GridcloudError, OSError) as error:
+        raise broken(request, error) from error
+    return response
+
+
+def _written(batch: list[Entry]) -> bytes:
+    return "".join(f"{json.dumps(_told(one))}\n" for one in batch).encode()
+
+
 def _told(one: Entry) -> dict[str, object]:
     return {
         "name": one.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+        "href": to_url((one.name,)),
         "folder": one.folder,
         "size": one.size,
         "modified": http_date(one.modified),
         "tag": one.tag,
     }
+
+
+@contextmanager
+def _cut_by(visit: Visit, request: web.BaseRequest) -> Iterator[None]:
+    """Have a request cut off when its visit ends before its time."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError
+    release = visit.on_cut(id(request), partial(_abort, transport, asyncio.current_task()))
+    try:
+        yield
+    finally:
+        release()
 
 
 def _path_of(request: web.BaseRequest) -> str:
@@ -240,7 +300,7 @@ def _refusal(request: web.BaseRequest, error: GridcloudError) -> web.Response:
         headers["X-Gridcloud-Limit"] = str(limit)
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Basic realm="Shared folder", charset="UTF-8"'
-    if isinstance(error, Throttled):
+    if isinstance(error, Throttled) or status == 503:
         headers["Retry-After"] = str(error.details.get("seconds", 60))
     response = web.Response(status=status, text=f"{error}\n", headers=headers)
     if request.can_read_body:  # what was not read of it would be taken for the next request

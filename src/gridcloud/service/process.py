@@ -16,7 +16,7 @@ from gridcloud.service.server import serving
 from gridcloud.settings import SettingsFile, socket_path
 from gridcloud.store import OwnerLock
 
-__all__ = ["lock_of", "owning", "run"]
+__all__ = ["lock_of", "owning", "run", "until_stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +80,15 @@ async def run(
     settings_file: SettingsFile, data: Path, programs: Sequence[Program] = (), block: Sequence[str] = ()
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = until_stopped()
     async with owning(settings_file, data, programs, block):
         log.info("serving %s", data)
         await stopped.wait()
+
+
+def until_stopped() -> asyncio.Event:
+    """Return what is set when SIGTERM or SIGINT comes, which then end nothing by themselves."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped

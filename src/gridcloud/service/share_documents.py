@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from gridcloud.data.model import Limits, Rights, State
 from gridcloud.instances.model import Text
 
-__all__ = ["MadeShare", "ShareChange", "ShareInfo", "ShareLine", "ShareLog", "ShareWish", "SharesFound"]
+__all__ = [
+    "FileWish",
+    "MadeShare",
+    "ShareChange",
+    "ShareInfo",
+    "ShareLine",
+    "ShareLog",
+    "ShareWish",
+    "SharesFound",
+    "SignedFile",
+]
 
 
 class ShareWish(BaseModel):
@@ -69,6 +79,23 @@ class MadeShare(BaseModel):
     url: str = Field(default="", repr=False, description="the link; empty while no door is open")
     sftp: str = Field(default="", repr=False, description="the same for SFTP")
     code: str = Field(default="", repr=False, description="otpauth:// URI of the second factor")
+
+
+class FileWish(BaseModel):
+    """A wish for a URL of one file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Text = Field(min_length=1, description="the file, by its path in the share")
+    seconds: float = Field(gt=0, le=10 * 365 * 86400, description="how long the URL works")
+
+
+class SignedFile(BaseModel):
+    """A URL by which one file can be read by whoever has it."""
+
+    path: str = Field(repr=False, description="the URL's path")
+    url: str = Field(default="", repr=False, description="the URL; empty while no door is open")
+    expires: datetime
 
 
 class SharesFound(BaseModel):

@@ -12,6 +12,7 @@ from gridcloud.data.shares import Made, Wish
 from gridcloud.errors import Forbidden, InvalidRequest, NotFound
 from gridcloud.service.access import Asking, Caller, TheHouse
 from gridcloud.service.share_documents import (
+    FileWish,
     MadeShare,
     ShareChange,
     ShareInfo,
@@ -19,6 +20,7 @@ from gridcloud.service.share_documents import (
     ShareLog,
     SharesFound,
     ShareWish,
+    SignedFile,
 )
 
 __all__ = ["router"]
@@ -74,6 +76,17 @@ async def revoke(share_id: str, caller: Asking, house: TheHouse) -> MadeShare:
     """Make a link worthless at once, and cut off whoever is there. May be asked twice."""
     share = await _owned(house, caller, share_id)
     return MadeShare(share=_info(await house.gateway.shares.revoke(share.id)))
+
+
+@router.post("/shares/{share_id}/sign")
+async def sign(share_id: str, wish: FileWish, caller: Asking, house: TheHouse) -> SignedFile:
+    """Return a URL by which one file of one's own share can be read for a while, without the link or a password."""
+    share = await _owned(house, caller, share_id)
+    if share.owner != caller.user:
+        raise Forbidden("Files are signed by who shares them.")
+    path, expires = await house.gateway.shares.sign(share, wish.path, wish.seconds)
+    url = f"{house.gateway.url}{path}" if house.gateway.url else ""
+    return SignedFile(path=path, url=url, expires=expires)
 
 
 @router.get("/shares/{share_id}/log")

@@ -7,44 +7,31 @@ that it is no single step; a file that is replaced while it is read ends the rea
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar
 
 import fsspec
 from pydantic import Field
 
 from gridcloud.data.driver import Entry, Reader, Storage, StorageSettings, Writer
+from gridcloud.data.parts import PartWriter, Threads, lock_part, part_name, told
 from gridcloud.data.paths import OURS, Names, show
-from gridcloud.errors import (
-    Conflict,
-    Forbidden,
-    GridcloudError,
-    InvalidRequest,
-    NotFound,
-    StorageFull,
-    Unreachable,
-)
+from gridcloud.errors import Conflict, Forbidden, InvalidRequest, NotFound
 
 __all__ = ["FsspecSettings", "FsspecStorage"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MARK = f"{OURS}folder"
 
 BATCH = 500
 
-_threads = ThreadPoolExecutor(16, "asyncio_fsspec")
+_threads = Threads(16, "asyncio_fsspec")
 
 
 class FsspecSettings(StorageSettings):
@@ -81,10 +68,10 @@ class FsspecStorage(Storage):
         self._root = str(root).rstrip("/")
 
     async def stat(self, path: Names) -> Entry:
-        return await _thread(self.look, path)
+        return await _threads.run(self.look, path)
 
     async def scan(self, path: Names) -> AsyncIterator[list[Entry]]:
-        found = await _thread(self._list, path)
+        found = await _threads.run(self._list, path)
         for first in range(0, len(found), BATCH):
             yield found[first : first + BATCH]
 
@@ -95,20 +82,20 @@ class FsspecStorage(Storage):
         return _FsspecReader(self, path, entry)
 
     async def write(self, path: Names, *, token: str = "", keep: bool = False) -> Writer:
-        return await _thread(self._write, path, token, keep)
+        return await _threads.run(self._write, path, token, keep)
 
     async def make_folder(self, path: Names) -> None:
-        await _thread(self._make_folder, path)
+        await _threads.run(self._make_folder, path)
 
     async def remove(self, path: Names) -> None:
-        await _thread(self._remove, path)
+        await _threads.run(self._remove, path)
 
     async def move(self, source: Names, target: Names, *, replace: bool = False) -> None:
-        await _thread(self._move, source, target, replace)
+        await _threads.run(self._move, source, target, replace)
 
     def look(self, path: Names) -> Entry:
         """Return what is there. Blocks."""
-        with _told(path):
+        with told(path):
             try:
                 return _entry(path[-1] if path else "", self._files.info(self._at(path)))
             except FileNotFoundError:
@@ -120,14 +107,14 @@ class FsspecStorage(Storage):
 
     def part(self, path: Names, first: int, size: int) -> bytes:
         """Return a range. Blocks."""
-        with _told(path):
+        with told(path):
             found: bytes = self._files.cat_file(self._at(path), start=first, end=first + size)
             return found
 
     def upload(self, file: str, path: Names, replace: bool) -> Entry:
         """Let a file of this computer appear. Blocks."""
         self._need_folder(path[:-1])
-        with _told(path):
+        with told(path):
             there = self._kind(path)
             if there == "directory":
                 raise InvalidRequest(f"{show(path)} is a folder.")
@@ -137,7 +124,7 @@ class FsspecStorage(Storage):
         return self.look(path)
 
     def _list(self, path: Names) -> list[Entry]:
-        with _told(path):
+        with told(path):
             try:
                 found = self._files.ls(self._at(path), detail=True)
             except FileNotFoundError:
@@ -160,16 +147,13 @@ class FsspecStorage(Storage):
         # Whose spool it is matters: what lies there is uploaded as it is.
         if self._spool.stat().st_uid != os.geteuid():
             raise Forbidden(f"The spool {self._spool} is somebody else's.")
-        name = _part(self._at(path), token) if token else secrets.token_hex(16)
+        name = part_name(self._at(path).encode(), token) if token else secrets.token_hex(16)
         file = self._spool / name
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Conflict(f"{show(path)} is being uploaded by somebody with the same token.") from error
+            lock_part(descriptor, path)
             if keep and not token and self._kind(path) == "file":
-                with _told(path):
+                with told(path):
                     self._files.get_file(self._at(path), str(file))
             return _FsspecWriter(self, path, file, descriptor)
         except BaseException:
@@ -180,7 +164,7 @@ class FsspecStorage(Storage):
         if not path:
             raise Conflict("/ is there already.")
         self._need_folder(path[:-1])
-        with _told(path):
+        with told(path):
             if self._kind(path):
                 raise Conflict(f"There is already something at {show(path)}.")
             self._files.makedirs(self._at(path), exist_ok=True)
@@ -190,12 +174,12 @@ class FsspecStorage(Storage):
         if not path:
             raise InvalidRequest("The shared folder itself cannot be removed.")
         if not self.look(path).folder:
-            with _told(path):
+            with told(path):
                 self._files.rm_file(self._at(path))
             return
         if self._list(path):
             raise Conflict(f"{show(path)} is a folder that is not empty.")
-        with _told(path):
+        with told(path):
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._at((*path, MARK)))
             with contextlib.suppress(FileNotFoundError, NotImplementedError):
@@ -213,7 +197,7 @@ class FsspecStorage(Storage):
             raise Conflict(f"There is already something at {show(target)}.")
         if there == "directory" and (not entry.folder or self._list(target)):
             raise Conflict(f"{show(target)} is a folder.")
-        with _told(target):
+        with told(target):
             if entry.folder:
                 self._move_folder(self._at(source), self._at(target))
             else:
@@ -259,7 +243,7 @@ class _FsspecReader(Reader):
         if offset >= self.entry.size or size <= 0:
             return b""
         size = min(size, self.entry.size - offset)
-        data = await _thread(self._storage.part, self._path, offset, size)
+        data = await _threads.run(self._storage.part, self._path, offset, size)
         if (await self._storage.stat(self._path)).tag != self.entry.tag:
             raise Conflict(f"{show(self._path)} was replaced while it was read.", remedy="Read it again.")
         return data
@@ -268,54 +252,19 @@ class _FsspecReader(Reader):
         """Nothing is held."""
 
 
-class _FsspecWriter(Writer):
+class _FsspecWriter(PartWriter):
     def __init__(self, storage: FsspecStorage, path: Names, file: Path, descriptor: int) -> None:
+        super().__init__(path, descriptor, _threads)
         self._storage = storage
-        self._path = path
         self._file = file
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    async def write(self, offset: int, data: bytes) -> None:
-        await _thread(self._put, offset, data)
-        self.size = max(self.size, offset + len(data))
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return await _thread(os.pread, self._descriptor, size, offset)
-
-    async def truncate(self, size: int) -> None:
-        with _told(self._path):
-            await _thread(os.ftruncate, self._descriptor, size)
-        self.size = size
 
     async def finish(self, *, replace: bool = True, modified: float | None = None) -> Entry:
-        entry: Entry = await _thread(self._storage.upload, str(self._file), self._path, replace)
+        entry: Entry = await _threads.run(self._storage.upload, str(self._file), self._path, replace)
         await self.abort()
         return entry
 
-    def rename(self, path: Names) -> None:
-        self._path = path
-
-    async def leave(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    async def abort(self) -> None:
-        if self._descriptor >= 0:
-            self._file.unlink(missing_ok=True)
-        await self.leave()
-
-    def _put(self, offset: int, data: bytes) -> None:
-        with _told(self._path):
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[done:], offset + done
-
-
-async def _thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*args, **kwargs))
+    def _forget(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
 def _entry(name: str, info: dict[str, Any]) -> Entry:
@@ -328,28 +277,3 @@ def _entry(name: str, info: dict[str, Any]) -> Entry:
     )
     tag = hashlib.sha256(known.encode()).hexdigest()[:32]
     return Entry(name, folder=False, size=int(info["size"] or 0), modified=seconds, tag=tag)
-
-
-def _part(path: str, token: str) -> str:
-    return hashlib.sha256(f"{path}\0{token}".encode()).hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _told(path: Names) -> Iterator[None]:
-    where = show(path)
-    try:
-        yield
-    except GridcloudError:
-        raise
-    except FileNotFoundError as error:
-        raise NotFound(f"There is no {where}.") from error
-    except FileExistsError as error:
-        raise Conflict(f"There is already something at {where}.") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise InvalidRequest(f"{where} cannot be used so.") from error
-    except PermissionError as error:
-        raise Forbidden(f"The storage does not let us at {where}.") from error
-    except OSError as error:
-        if error.errno == 28:
-            raise StorageFull(f"No space is left for {where}.") from error
-        raise Unreachable(f"The storage of {where} does not answer: {error}.") from error

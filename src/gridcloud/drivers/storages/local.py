@@ -6,40 +6,26 @@ renamed into its place. So the folder has to be one file system. Links are neith
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
 from gridcloud.data.beneath import Beneath
 from gridcloud.data.driver import Entry, Reader, Storage, StorageSettings, Writer
+from gridcloud.data.parts import PartWriter, Threads, lock_part, part_name, told
 from gridcloud.data.paths import OURS, Names, show
-from gridcloud.errors import (
-    Conflict,
-    Forbidden,
-    GridcloudError,
-    InvalidRequest,
-    NotFound,
-    StorageFull,
-    Unreachable,
-)
+from gridcloud.errors import Conflict, InvalidRequest
 
 __all__ = ["LocalSettings", "LocalStorage"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 PARTS = f"{OURS}parts"
 
@@ -52,8 +38,7 @@ STALE = 86400.0
 COPY = 8 << 20
 """Bytes that are copied in one call."""
 
-_threads = ThreadPoolExecutor(32, "asyncio_storage")
-"""Threads of their own: a disk that hangs must not hold up what has nothing to do with it."""
+_threads = Threads(32, "asyncio_storage")
 
 
 class LocalSettings(StorageSettings):
@@ -80,51 +65,51 @@ class LocalStorage(Storage):
         self._beneath = Beneath(self._root)
 
     async def stat(self, path: Names) -> Entry:
-        return await _thread(self._stat, path)
+        return await _threads.run(self._stat, path)
 
     async def scan(self, path: Names) -> AsyncIterator[list[Entry]]:
-        found = await _thread(self._scan, path)
+        found = await _threads.run(self._scan, path)
         try:
-            while batch := await _thread(_take, found):
+            while batch := await _threads.run(_take, found):
                 yield batch
         finally:
-            await _thread(found.close)  # type: ignore[attr-defined]
+            await _threads.run(found.close)  # type: ignore[attr-defined]
 
     async def read(self, path: Names) -> Reader:
-        return await _thread(self._read, path)
+        return await _threads.run(self._read, path)
 
     async def write(self, path: Names, *, token: str = "", keep: bool = False) -> Writer:
-        return await _thread(self._write, path, token, keep)
+        return await _threads.run(self._write, path, token, keep)
 
     async def make_folder(self, path: Names) -> None:
-        await _thread(self._make_folder, path)
+        await _threads.run(self._make_folder, path)
 
     async def remove(self, path: Names) -> None:
-        await _thread(self._remove, path)
+        await _threads.run(self._remove, path)
 
     async def move(self, source: Names, target: Names, *, replace: bool = False) -> None:
-        await _thread(self._move, source, target, replace)
+        await _threads.run(self._move, source, target, replace)
 
     async def set_modified(self, path: Names, modified: float) -> None:
         """Set when a file was changed last."""
-        await _thread(self._set_modified, path, modified)
+        await _threads.run(self._set_modified, path, modified)
 
     def _set_modified(self, path: Names, modified: float) -> None:
         if path:
-            with _told(path), self._beneath.parent(path) as (folder, name):
+            with told(path), self._beneath.parent(path) as (folder, name):
                 os.utime(name, (modified, modified), dir_fd=folder, follow_symlinks=False)
 
     def _stat(self, path: Names) -> Entry:
-        with _told(path), _closing(self._beneath.open(path, os.O_PATH)) as descriptor:
+        with told(path), _closing(self._beneath.open(path, os.O_PATH)) as descriptor:
             return _entry(path, os.fstat(descriptor))
 
     def _scan(self, path: Names) -> Iterator[Entry]:
-        with _told(path):
+        with told(path):
             descriptor = self._beneath.open(path, os.O_RDONLY | os.O_DIRECTORY)
         return _entries(descriptor)
 
     def _read(self, path: Names) -> Reader:
-        with _told(path):
+        with told(path):
             # Without waiting: what opens a pipe would wait for somebody to write into it.
             descriptor = self._beneath.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
@@ -139,16 +124,16 @@ class LocalStorage(Storage):
     def _write(self, path: Names, token: str, keep: bool) -> Writer:
         if not path:
             raise InvalidRequest("A folder cannot be written to as a file.")
-        with _told(path):
+        with told(path):
             with self._beneath.parent(path):
                 pass
             with contextlib.suppress(FileExistsError), self._beneath.parent((PARTS,)) as (root, name):
                 os.mkdir(name, 0o700, dir_fd=root)
             self._forget_stale()
-            part = _part(path, token) if token else secrets.token_hex(16)
+            part = part_name(os.fsencode("/".join(path)), token) if token else secrets.token_hex(16)
             descriptor = self._beneath.open((PARTS, part), os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                _lock(descriptor, path)
+                lock_part(descriptor, path)
                 if keep and not token:
                     self._copy_into(path, descriptor)
                 return _LocalWriter(self._beneath, path, part, descriptor)
@@ -168,7 +153,7 @@ class LocalStorage(Storage):
     def _make_folder(self, path: Names) -> None:
         if not path:
             raise Conflict("/ is there already.")
-        with _told(path), self._beneath.parent(path) as (folder, name):
+        with told(path), self._beneath.parent(path) as (folder, name):
             os.mkdir(name, 0o777, dir_fd=folder)
             _give(folder, name)
             _sync(folder)
@@ -176,7 +161,7 @@ class LocalStorage(Storage):
     def _remove(self, path: Names) -> None:
         if not path:
             raise InvalidRequest("The shared folder itself cannot be removed.")
-        with _told(path), self._beneath.parent(path) as (folder, name):
+        with told(path), self._beneath.parent(path) as (folder, name):
             entry = _entry(path, os.stat(name, dir_fd=folder, follow_symlinks=False))
             (os.rmdir if entry.folder else os.unlink)(name, dir_fd=folder)
             _sync(folder)
@@ -187,7 +172,7 @@ class LocalStorage(Storage):
         if target[: len(source)] == source:
             raise InvalidRequest(f"{show(source)} cannot be moved into itself.")
         with (
-            _told(target),
+            told(target),
             self._beneath.parent(source) as (source_folder, source_name),
             self._beneath.parent(target) as (target_folder, target_name),
         ):
@@ -232,7 +217,7 @@ class _LocalReader(Reader):
         self._descriptor = descriptor
 
     async def read(self, offset: int, size: int) -> bytes:
-        return await _thread(self._take, offset, size)
+        return await _threads.run(self._take, offset, size)
 
     async def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -243,52 +228,21 @@ class _LocalReader(Reader):
         return self._descriptor
 
     def _take(self, offset: int, size: int) -> bytes:
-        with _told((self.entry.name,)):
+        with told((self.entry.name,)):
             return os.pread(self._descriptor, size, offset)
 
 
-class _LocalWriter(Writer):
+class _LocalWriter(PartWriter):
     def __init__(self, beneath: Beneath, path: Names, part: str, descriptor: int) -> None:
+        super().__init__(path, descriptor, _threads)
         self._beneath = beneath
-        self._path = path
         self._part = part
-        self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
-
-    async def write(self, offset: int, data: bytes) -> None:
-        await _thread(self._put, offset, data)
-        self.size = max(self.size, offset + len(data))
-
-    async def read(self, offset: int, size: int) -> bytes:
-        return await _thread(os.pread, self._descriptor, size, offset)
-
-    async def truncate(self, size: int) -> None:
-        with _told(self._path):
-            await _thread(os.ftruncate, self._descriptor, size)
-        self.size = size
 
     async def finish(self, *, replace: bool = True, modified: float | None = None) -> Entry:
-        return await _thread(self._finish, replace, modified)
-
-    def rename(self, path: Names) -> None:
-        self._path = path
-
-    async def leave(self) -> None:
-        self._close()
-
-    async def abort(self) -> None:
-        if self._descriptor >= 0:
-            await _thread(self._forget)
-
-    def _put(self, offset: int, data: bytes) -> None:
-        with _told(self._path):
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(self._descriptor, view, offset)
-                view, offset = view[done:], offset + done
+        return await _threads.run(self._finish, replace, modified)
 
     def _finish(self, replace: bool, modified: float | None) -> Entry:
-        with _told(self._path), self._beneath.parent(self._path) as (folder, name):
+        with told(self._path), self._beneath.parent(self._path) as (folder, name):
             there = _mode_of(folder, name, self._path)
             _give(folder, descriptor=self._descriptor)
             os.fchmod(self._descriptor, 0o666 & ~_mask() if there is None else there)
@@ -312,16 +266,6 @@ class _LocalWriter(Writer):
             self._beneath.parent((PARTS, self._part)) as (parts, part),
         ):
             os.unlink(part, dir_fd=parts)
-        self._close()
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-async def _thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_threads, lambda: work(*args, **kwargs))
 
 
 def _entries(descriptor: int) -> Iterator[Entry]:
@@ -388,55 +332,9 @@ def _sync(folder: int) -> None:
         os.fsync(readable)
 
 
-def _lock(descriptor: int, path: Names) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Conflict(f"{show(path)} is being uploaded by somebody with the same token.") from error
-    if not os.fstat(descriptor).st_nlink:  # whoever had it finished, or gave it up, just now
-        raise Conflict(f"The upload of {show(path)} with this token has just ended.")
-
-
-def _part(path: Names, token: str) -> str:
-    return hashlib.sha256(os.fsencode("/".join(path)) + b"\0" + token.encode()).hexdigest()[:32]
-
-
 @contextlib.contextmanager
 def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-_KINDS: dict[int, tuple[type[GridcloudError], str]] = {
-    errno.ENOENT: (NotFound, "There is no {path}."),
-    errno.ENOTDIR: (NotFound, "There is no {path}: what stands before it is no folder."),
-    errno.ELOOP: (InvalidRequest, "{path} is a link, or lies behind one; links are not followed."),
-    errno.EEXIST: (Conflict, "There is already something at {path}."),
-    errno.ENOTEMPTY: (Conflict, "{path} is a folder that is not empty."),
-    errno.EISDIR: (InvalidRequest, "{path} is a folder."),
-    errno.ENXIO: (InvalidRequest, "{path} is neither a file nor a folder."),
-    errno.EINVAL: (InvalidRequest, "{path} cannot be used so."),
-    errno.EXDEV: (InvalidRequest, "{path} lies on another file system than the rest of its storage."),
-    errno.ENAMETOOLONG: (InvalidRequest, "The name of {path} is longer than its file system allows."),
-    errno.EILSEQ: (InvalidRequest, "The file system does not take the name of {path}."),
-    errno.EACCES: (Forbidden, "The storage does not let us at {path}."),
-    errno.EPERM: (Forbidden, "The storage does not let us change {path}."),
-    errno.EROFS: (Forbidden, "The storage of {path} can only be read."),
-    errno.ENOSPC: (StorageFull, "No space is left for {path}."),
-    errno.EDQUOT: (StorageFull, "The quota leaves no space for {path}."),
-    errno.EFBIG: (StorageFull, "{path} would be larger than its file system allows."),
-}
-"""What the kernel says, as errors; the rest is a storage that does not work: Unreachable."""
-
-
-@contextlib.contextmanager
-def _told(path: Names) -> Iterator[Any]:
-    try:
-        yield
-    except OSError as error:
-        kind, text = _KINDS.get(
-            error.errno or 0, (Unreachable, "The storage of {path} does not answer: {why}.")
-        )
-        raise kind(text.format(path=show(path), why=error.strerror)) from error
