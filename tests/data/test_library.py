@@ -79,7 +79,9 @@ def test_nothing_is_seen_before_it_is_closed(files: ShareFileSystem, gateway: Ga
     with pytest.raises(ZeroDivisionError), files.open(f"{root}/a", "wb") as file:  # noqa: PT012
         file.write(bytes(20 * MIB))
         assert files.cat_file(f"{root}/a") == b"before"
+        assert list(gateway.folder.glob(".gridcloud-parts/*"))
         raise ZeroDivisionError
+    assert not list(gateway.folder.glob(".gridcloud-parts/*"))
     assert files.cat_file(f"{root}/a") == b"before"
     with files.open(f"{root}/a", "ab") as file:
         file.write(b" after")
@@ -196,31 +198,52 @@ def test_line_that_breaks(files: ShareFileSystem, gateway: Gateway, root: str, t
     assert sorted(os.listdir(tmp_path)) == ["down", "up"]
 
 
+class Enough(Exception):
+    """Somebody has had enough."""
+
+
+class Stop(Callback):
+    """Ends a transfer when so many bytes are there; 0: never."""
+
+    def __init__(self, at: int = 0) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self._at = at
+
+    def absolute_update(self, value: int) -> None:
+        self.seen.append(value)
+        if self._at and value >= self._at:
+            raise Enough
+
+
+def test_sending_goes_on(files: ShareFileSystem, gateway: Gateway, root: str, tmp_path: Path) -> None:
+    data = random.randbytes(60 * MIB)
+    (tmp_path / "a").write_bytes(data)
+    before = set(gateway.folder.glob(".gridcloud-parts/*"))
+    with pytest.raises(Enough):
+        files.put_file(tmp_path / "a", f"{root}/a", callback=Stop(30 * MIB))
+    assert not files.exists(f"{root}/a")
+    (part,) = set(gateway.folder.glob(".gridcloud-parts/*")) - before
+    assert 0 < part.stat().st_size < len(data)
+    told = Stop()
+    files.put_file(tmp_path / "a", f"{root}/a", callback=told)
+    assert told.seen[0] > 20 * MIB
+    assert place(gateway, f"{root}/a").read_bytes() == data
+
+
 def test_fetching_goes_on(files: ShareFileSystem, gateway: Gateway, root: str, tmp_path: Path) -> None:
     data = random.randbytes(20 * MIB)
     files.pipe_file(f"{root}/a", data)
 
-    class Enough(Exception):
-        pass
-
-    seen: list[int] = []
-
-    class Stop(Callback):
-        def absolute_update(self, value: int) -> None:
-            seen.append(value)
-            if len(seen) == 2:
-                raise Enough
-
     with pytest.raises(Enough):
-        files.get_file(f"{root}/a", tmp_path / "a", callback=Stop())
+        files.get_file(f"{root}/a", tmp_path / "a", callback=Stop(8 * MIB))
     assert not (tmp_path / "a").exists()
     (part,) = tmp_path.iterdir()
     before = part.stat().st_size
     assert before >= 8 * MIB
-    seen.clear()
-    seen += [0, 0]
-    files.get_file(f"{root}/a", tmp_path / "a", callback=Stop())
-    assert seen[2] > before
+    told = Stop()
+    files.get_file(f"{root}/a", tmp_path / "a", callback=told)
+    assert told.seen[0] > before
     assert (tmp_path / "a").read_bytes() == data
     assert os.listdir(tmp_path) == ["a"]
 

@@ -262,7 +262,8 @@ async def _delete(asked: Request) -> web.Response:
         raise InvalidRequest("A URL has no fragment.", details={"status": 400})
     if (refusal := await guarded(asked, asked.path, deep=True)) is not None:
         return refusal
-    await asked.visit.remove(asked.path, whole=True)
+    # A folder goes whole, as the RFC has it, unless the client says that it takes it for empty.
+    await asked.visit.remove(asked.path, whole="X-Gridcloud-Empty" not in asked.request.headers)
     asked.locks.drop(asked.path)
     return web.Response(status=204)
 

@@ -30,6 +30,7 @@ from gridcloud.data.webfiles import (
     SAFE,
     answer_file,
     broken,
+    forget_upload,
     http_date,
     receive_file,
     tell_upload,
@@ -117,7 +118,11 @@ class WebDoor:
             return await self._serve(request, secret, rest[0] if rest else "", f"/s/{secret}", path)
         except GridcloudError as error:
             return _refusal(request, error)
-        except (ConnectionResetError, TimeoutError):
+        except ConnectionResetError as error:
+            # The client has gone, or was cut off: this reaches nobody, and is no fault to be written down as one.
+            log.debug("a client has gone: %s", error)
+            return web.Response(status=400)
+        except TimeoutError:
             raise
         except OSError as error:
             log.warning("a request failed: %s", error)
@@ -163,6 +168,8 @@ class WebDoor:
 
     async def _do(self, asked: Request) -> web.StreamResponse:
         request, visit, path = asked.request, asked.visit, asked.path
+        if request.method == "DELETE" and (token := upload_token(request)):
+            return await forget_upload(visit, path, token)
         handler = METHODS.get(request.method)
         if handler is not None:
             response: web.StreamResponse = await handler(asked)

@@ -22,6 +22,7 @@ __all__ = [
     "answer_file",
     "broken",
     "etag",
+    "forget_upload",
     "http_date",
     "receive_file",
     "tell_upload",
@@ -223,6 +224,13 @@ async def tell_upload(visit: Visit, path: Names, token: str) -> web.Response:
     writer = await visit.write(path, token=token)
     await writer.leave()
     return web.Response(status=204, headers={"Upload-Offset": str(writer.size), "Cache-Control": "no-store"})
+
+
+async def forget_upload(visit: Visit, path: Names, token: str) -> web.Response:
+    """Answer a DELETE with a token: what came of that upload is thrown away."""
+    writer = await visit.write(path, token=token)
+    await writer.abort()
+    return web.Response(status=204)
 
 
 def upload_token(request: web.BaseRequest) -> str:

@@ -179,7 +179,7 @@ class ShareFileSystem(AsyncFileSystem):  # type: ignore[misc]
         place = self.place(path)
         if (await self._wire.stat(place)).folder:
             raise IsADirectoryError(errno.EISDIR, "That is a folder", place.shown)
-        await self._delete(place)
+        await self._delete(place, empty=True)
 
     async def _rm(self, path: Any, recursive: bool = False, batch_size: Any = None, **options: Any) -> None:
         if not recursive:
@@ -191,10 +191,7 @@ class ShareFileSystem(AsyncFileSystem):  # type: ignore[misc]
                 await self._delete(self.place(found))
 
     async def _rmdir(self, path: str) -> None:
-        place = self.place(path)
-        async for _ in self._entries(place):
-            raise OSError(errno.ENOTEMPTY, "The folder is not empty", place.shown)
-        await self._delete(place)
+        await self._delete(self.place(path), empty=True)
 
     async def _mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
         place = self.place(path)
@@ -217,9 +214,13 @@ class ShareFileSystem(AsyncFileSystem):  # type: ignore[misc]
             if not exist_ok or not (await self._wire.stat(place)).folder:
                 raise
 
-    async def _delete(self, place: Place) -> None:
-        if await self._wire.do("DELETE", place) == 404:
+    async def _delete(self, place: Place, empty: bool = False) -> None:
+        """Remove a file, or a folder with what is in it; ``empty``: one with something in it stays."""
+        status = await self._wire.do("DELETE", place, **({"X_Gridcloud_Empty": "1"} if empty else {}))
+        if status == 404:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place.shown)
+        if status == 409:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), place.shown)
 
     async def _within(self, method: str, source: Place, target: Place) -> None:
         status = await self._wire.do(method, source, Destination=target.url)

@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from gridcloud.files.links import Place
@@ -23,6 +24,9 @@ PART = 8 << 20
 
 PIECE = 256 << 10
 """Bytes that are handed on at once."""
+
+FAREWELLS = 5
+"""How often a server is told, 0.2 s apart, that an upload was given up."""
 
 CLOCKS = 2.0
 """Seconds by which a file's time may differ from the one it was given: servers keep whole ones."""
@@ -81,12 +85,21 @@ class Writing:
         self._sent, self._filled = self.size, 0
 
     async def abort(self) -> None:
-        """Forget it: the server does so too, after a day at the latest."""
+        """Forget it. What the server cannot be told of now, it forgets by itself after a day."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-        self._filled = 0
+        if self._sent:
+            for _ in range(FAREWELLS):  # it may not know yet that the last request was broken off
+                with suppress(
+                    Exception
+                ):  # whatever it is, nobody is to be troubled with what is given up anyway
+                    async with self._wire.ask("DELETE", self._place, query=f"upload={self._token}") as answer:
+                        if answer.status < 500:
+                            break
+                await asyncio.sleep(0.2)
+        self._sent = self._filled = 0
 
     async def _settle(self) -> None:
         task, self._task = self._task, None
@@ -149,22 +162,30 @@ async def send_file(
             return
         token = _token(place, status)
         offset = 0
+        failed: list[Exception] = []
 
         async def pieces() -> AsyncIterator[bytes]:
             nonlocal offset
-            while offset < size:
-                data = os.pread(file.fileno(), PIECE, offset)
-                if not data:
-                    raise OSError(errno.ESTALE, "It became shorter while it was sent", source)
-                yield data
-                offset += len(data)
-                told(offset)
+            try:
+                while offset < size:
+                    data = os.pread(file.fileno(), PIECE, offset)
+                    if not data:
+                        raise OSError(errno.ESTALE, "It became shorter while it was sent", source)
+                    yield data
+                    offset += len(data)
+                    told(offset)
+            except Exception as error:
+                # Ours, also what `told` raises to end it: the library would take it for a connection that broke.
+                failed.append(error)
+                raise
 
         async def work() -> None:
             nonlocal offset
             offset = await _offset(wire, place, token)
             if offset >= size:
                 offset = 0
+            if failed:
+                raise failed[0]
             headers = {"Content_Range": f"bytes {offset}-{size - 1}/{size}", "X_OC_MTime": f"{modified:.3f}"}
             async with wire.ask(
                 "PUT",
