@@ -16,7 +16,7 @@ from tests.labs.kubernetes import SESSION_IMAGE, Cluster
 from gridcloud.drivers.jobs.kubernetes import KubernetesJobs, KubernetesJobsSettings
 from gridcloud.drivers.jobs.kubernetes_manifests import Needs, render_door, render_job_array
 from gridcloud.errors import Transient
-from gridcloud.jobs.driver import Phase
+from gridcloud.jobs.driver import JobDriver, Phase
 from gridcloud.jobs.model import Cause
 from gridcloud.settings.request import Request
 from gridcloud.testing.jobs import JobDriverContract, job_context
@@ -105,6 +105,10 @@ class TestKubernetesJobs(JobDriverContract):
         assert (seen.cause, seen.begun) == (Cause.REFUSED, False)
         assert "ErrImageNeverPull" in seen.detail
         await driver.remove([job.handle])
+
+    @pytest.mark.xfail(reason="what is said in the moment in which a log is cut is lost: docs/design/jobs.md")
+    async def test_a_log_is_bounded(self, driver: JobDriver) -> None:
+        await super().test_a_log_is_bounded(driver)
 
     async def test_its_house_is_kept(
         self, driver: KubernetesJobs, kubernetes_cluster: Cluster, namespace: str
