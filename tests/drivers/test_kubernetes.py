@@ -268,24 +268,12 @@ async def test_another_installation_touches_nothing_of_ours(driver: KubernetesDr
     await other.close()
 
 
-def make_volume(cluster: Cluster, folder: Path, name: str) -> None:
-    """A volume on the node that homes of the class `lab` bind to."""
-    folder.mkdir(mode=0o755)
-    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]}]}
-    spec = {
-        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "lab",
-        "persistentVolumeReclaimPolicy": "Retain", "local": {"path": str(folder)},
-        "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
-    }  # fmt: skip
-    cluster.ask("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
-
-
 async def test_a_home_is_kept_between_pods(
     make_driver: MakeDriver, kubernetes_cluster: Cluster, namespace: str
 ) -> None:
     for number in range(2):
         folder = kubernetes_cluster.folder / f"{namespace}-{number}"
-        make_volume(kubernetes_cluster, folder, f"{namespace}-{number}")
+        kubernetes_cluster.make_volume(folder, f"{namespace}-{number}")
     driver = make_driver(home_size="1GiB", storage_class="lab")
     first, other, later = make_spec("ada"), make_spec("Ada; rm -rf /"), make_spec("ada")
     _, seen = await running(driver, first)

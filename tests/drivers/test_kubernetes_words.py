@@ -18,16 +18,16 @@ from gridcloud.connections.cluster import Cluster, translate
 from gridcloud.drivers.instances.kubernetes_capacity import read_limits, read_nodes, read_quotas
 from gridcloud.drivers.instances.kubernetes_manifests import (
     home_name,
-    label_value,
     pod_name,
     render_home,
     render_pod,
     render_secret,
 )
-from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_image
-from gridcloud.drivers.instances.kubernetes_quantities import format_cpus, parse_amount, parse_cpus
+from gridcloud.drivers.instances.kubernetes_offers import Room, choose
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
-from gridcloud.drivers.instances.kubernetes_status import has_stopped, phase_of, why_not_pulled, worst_event
+from gridcloud.drivers.instances.kubernetes_status import has_stopped, phase_of, why_not_pulled
+from gridcloud.drivers.kubernetes_pods import explain_image, label_value, worst_event
+from gridcloud.drivers.kubernetes_quantities import format_cpus, parse_amount, parse_cpus
 from gridcloud.errors import (
     Conflict,
     Forbidden,

@@ -125,7 +125,7 @@ class PretendSchedulers:
     async def holder(self, name: str) -> Pretence:
         return self.get(name)
 
-    async def choose(self, request: Request, owner: str, on: Sequence[str] = ()) -> str:
+    async def choose(self, request: Request, owner: str, on: Sequence[str] = (), within: int = 0) -> str:
         if not (await self.driver.offer(request, owner)).possible:
             raise NoOffer("No scheduler runs that.")
         return "there"

@@ -187,6 +187,17 @@ class Cluster:
         self._until(lambda: self.ask("POST", f"/api/v1/namespaces/{name}/pods?dryRun=All", body), 30)
         return name
 
+    def make_volume(self, folder: Path, name: str) -> None:
+        """Make a folder here a volume of 1 GiB on the node, which claims of the class `lab` are bound to."""
+        folder.mkdir(mode=0o755)
+        term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]}]}
+        spec = {
+            "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "lab",
+            "persistentVolumeReclaimPolicy": "Retain", "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+        }  # fmt: skip
+        self.ask("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
+
     def allow_tenant(self, namespace: str, rules: list[dict[str, Any]], *, everywhere: bool = False) -> None:
         """Give the user `tenant` a role in one namespace, or in the whole cluster."""
         name = f"r{secrets.token_hex(4)}"

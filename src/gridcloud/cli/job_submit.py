@@ -83,6 +83,14 @@ Rerunnable = Annotated[
 Reuse = Annotated[
     bool, typer.Option("--reuse", help="Take the results of the same job, where it was done before.")
 ]
+Within = Annotated[
+    str,
+    typer.Option(
+        "--within",
+        metavar="TIME",
+        help="The cheapest scheduler that begins it so soon, e.g. 10m; else the soonest.",
+    ),
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="A notebook that is tried again goes on at the cell that failed.")
 ]
@@ -111,6 +119,7 @@ async def submit(
     rerunnable: Rerunnable = False,
     reuse: Reuse = False,
     resume: Resume = False,
+    within: Within = "",
 ) -> int:
     """Have a command, script or notebook run, once or over a sweep, on what runs jobs. Prints its id.
 
@@ -132,6 +141,7 @@ async def submit(
         "rerunnable": rerunnable,
         "reuse": reuse,
         "resume": resume,
+        "within": within,
     }
     described |= {key: value for key, value in given.items() if value not in (None, [], "", False)}
     for key, more in (("parameters", _pairs(parameter or ())), ("environment", read_environment(env or ()))):

@@ -26,6 +26,7 @@ from gridcloud.jobs.orders import UPLOAD
 from gridcloud.jobs.sweeps import read_sweep
 from gridcloud.settings.document import read_document
 from gridcloud.settings.request import Record, Request, Text
+from gridcloud.settings.values import Duration
 
 __all__ = ["Description", "read_description", "read_job_file"]
 
@@ -78,6 +79,10 @@ class Description(Record):
         default=False, description="take the results of the same job, where it was done before"
     )
     on: tuple[str, ...] = Field(default=(), description="these schedulers only")
+    within: Duration = Field(
+        default=0,
+        description="the cheapest scheduler that begins it within this time, e.g. 10m; 0: the soonest",
+    )
 
     def build(self, folder: Path) -> tuple[Order, dict[str, Path]]:
         """Return the order, and the files to hand over by their digests. ``folder``: where relative paths begin.
@@ -152,6 +157,7 @@ class Description(Record):
             rerunnable=self.rerunnable,
             reuse=self.reuse,
             on=only,
+            within=self.within,
         )
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from gridcloud.connections.captures import Done
-from gridcloud.errors import NotFound
+from gridcloud.connections.captures import Done, capture
+from gridcloud.connections.driver import Command, Connection
+from gridcloud.errors import NotFound, TimedOut, Transient
 from gridcloud.jobs.driver import HANDLE, Part, Stream, Submission
 from gridcloud.jobs.frame import End, read_end
 
-__all__ = ["FILES", "FOLDERS", "Doing", "Folders", "Seen", "pack", "part_of"]
+__all__ = ["FILES", "FOLDERS", "Doing", "Folders", "Seen", "pack", "part_of", "verbs_over"]
 
 FOLDERS = Path(__file__).with_name("folders.sh").read_text(encoding="utf-8")
 """The text: its verbs are told of at its top."""
@@ -36,12 +37,12 @@ class Doing(Protocol):
         verb: str,
         *words: str,
         input: bytes | Path = b"",
-        seconds: float = 0,
+        seconds: float = ...,
         bears: int = 0,
         output: Path | None = None,
     ) -> Done:
-        """Raise Transient where it fails otherwise than with ``bears``. ``seconds``: 0: what commands usually get.
-        ``output``: a file for what it says."""
+        """Raise Transient where it fails otherwise than with ``bears``. ``seconds``: by default what commands usually
+        get. ``output``: a file for what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,33 @@ class Seen:
     job: str = ""
     """By what it is known there, as it was noted."""
     end: End | None = None
+
+
+def verbs_over(connect: Callable[[], Awaitable[Connection]], name: str, seconds: float) -> Doing:
+    """Return what runs the verbs over a connection that is kept by somebody else. ``name``: what the machine is called
+    in messages, ``seconds``: for a verb. It raises Transient, TimedOut and what ``connect`` raises."""
+
+    async def do(
+        verb: str,
+        *words: str,
+        input: bytes | Path = b"",
+        seconds: float = seconds,
+        bears: int = 0,
+        output: Path | None = None,
+    ) -> Done:
+        command = Command(("sh", "-c", FOLDERS, "gridcloud", verb, *words))
+        connection = await connect()
+        try:
+            async with asyncio.timeout(seconds):
+                done = await capture(connection, command, input, output)
+        except TimeoutError:
+            raise TimedOut(f"{name} does not answer.") from None
+        if done.code not in (0, bears):
+            why = done.complaint.strip()[-300:] or f"{verb} ended with {done.code}"
+            raise Transient(f"{name}: {why}.")
+        return done
+
+    return do
 
 
 class Folders:
@@ -93,8 +121,13 @@ class Folders:
         return found
 
     async def tell(self, verb: str, lines: Iterable[str]) -> None:
-        """Run a verb that takes lines and says nothing: note, start, end, claim, remove."""
+        """Run a verb that takes lines and says nothing: note, start, end, remove."""
         await self._do(verb, await self._base(), input=_lines(lines))
+
+    async def claim(self, handles: Iterable[str]) -> set[str]:
+        """Have none of these begin any more; return those that had not, and now never do."""
+        done = await self._do("claim", await self._base(), input=_lines(handles))
+        return set(done.data.decode(errors="replace").split())
 
     async def handles(self) -> list[str]:
         """Return the handles of which there are folders."""

@@ -6,7 +6,7 @@
 #   look               tell of each: whether it is there, has begun, its frame runs here; its token, word, last words
 #   start              run the frames of lines `handle cores devices`; one that has begun already does nothing
 #   end                have the frames end what they run; where a frame is gone, kill what is left of its job
-#   claim              have none of these begin any more
+#   claim              have none of these begin any more; names those that had not
 #   remove, list       remove folders; name those that are there
 #   part FILE OFFSET MOST   a part of a file, after a line `offset size`; 3: there is none
 #   where              the folder in which this runs: that of the machine's own
@@ -75,7 +75,7 @@ end)
   done
   exit 0
   ;;
-claim) while read -r one; do mkdir "$base/$one/begun" 2>/dev/null; done; exit 0 ;;
+claim) while read -r one; do if mkdir "$base/$one/begun" 2>/dev/null; then echo "$one"; fi; done ;;
 remove) while read -r one; do rm -rf -- "${base:?}/$one" || exit 1; done ;;
 list) [ ! -d "$base" ] || ls "$base" ;;
 part)

@@ -147,7 +147,7 @@ if ! mkdir begun 2>/dev/null; then
   if [ -d begun ]; then exit 75; else exit 74; fi
 fi
 umask 077
-gc_why= gc_watcher= gc_child= gc_finisher=
+gc_why= gc_watcher= gc_child= gc_finisher= gc_over=
 IFS= read -r gc_line </proc/self/stat
 set -- ${gc_line##*") "}
 gc_session=$4 gc_born=${20}
@@ -180,7 +180,10 @@ gc_strike() {
 }
 gc_finish() {
   gc_strike "$1"
-  for gc_n in 1 2 3 4 5 6 7 8 9 10; do sleep 1; done
+  for gc_n in 1 2 3 4 5 6 7 8 9 10; do
+    [ -z "$gc_over" ] || return 0
+    sleep 1
+  done
   gc_strike KILL
 }
 
@@ -209,20 +212,23 @@ gc_trim() {
   rm -f begun/tail
 }
 gc_watch() {
-  trap 'kill "$gc_nap" 2>/dev/null; exit 0' TERM
+  # Not amid what it does: a log that was cut is to get its end back.
+  trap 'gc_over=y; kill "$gc_nap" 2>/dev/null' TERM
   IFS= read -r gc_line </proc/self/stat
   gc_self=${gc_line%% *} gc_page=$(getconf PAGESIZE 2>/dev/null || echo 4096)
   gc_page=$((gc_page / 1024)) gc_peak=0 gc_turn=0 gc_quick=10 gc_seen=0
-  while :; do
+  while [ -z "$gc_over" ]; do
     gc_pause=1
     if [ "$gc_quick" -gt 0 ]; then gc_pause=0.1 gc_quick=$((gc_quick - 1)); fi
     sleep "$gc_pause" 2>/dev/null & gc_nap=$!
-    wait "$gc_nap" || sleep 1
+    wait "$gc_nap" || [ "$gc_over" ] || sleep 1
+    [ -z "$gc_over" ] || exit 0
     gc_trim out.log 8
     gc_high=$gc_pos
     gc_trim err.log 9
     [ "$gc_pos" -gt "$gc_high" ] && gc_high=$gc_pos
     gc_seen=$gc_high
+    [ -z "$gc_over" ] || exit 0
     gc_turn=$((gc_turn + 1))
     # Looking at all processes takes longer than the rest: often at first, and while the limit is near.
     if [ "$gc_turn" -lt 30 ] || [ "$((gc_turn % 5))" = 0 ] || [ "$((gc_peak * 2))" -gt "$gc_memory" ]; then

@@ -210,7 +210,9 @@ class Order(Record):
         default=False, description="take the results of the same job, where it was done before"
     )
     on: tuple[Text, ...] = Field(default=(), description="these schedulers only")
-    within: int = Field(default=0, ge=0, description="seconds until it has to have begun; 0: whenever")
+    within: int = Field(
+        default=0, ge=0, description="seconds in which it is to begin, at the least price; 0: soonest"
+    )
 
 
 class Usage(Record):

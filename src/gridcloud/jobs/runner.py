@@ -418,10 +418,10 @@ class Runner:
             order = await self.order_of(job)
             if order.reuse and job.digest and await self._reuse(job):
                 continue
-            groups.setdefault((job.owner, order.on, request_of(order, job)), []).append(job)
-        for (owner, on, request), members in groups.items():
+            groups.setdefault((job.owner, order.on, order.within, request_of(order, job)), []).append(job)
+        for (owner, on, within, request), members in groups.items():
             try:
-                name = await self.schedulers.choose(request, owner, on)
+                name = await self.schedulers.choose(request, owner, on, within)
             except (NoOffer, NotFound, Rejected) as error:
                 await self._refuse(members, error)
                 continue

@@ -78,11 +78,12 @@ class Schedulers(Entries[JobDriver]):
         """Return the handle that something was made for."""
         return holding.handle
 
-    async def choose(self, request: Request, owner: str, on: Sequence[str] = ()) -> str:
+    async def choose(self, request: Request, owner: str, on: Sequence[str] = (), within: int = 0) -> str:
         """Return the scheduler that would begin a job soonest, then cheapest, then as configured.
 
-        ``on``: these only. Raises NotFound for one that is not configured, NoOffer where none ever runs it, Unavailable
-        where those that might do not answer.
+        ``on``: these only. ``within``: of those that begin it within so many seconds, as far as they know, the
+        cheapest; none does: the soonest. Raises NotFound for one that is not configured, NoOffer where none ever runs
+        it, Unavailable where those that might do not answer.
         """
         for name in on:
             self.get(name)
@@ -93,6 +94,10 @@ class Schedulers(Entries[JobDriver]):
             for number, offer in enumerate(offers)
             if isinstance(offer, JobOffer) and offer.possible
         ]
+        if in_time := [
+            (price, wait, number) for wait, price, number in possible if within and wait <= within
+        ]:
+            return names[min(in_time)[2]]
         if possible:
             return names[min(possible)[2]]
         told = "; ".join(

@@ -26,24 +26,27 @@ from gridcloud.drivers.instances.kubernetes_manifests import (
     FOLDER,
     GRACE,
     HOME,
-    INSTALLATION,
     INSTANCE,
     INVITED,
     OWNER,
-    label_value,
     render_home,
     render_pod,
     render_secret,
 )
-from gridcloud.drivers.instances.kubernetes_offers import Room, choose, explain_image
+from gridcloud.drivers.instances.kubernetes_offers import Room, choose
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
 from gridcloud.drivers.instances.kubernetes_status import (
     age_of,
     awaits_volume,
     has_stopped,
     phase_of,
-    unschedulable,
     why_not_pulled,
+)
+from gridcloud.drivers.kubernetes_pods import (
+    INSTALLATION,
+    explain_image,
+    label_value,
+    unschedulable,
     worst_event,
 )
 from gridcloud.errors import (

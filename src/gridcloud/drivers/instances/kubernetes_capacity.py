@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gridcloud.drivers.instances.kubernetes_quantities import parse_amount, parse_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings, Toleration
+from gridcloud.drivers.kubernetes_quantities import parse_amount, parse_cpus
 from gridcloud.instances.matching import shortfall
 from gridcloud.instances.model import Request, Shape, format_size
 

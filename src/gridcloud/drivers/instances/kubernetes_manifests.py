@@ -6,13 +6,21 @@ labels are made of digests and of ids that were checked.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gridcloud.drivers.instances.kubernetes_quantities import format_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
+from gridcloud.drivers.kubernetes_pods import (
+    INSTALLATION,
+    POWERLESS,
+    digest_of,
+    label_value,
+    place,
+    plain,
+    secure,
+    short,
+)
+from gridcloud.drivers.kubernetes_quantities import format_cpus
 from gridcloud.instances.bootstraps import AgentDoor
 from gridcloud.instances.model import MOUNTS, Folder, Shape, Spec
 
@@ -23,7 +31,6 @@ __all__ = [
 ]  # fmt: skip
 
 CONTAINER = "instance"
-INSTALLATION = "gridcloud.io/installation"
 INSTANCE = "gridcloud.io/instance"
 OWNER = "gridcloud.io/owner"
 NAME = "gridcloud.io/name"
@@ -82,7 +89,6 @@ def render_pod(
 ) -> dict[str, Any]:
     """Return the manifest of an instance's pod. ``home``: the claim that is mounted as its owner's home."""
     shape = spec.offer.shape
-    user = settings.run_as_user
     mounts: list[dict[str, Any]] = [{"name": "folder", "mountPath": FOLDER}]
     volumes: list[dict[str, Any]] = [{"name": "folder", "emptyDir": {}}]
     if home:
@@ -103,7 +109,7 @@ def render_pod(
         "workingDir": FOLDER,
         "env": [{"name": "HOME", "value": HOME}],
         "resources": {"requests": amounts, "limits": amounts},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": POWERLESS,
         "volumeMounts": mounts,
     }
     if settings.agent is not None:
@@ -113,17 +119,15 @@ def render_pod(
         "terminationGracePeriodSeconds": 5,
         "automountServiceAccountToken": bool(settings.service_account),
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
-            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": secure(settings.run_as_user),
         "containers": [container],
         "volumes": volumes,
     }  # fmt: skip
     if settings.longest:
         pod["activeDeadlineSeconds"] = settings.longest
-    pod |= _placement(spec, settings)
-    notes = {INSTANCE: spec.id, OWNER: _plain(spec.owner), NAME: _plain(spec.name)}
+    model = str(spec.offer.choice.get("gpu_label", "")) if shape.gpus else ""
+    pod |= place(settings, model)
+    notes = {INSTANCE: spec.id, OWNER: plain(spec.owner), NAME: plain(spec.name)}
     notes[EXPIRES] = "" if expires is None else str(expires)
     labels = {
         INSTALLATION: label_value(installation),
@@ -170,7 +174,7 @@ def render_home(owner: str, settings: KubernetesSettings, installation: str) -> 
     if settings.storage_class:
         spec["storageClassName"] = settings.storage_class
     labels = {INSTALLATION: label_value(installation), OWNER: digest_of(owner)}
-    notes = {OWNER: _plain(owner), INSTALLATION: _plain(installation)}
+    notes = {OWNER: plain(owner), INSTALLATION: plain(installation)}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -191,24 +195,12 @@ def resources(shape: Shape, gpu_resource: str, disk: int = 0) -> dict[str, str]:
 
 def pod_name(installation: str, instance_id: str) -> str:
     """Return the name of an instance's pod."""
-    return f"gridcloud-{_short(installation)}-{label_value(instance_id)}"
+    return f"gridcloud-{short(installation)}-{label_value(instance_id)}"
 
 
 def home_name(installation: str, owner: str) -> str:
     """Return the name of the claim that is an owner's home."""
-    return f"gridcloud-home-{_short(installation)}-{digest_of(owner)[:16]}"
-
-
-def digest_of(owner: str) -> str:
-    """Return what stands for an owner in labels."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:40]
-
-
-def label_value(text: str) -> str:
-    """Return a text where a label can hold it, else a digest of it."""
-    if re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?", text) and ".." not in text:
-        return text
-    return f"x{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"gridcloud-home-{short(installation)}-{digest_of(owner)[:16]}"
 
 
 def _dial(container: dict[str, Any], volumes: list[dict[str, Any]], door: AgentDoor, secret: str) -> None:
@@ -222,34 +214,3 @@ def _agent_words(door: AgentDoor) -> list[str]:
     words = [*door.command, "agent", "bootstrap", door.url, "--state", f"{FOLDER}/agent", "--home", HOME]
     words += ["--ca", "/etc/gridcloud-agent/ca.pem"] if door.ca else []
     return words + (["--proxy", door.proxy] if door.proxy else [])
-
-
-def _placement(spec: Spec, settings: KubernetesSettings) -> dict[str, Any]:
-    """Where the pod may be put, and on whose account."""
-    placed: dict[str, Any] = {}
-    selector = dict(settings.node_selector)
-    model = str(spec.offer.choice.get("gpu_label", ""))
-    if spec.offer.shape.gpus and model:
-        selector[settings.gpu_model] = model
-    if selector:
-        placed["nodeSelector"] = selector
-    if settings.tolerations:
-        placed["tolerations"] = [one.model_dump(exclude_defaults=True) for one in settings.tolerations]
-    if settings.service_account:
-        placed["serviceAccountName"] = settings.service_account
-    if settings.image_pull_secrets:
-        placed["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    if settings.priority_class:
-        placed["priorityClassName"] = settings.priority_class
-    if settings.runtime_class:
-        placed["runtimeClassName"] = settings.runtime_class
-    return placed
-
-
-def _short(installation: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", installation.lower())[:8] or "x"
-
-
-def _plain(text: str) -> str:
-    """Return what of a text an annotation takes and a terminal may show."""
-    return "".join(character for character in text if character.isprintable())[:300]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from gridcloud.drivers.instances.kubernetes_capacity import Limits, Node, Quota
 from gridcloud.drivers.instances.kubernetes_manifests import LEAST_MEMORY, resources
-from gridcloud.drivers.instances.kubernetes_quantities import parse_cpus
 from gridcloud.drivers.instances.kubernetes_settings import KubernetesSettings
+from gridcloud.drivers.kubernetes_pods import explain_image
+from gridcloud.drivers.kubernetes_quantities import parse_cpus
 from gridcloud.instances.matching import describe, shortfall
 from gridcloud.instances.model import Kind, Offer, Request, Shape, Step
 
-__all__ = ["Room", "choose", "explain_image", "needs_of"]
+__all__ = ["Room", "choose", "needs_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,6 @@ def choose(request: Request, settings: KubernetesSettings, provider: str, room: 
     labels = sorted({node.gpu_label for node in fitting}) if request.gpus and fitting else [""]
     offers = [_offer(request, settings, provider, room, shape, label, full) for label in labels]
     return sorted(offers, key=lambda offer: not offer.available)
-
-
-def explain_image(image: str, settings: KubernetesSettings) -> str:
-    """Return why an image may not be asked for; "" where it may."""
-    names = (settings.image, *settings.images)
-    plain = image.isascii() and image.isprintable() and " " not in image and len(image) <= 255
-    if plain and not image.startswith("-") and any(fnmatch.fnmatchcase(image, name) for name in names):
-        return ""
-    return f"the image {image!r:.120} may not be asked for here; allowed are: {', '.join(names)}"
 
 
 def needs_of(shape: Shape, settings: KubernetesSettings, disk: int = 0) -> dict[str, float]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gridcloud.drivers.instances.kubernetes_manifests import CONTAINER
+from gridcloud.drivers.kubernetes_pods import NEVER, unschedulable, when
 from gridcloud.instances.model import Phase
 
 __all__ = [
@@ -14,29 +15,13 @@ __all__ = [
     "awaits_volume",
     "has_stopped",
     "phase_of",
-    "unschedulable",
     "why_not_pulled",
-    "worst_event",
 ]
 
 Document = Mapping[str, Any]
 
 BINDING = 300
 """Seconds that a volume may take to be made: clouds attach and format disks meanwhile."""
-
-NEVER = frozenset(
-    {
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-        "CrashLoopBackOff",
-    }
-)
-"""Why a container waits, where waiting on does not help."""
 
 REFUSED = ("not found", "denied", "unauthorized", "manifest unknown", "no match for platform")
 """What a registry says of an image that will not come, in its answer to the first try."""
@@ -94,34 +79,16 @@ def has_stopped(pod: Document) -> bool:
     )
 
 
-def unschedulable(pod: Document) -> str:
-    """Return why the scheduler finds no node for a pod, in its words; "" where it has not said so."""
-    for condition in pod.get("status", {}).get("conditions") or ():
-        about = condition["type"], condition["status"], condition.get("reason")
-        if about == ("PodScheduled", "False", "Unschedulable"):
-            return str(condition.get("message") or "no node fits")
-    return ""
-
-
 def awaits_volume(why: str) -> bool:
     """Tell whether the scheduler only waits until a home's volume is made: no node would do better."""
     return "unbound immediate PersistentVolumeClaims" in why
-
-
-def worst_event(events: Iterable[Document]) -> str:
-    """Return the newest warning, in the cluster's words; "" where there is none."""
-    warnings = [event for event in events if event.get("type") == "Warning"]
-    if not warnings:
-        return ""
-    newest = max(warnings, key=_when)
-    return f"{newest.get('reason', '')}: {newest.get('message', '')}"[:500]
 
 
 def why_not_pulled(events: Iterable[Document]) -> str:
     """Return what the registry or the network said when an image was asked for, which "back-off" does not tell; ""
     where nothing is known of it."""
     tried = [event for event in events if "ailed to pull" in str(event.get("message"))]
-    return str(max(tried, key=_when)["message"])[:500] if tried else ""
+    return str(max(tried, key=when)["message"])[:500] if tried else ""
 
 
 def age_of(pod: Document, now: datetime) -> float:
@@ -130,10 +97,6 @@ def age_of(pod: Document, now: datetime) -> float:
     if not made:
         return 0
     return (now - datetime.fromisoformat(made).astimezone(UTC)).total_seconds()
-
-
-def _when(event: Document) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _container(status: Document) -> Document:

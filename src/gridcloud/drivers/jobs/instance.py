@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gridcloud.connections.captures import Done, capture
-from gridcloud.connections.driver import Command
+from gridcloud.connections.driver import Connection
 from gridcloud.drivers.jobs.instance_book import Book, Slip, open_book
 from gridcloud.drivers.jobs.instance_packing import (
     LEAVING,
@@ -33,7 +32,6 @@ from gridcloud.errors import (
     InvalidSettings,
     NotFound,
     Rejected,
-    TimedOut,
     Transient,
     Unavailable,
 )
@@ -52,7 +50,7 @@ from gridcloud.jobs.driver import (
     Stream,
     Submission,
 )
-from gridcloud.jobs.folders import FOLDERS, Folders, Seen
+from gridcloud.jobs.folders import Folders, Seen, verbs_over
 from gridcloud.jobs.model import Cause
 from gridcloud.settings.request import Request
 
@@ -155,7 +153,7 @@ class InstanceJobs(JobDriver):
                 continue
             async with self._gate(machine):
                 folders = await self._folders(instance)
-                await folders.tell("claim", some)
+                await folders.claim(some)
                 await folders.tell("end", some)
 
     async def remove(self, handles: Sequence[str]) -> None:
@@ -364,10 +362,15 @@ class InstanceJobs(JobDriver):
             observed = self._judge(slip, seen)
             if observed.phase is Phase.ENDED and seen.end is None:
                 # Nothing of it is to go on, or to begin late, once it is said to have ended.
-                await folders.tell("claim", [handle])
+                unbegun = await folders.claim([handle])
                 await folders.tell("end", [handle])
                 last = (await folders.look([handle]))[handle]
-                observed = observed if last.end is None else self._judge(slip, last)
+                begun = last.there and handle not in unbegun
+                observed = (
+                    observed.model_copy(update={"begun": begun or observed.begun})
+                    if last.end is None
+                    else self._judge(slip, last)
+                )
             found[handle] = observed
             if observed.phase is Phase.ENDED:
                 self._book.note_end(handle, observed)
@@ -411,24 +414,10 @@ class InstanceJobs(JobDriver):
         """Return the folders of jobs on a machine, below its own. Raises what a connection raises."""
         connection = await self._machines().connect(instance)
 
-        async def do(
-            verb: str,
-            *words: str,
-            input: bytes | Path = b"",
-            seconds: float = 0,
-            bears: int = 0,
-            output: Path | None = None,
-        ) -> Done:
-            command = Command(("sh", "-c", FOLDERS, "gridcloud", verb, *words))
-            try:
-                async with asyncio.timeout(seconds or SECONDS):
-                    done = await capture(connection, command, input, output)
-            except TimeoutError:
-                raise TimedOut(f"The machine {instance.id} does not answer.") from None
-            if done.code not in (0, bears):
-                why = done.complaint.strip()[-300:] or f"{verb} ended with {done.code}"
-                raise Transient(f"The machine {instance.id}: {why}.")
-            return done
+        async def kept() -> Connection:
+            return connection
+
+        do = verbs_over(kept, f"The machine {instance.id}", SECONDS)
 
         async def base() -> str:
             if instance.id not in self._bases:

@@ -148,7 +148,7 @@ class SlurmJobs(JobDriver):
         """Have none of them begin, and Slurm end those that have; see the contract."""
         seen = await self._folders.look(handles)
         waiting = (one for one in handles if seen[one].there and not seen[one].begun)
-        await self._folders.tell("claim", waiting)
+        await self._folders.claim(waiting)
         ids = [one.job for one in seen.values() if one.job and one.end is None]
         for first in range(0, len(ids), 500):
             await self._login.cancel(*ids[first : first + 500])
