@@ -117,13 +117,15 @@ async def test_what_cannot_be_made_is_tried_again_with_pauses(tmp_path: Path) ->
     async with open_course(tmp_path, clock, here(cpus=0.1), seats) as house:
         assert [one.state for one in await _settled(house)] == [State.FAILED]
         await house.seats.look()
-        assert "A seat could not be made, and it is tried again: " in await told(house)
+        assert "A seat could not be made; it is tried again, ever more seldom: " in await told(house)
         assert len(await house.instances.records.find()) == 1
         clock.move(seconds=31)
         assert len(await _settled(house)) == 2
         clock.move(seconds=31)
         await house.seats.look()
         assert len(await house.instances.records.find()) == 2
+        assert (await told(house)).count("A seat could not be made") == 1
+        assert (await told(house)).count("Making 1 of 1 seats") == 1
         await end_all(house)
 
 
