@@ -27,8 +27,10 @@ async def test_sessions_by_name(lab: Service) -> None:
     async with await lab.user("ada", admin=True) as ada:
         assert (await find_session(ada, "lab")).id == mine.id
         assert (await find_session(ada, his.id)).id == his.id, "an administrator sees it"
-        with pytest.raises(NotFound, match="There is no session 'his'"):
+        with pytest.raises(NotFound, match=f"You have no session 'his'; others have: {his.id} of bob"):
             await find_session(ada, "his")
+        with pytest.raises(NotFound, match="There is no session 'hers'"):
+            await find_session(ada, "hers")
         again = await lab.house.sessions.submit("ada", SMALL, PLAN, name="lab")
         with pytest.raises(InvalidRequest, match=f"2 sessions have the name 'lab': {mine.id}, {again.id}"):
             await find_session(ada, "lab")

@@ -271,6 +271,21 @@ def test_a_login_that_would_fail_is_told(call: Caller, monkeypatch: pytest.Monke
     assert "refuse" not in call("config", "check", str(file))
 
 
+def test_a_folder_of_a_course_that_is_missing_is_told(call: Caller, program: Program) -> None:
+    courses = program.folder / "courses"
+    (courses / "handout").mkdir(parents=True)
+    whole = yaml.safe_load(program.config.read_text())
+    whole |= {"hub": {"course_folders": str(courses)}, "courses": {"physics": {"handout": "handout"}}}
+    program.config.write_text(yaml.safe_dump(whole))
+    assert call.json("config", "check")["folders"] == []
+    assert call.json("doctor")["well"] is True
+    (courses / "handout").rmdir()
+    missing = f"The course physics has no folder {courses}/handout"
+    assert f"would go without a folder of it: {missing}" in call("config", "check")
+    assert missing in call.json("config", "check")["folders"][0]
+    assert missing in call("doctor", code=1)
+
+
 def test_configuration_is_shown_without_secrets(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRIDCLOUD_STORE__URL", "postgresql+psycopg://amy:hunter2@db/grid")
     out = call("config", "show")

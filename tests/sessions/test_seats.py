@@ -117,13 +117,15 @@ async def test_what_cannot_be_made_is_tried_again_with_pauses(tmp_path: Path) ->
     async with open_course(tmp_path, clock, here(cpus=0.1), seats) as house:
         assert [one.state for one in await _settled(house)] == [State.FAILED]
         await house.seats.look()
-        assert "A seat could not be made, and it is tried again: " in await told(house)
+        assert "A seat could not be made; it is tried again, ever more seldom: " in await told(house)
         assert len(await house.instances.records.find()) == 1
         clock.move(seconds=31)
         assert len(await _settled(house)) == 2
         clock.move(seconds=31)
         await house.seats.look()
         assert len(await house.instances.records.find()) == 2
+        assert (await told(house)).count("A seat could not be made") == 1
+        assert (await told(house)).count("Making 1 of 1 seats") == 1
         await end_all(house)
 
 
@@ -134,6 +136,10 @@ async def test_a_claim_outlives_who_made_it_and_no_longer(tmp_path: Path) -> Non
         first, second = await ready(house, 2)
         assert await house.instances.handing.claim([first], "s-of-nobody")
         assert await house.instances.handing.claim([first], "s-late") is None, "somebody was quicker"
+        await house.instances.records.save(second, "told", "It goes on: what was read of it is old now.")
+        claimed = await house.instances.handing.claim([second], "s-of-nobody-else")
+        assert claimed is not None
+        await house.instances.handing.release(second.id, "it was to be seen that it can be")
         session = await ask(house, "ada")
         assert session.instance_id == second.id
         await house.seats.look()
@@ -154,7 +160,9 @@ async def test_a_seat_that_is_still_being_made_is_waited_for(tmp_path: Path) -> 
             "ada", (await seats_of(house))[0].request, PLAN, configure=slow, course="physics"
         )
         session = await house.sessions.wait(session.id)
-        assert session.instance_id in seats
+        assert session.instance_id in seats, "\n".join(
+            [await story(house, one) for one in (session.id, *seats)]
+        )
         # One that is stopped while it waits for its seat leaves that to others.
         await house.instances.stop((await seats_of(house))[0].id)
         await house.seats.look()

@@ -65,6 +65,7 @@ def check(
     here is told, key by key.
     """
     from gridcloud.profiles import Book
+    from gridcloud.profiles.folders import folder_problems
     from gridcloud.settings import SettingsFile
 
     if file is not None and not file.exists():
@@ -78,6 +79,7 @@ def check(
         raise InvalidSettings("\n".join(str(problem) for problem in problems))
     names, profiles = list(settings.providers), list(settings.profiles)
     login = _login_problem(settings)
+    folders = folder_problems(settings)
     if frame.json:
         notes = [{"place": note.place, "key": note.key, "became": note.became} for note in book.notes]
         frame.show(
@@ -88,6 +90,7 @@ def check(
                 "profiles": profiles,
                 "notes": notes,
                 "login": login.problem() if login else None,
+                "folders": folders,
             }
         )
         return
@@ -97,6 +100,8 @@ def check(
         print(f"{count(len(profiles), 'profile')}: {', '.join(profiles)}.")
     if login:
         print(plain(f"A hub that were started here would refuse to: {login}"))
+    for problem in folders:
+        print(plain(f"Sessions of a course would go without a folder of it: {problem}"))
     if not source.path.exists():
         print(f"There is no {source.path}; the defaults are valid.")
     else:

@@ -97,9 +97,21 @@ def _look_around(frame: Frame) -> Iterator[Trouble]:
         )
     elif found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield _trouble("data folder", f"Others may enter {folder}.", f"Run: chmod 700 {folder}")
+    yield from _look_at_courses(frame)
     for module, what, remedy in _NEEDED:
         if find_spec(module) is None:
             yield _trouble(what, f"The Python package {module} is missing.", remedy)
+
+
+def _look_at_courses(frame: Frame) -> Iterator[Trouble]:
+    from gridcloud.profiles.folders import folder_problems
+
+    try:
+        settings, _ = frame.settings_file().current()
+    except GridcloudError:
+        return  # whoever asks the service is told of it
+    for problem in folder_problems(settings):
+        yield _trouble("courses", problem, "")
 
 
 _NEEDED = (

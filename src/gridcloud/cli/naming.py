@@ -19,7 +19,7 @@ Thing = TypeVar("Thing", Instance, Session)
 async def find_instance(client: AsyncClient, word: str) -> Instance:
     """Return the instance with this id, ended or not, or the caller's live one of this name.
 
-    Raises NotFound, and InvalidRequest where several have the name.
+    Raises what `find_session` raises.
     """
     if _may_be_id(word):
         try:
@@ -27,7 +27,7 @@ async def find_instance(client: AsyncClient, word: str) -> Instance:
         except NotFound:
             pass
     user = (await client.version()).user
-    return _only("instance", word, await client.instances(owner=user))
+    return _only("instance", word, await client.instances(), user)
 
 
 async def find_instances(client: AsyncClient, words: Iterable[str]) -> list[Instance]:
@@ -39,7 +39,8 @@ async def find_instances(client: AsyncClient, words: Iterable[str]) -> list[Inst
 async def find_session(client: AsyncClient, word: str) -> Session:
     """Return the session with this id, ended or not, or the caller's live one of this name.
 
-    Raises NotFound, and InvalidRequest where several have the name.
+    Raises NotFound, which for an administrator says who else has one of this name, and InvalidRequest where several
+    have the name. What is another's is meant by its id alone: nobody is to stop it by mistake.
     """
     if _may_be_id(word):
         try:
@@ -47,7 +48,7 @@ async def find_session(client: AsyncClient, word: str) -> Session:
         except NotFound:
             pass
     user = (await client.version()).user
-    return _only("session", word, await client.sessions(owner=user))
+    return _only("session", word, await client.sessions(), user)
 
 
 def _may_be_id(word: str) -> bool:
@@ -55,8 +56,14 @@ def _may_be_id(word: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_-]+", word) is not None
 
 
-def _only(kind: str, word: str, things: Sequence[Thing]) -> Thing:
-    named = [thing for thing in things if word and thing.name == word]
+def _only(kind: str, word: str, things: Sequence[Thing], user: str) -> Thing:
+    of_all = [thing for thing in things if word and thing.name == word]
+    named = [thing for thing in of_all if thing.owner == user]
+    if not named and of_all:
+        others = ", ".join(f"{thing.id} of {thing.owner}" for thing in of_all)
+        raise NotFound(
+            f"You have no {kind} {word!r}; others have: {others}.", remedy="Say whose you mean by its id."
+        )
     if not named:
         raise NotFound(f"There is no {kind} {word!r}.")
     if len(named) > 1:

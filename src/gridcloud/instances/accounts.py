@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Mapping
 
 from gridcloud.errors import Forbidden
+from gridcloud.instances.handing import NOBODY
 
 __all__ = ["account_for"]
 
@@ -24,9 +25,10 @@ def account_for(owner: str, accounts: Mapping[str, str], *, share: bool, root: b
         own = pwd.getpwuid(os.geteuid()).pw_name
         if name == own or share:
             return ""
-        raise Forbidden(
+        raise _refusal(
+            owner,
             f"gridcloud runs as {own} here, and {owner!r} would share its files",
-            remedy="Run gridcloud as root so that each owner has an account, use the container driver, or set "
+            "Run gridcloud as root so that each owner has an account, use the container driver, or set "
             "'share_account' of this provider.",
         )
     try:
@@ -45,8 +47,19 @@ def account_for(owner: str, accounts: Mapping[str, str], *, share: bool, root: b
             )
     if root and owner not in accounts:
         return ""
-    raise Forbidden(
-        f"{name!r} has no account on this computer, and gridcloud runs as root here",
-        remedy="Create the account, map the owner to one in 'accounts' of this provider, or run gridcloud without "
-        "root.",
+    no_use = ", where 'share_account' does not count" if share else ""
+    raise _refusal(
+        owner,
+        f"{name!r} has no account on this computer, and gridcloud runs as root here{no_use}",
+        "Create the account, map the owner to one in 'accounts' of this provider, or run gridcloud without root.",
+    )
+
+
+def _refusal(owner: str, message: str, remedy: str) -> Forbidden:
+    """Return why an owner has no account, in words that know of no seat's internal name."""
+    if not owner.startswith(NOBODY):
+        return Forbidden(message, remedy=remedy)
+    return Forbidden(
+        "Each person has an account of their own on this computer, and a course's seat belongs to nobody yet",
+        remedy="Sessions on this computer start at once: leave its courses without seats.",
     )

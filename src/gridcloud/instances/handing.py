@@ -68,8 +68,10 @@ class HandOver:
     async def claim(self, seats: Sequence[Instance], session_id: str) -> Instance | None:
         """Claim the first of these seats that nobody else is quicker to claim; None where there is none."""
         for seat in seats:
-            with contextlib.suppress(Conflict):
-                return await self._records.save(seat, "", "", claim=session_id)
+            while is_waiting(seat) and not seat.claim and seat.state not in LEAVING:
+                with contextlib.suppress(Conflict):
+                    return await self._records.save(seat, "", "", claim=session_id)
+                seat = await self._records.get(seat.id)  # it was claimed, or went on in being made
         return None
 
     async def release(self, instance_id: str, why: str) -> None:

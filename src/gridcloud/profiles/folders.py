@@ -9,7 +9,7 @@ from gridcloud.errors import InvalidSettings
 from gridcloud.instances.model import Folder
 from gridcloud.settings import Settings
 
-__all__ = ["HANDOUT", "SHARED_FOLDER", "folders_of"]
+__all__ = ["HANDOUT", "SHARED_FOLDER", "folder_problems", "folders_of"]
 
 HANDOUT, SHARED_FOLDER = "handout", "shared"
 """What they are called in a session, below ``courses/NAME`` in its home."""
@@ -26,6 +26,13 @@ def folders_of(settings: Settings, course: str) -> tuple[Folder, ...]:
         return ()
     names = ((HANDOUT, found.handout), (SHARED_FOLDER, found.shared))
     return tuple(_folder(settings.hub.course_folders, course, kind, name) for kind, name in names if name)
+
+
+def folder_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the folders of all courses, a sentence for each; none where all is well. Touches the
+    disk."""
+    folders = (folder for course in settings.courses for folder in folders_of(settings, course))
+    return [folder.problem for folder in folders if folder.problem]
 
 
 def _folder(base: str, course: str, kind: str, name: str) -> Folder:

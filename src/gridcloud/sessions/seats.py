@@ -72,7 +72,7 @@ class Seats:
         self._complete = complete
         self._folders = folders
         self._clock = clock
-        self._told: dict[str, str] = {}
+        self._told: dict[tuple[str, datetime], set[str]] = {}
         self._looking = asyncio.Lock()
 
     async def run(self) -> None:
@@ -90,8 +90,9 @@ class Seats:
         """Ask for what is missing, and end what nobody needs any more."""
         async with self._looking:
             needed: set[str] = set()
-            for lecture in lectures_at(self._settings(), self._clock.now()):
-                lecture = self._whole(lecture)
+            lectures = list(lectures_at(self._settings(), self._clock.now()))
+            self._told = {(one.course, one.opens): self._said(one) for one in lectures}
+            for lecture in map(self._whole, lectures):
                 needed |= {one.id for one in await self._attend(lecture)}
             await self._end_others(needed)
 
@@ -125,19 +126,17 @@ class Seats:
         if missing <= 0:
             return [*taken, *free[: max(0, lecture.count - len(taken))]]
         if lecture.problem:
-            await self._tell(lecture.course, "warning", f"No seats are made: {lecture.problem}")
+            await self._tell(lecture, "warning", f"No seats are made: {lecture.problem}")
             return seats
         if why := await self._why_not_now(lecture):
-            await self._tell(lecture.course, "warning", why)
+            await self._tell(lecture, "warning", why)
             return seats
         return [*seats, *await self._ask_for(lecture, missing)]
 
     async def _ask_for(self, lecture: Lecture, missing: int) -> list[Instance]:
         folders = await asyncio.to_thread(self._folders, lecture.course)
         until = f"{lecture.closes:%Y-%m-%d %H:%M} UTC"
-        await self._tell(
-            lecture.course, "seats", f"Making {missing} of {lecture.count} seats ready until {until}."
-        )
+        await self._tell(lecture, "seats", f"Making {missing} of {lecture.count} seats ready until {until}.")
         asked: list[Instance] = []
         while missing > 0 and self._clock.now() < lecture.closes:
             some = [await self._submit(lecture, folders) for _ in range(min(AT_ONCE, missing))]
@@ -178,7 +177,7 @@ class Seats:
         last = max(one.ended_at or one.created for one in failed)
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(len(failed) - 1, 8))
         if self._clock.now() < last + timedelta(seconds=pause):
-            return f"A seat could not be made, and it is tried again: {failed[-1].detail}"
+            return f"A seat could not be made; it is tried again, ever more seldom: {failed[-1].detail}"
         return ""
 
     async def _end_others(self, needed: set[str]) -> None:
@@ -196,7 +195,7 @@ class Seats:
             charges = [charge for seat in seats for charge in seat.charges]
             for seat in seats:
                 await self._end(seat)
-            await self._tell(
+            await self._write(
                 course, "seats", _farewell(len(seats), charges, self._clock.now(), self._machines.currency())
             )
 
@@ -222,11 +221,17 @@ class Seats:
         except NotFound:
             return True
 
-    async def _tell(self, course: str, type: str, message: str) -> None:
-        """Write an event of a course, once for as long as nothing else is told of it."""
-        if self._told.get(course) == message:
-            return
-        self._told[course] = message
+    def _said(self, lecture: Lecture) -> set[str]:
+        return self._told.get((lecture.course, lecture.opens), set())
+
+    async def _tell(self, lecture: Lecture, type: str, message: str) -> None:
+        """Write an event of a lecture's course, each once in that lecture: what fails is tried again and again."""
+        said = self._said(lecture)
+        if message not in said:
+            said.add(message)
+            await self._write(lecture.course, type, message)
+
+    async def _write(self, course: str, type: str, message: str) -> None:
         log.info("course %s: %s", course, message)
         await self._machines.records.store.append(KIND, course, nobody_of(course), [Entry(type, message, {})])
 

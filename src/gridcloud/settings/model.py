@@ -182,6 +182,11 @@ class HubSettings(Section):
         description="postgresql+psycopg://USER@HOST/DATABASE of JupyterHub's own records, for this hub alone; empty: a "
         "file in the data folder",
     )
+    starting: Duration = Field(
+        default=120,
+        ge=1,
+        description="longest wait for the service, the proxy or the hub to answer once `gridcloud up` has started it",
+    )
     configuration: str = Field(
         default="", description="Python file with more JupyterHub configuration, read after gridcloud's own"
     )

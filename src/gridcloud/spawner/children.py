@@ -122,7 +122,8 @@ class Child:
                 )
             if time.monotonic() > deadline:
                 raise GridcloudError(
-                    f"The {self.name} does not answer after {self._patience:g} s.", remedy=f"See {self.log}."
+                    f"The {self.name} does not answer after {self._patience:g} s.",
+                    remedy=f"See {self.log}; on a computer that is busy, set 'starting' of 'hub' to more.",
                 )
             await asyncio.sleep(0.05)
         self._ready_again.set()

@@ -19,6 +19,7 @@ LABELS = {
 }  # fmt: skip
 """What people call the fields of a request."""
 
+COUNTED = ("cpus", "gpus", "sessions")
 SIZES = ("memory", "disk", "gpu_memory")
 TIMES = ("time", "idle")
 
@@ -95,8 +96,13 @@ def _sets(choice: Choice) -> str:
 def _limits(terms: Terms) -> str:
     words = [f"in {terms.course}"] if terms.course else []
     given = terms.limits.model_dump(exclude_none=True)
-    words += [f"at most {_words(name, value)} {LABELS.get(name, name)}" for name, value in given.items()]
+    words += [f"at most {_words(name, value)} {_counted(name, value)}" for name, value in given.items()]
     return ", ".join([*words, *([f"until {terms.until}"] if terms.until else [])])
+
+
+def _counted(name: str, value: Any) -> str:
+    label = LABELS.get(name, name)
+    return label.removesuffix("s") if name in COUNTED and value == 1 else label
 
 
 def _words(name: str, value: Any) -> str:

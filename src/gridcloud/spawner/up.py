@@ -163,7 +163,7 @@ async def running(
     async with _alone(data, files, report), _Ending(report) as ending:
         ports = files.choose_ports(settings.hub.bind, settings.hub.port)
         url = _url(settings.hub, ports)
-        service = await ending.take(_service(settings_file, data, logs, report))
+        service = await ending.take(_service(settings_file, data, settings.hub, logs, report))
         proxy, hub = await asyncio.gather(
             ending.take(_proxy(proxy_words, settings.hub, ports, files, logs, report)),
             ending.take(_hub(settings_file, data, settings.hub, ports, logs, report)),
@@ -298,7 +298,7 @@ def _conflict(data: Path, holder: Holder | None) -> Conflict:
     )
 
 
-def _service(settings_file: SettingsFile, data: Path, logs: Path, report: Report) -> Child:
+def _service(settings_file: SettingsFile, data: Path, hub: HubSettings, logs: Path, report: Report) -> Child:
     words = [sys.executable, "-m", "gridcloud.service", "--config", str(settings_file.path)]
     words += ["--data", str(data), "--program", str(SERVER)]
     for module in BLOCKED:
@@ -325,7 +325,7 @@ def _service(settings_file: SettingsFile, data: Path, logs: Path, report: Report
         report=report,
         ready=ready,
         environment=environment,
-        patience=120,
+        patience=hub.starting,
         grace=30,
     )
 
@@ -372,6 +372,7 @@ def _proxy(
         ready=ready,
         again=again,
         environment=secret,
+        patience=hub.starting,
         grace=3,
     )
 
@@ -405,7 +406,7 @@ def _hub(
         report=report,
         ready=ready,
         environment=environment,
-        patience=120,
+        patience=hub.starting,
         grace=10,
     )
 
