@@ -7,7 +7,7 @@ import pwd
 from collections.abc import Mapping
 
 from gridcloud.errors import Forbidden
-from gridcloud.instances.handing import NOBODY
+from gridcloud.instances.model import NOBODY
 
 __all__ = ["account_for"]
 

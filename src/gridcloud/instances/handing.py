@@ -16,14 +16,11 @@ from gridcloud.clock import Clock
 from gridcloud.errors import Conflict, QuotaExceeded, Transient
 from gridcloud.instances.costs import describe_cost
 from gridcloud.instances.driver import Handing
-from gridcloud.instances.model import FINAL, Instance, Phase, Request, State
+from gridcloud.instances.model import FINAL, NOBODY, Instance, Phase, Request, State
 from gridcloud.instances.providers import Providers
 from gridcloud.store.lives import Lives
 
-__all__ = ["NOBODY", "HandOver", "is_waiting", "nobody_of"]
-
-NOBODY = "course/"
-"""Owners of seats begin with it: the hub takes no names with a slash."""
+__all__ = ["HandOver", "is_waiting", "nobody_of"]
 
 LEAVING = (State.STOPPING, State.FAILING, *FINAL)
 

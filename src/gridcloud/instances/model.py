@@ -17,6 +17,7 @@ __all__ = [
     "FINAL",
     "HOLDING",
     "MOUNTS",
+    "NOBODY",
     "SHARED",
     "Charge",
     "Discovery",
@@ -181,6 +182,9 @@ MOUNTS = "/gridcloud/courses"
 SHARED = "shared"
 """Stands for an instance's id on what serves all instances of a provider (a network, a security group): it goes with
 the last of them."""
+
+NOBODY = "course/"
+"""Owners of what was made ahead for nobody (seats) begin with it: the hub takes no names with a slash."""
 
 
 class Holding(Record):
